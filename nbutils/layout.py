@@ -1,0 +1,58 @@
+"""Where things live: one stem joins a notebook, its dopesheet, its figures and its recorded results."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+OUT_VARIABLE = "NBUTILS_OUT"  # folder that receives figures and results instead of large-assets/
+
+
+def root() -> Path:
+    """Return the project folder: the one that holds `notebooks/`, above this package or above the working folder.
+
+    Raises:
+        FileNotFoundError: neither the package nor the working folder lies in a checkout.
+    """
+    for start in (Path(__file__).resolve().parent, Path.cwd().resolve()):
+        for folder in (start, *start.parents):
+            if (folder / "notebooks").is_dir() and (folder / "dopesheets").is_dir():
+                return folder
+    raise FileNotFoundError(
+        f"no folder with notebooks/ and dopesheets/ above {Path(__file__).parent} or {Path.cwd()}; "
+        "run from a checkout of the project"
+    )
+
+
+def notebooks(*selectors: str) -> list[Path]:
+    """Return the numbered notebooks in order, found by glob.
+
+    Args:
+        selectors: numbers (`"01"`, `"1"`) or stems (`"01-color-cube"`); none selects all.
+
+    Raises:
+        KeyError: a selector matches no notebook; the message lists what there is.
+    """
+    found = sorted((root() / "notebooks").glob("[0-9][0-9]-*.ipynb"))
+    if not selectors:
+        return found
+    chosen = []
+    for selector in selectors:
+        name = Path(selector).stem if selector.endswith(".ipynb") else selector
+        name = name.zfill(2) if name.isdigit() else name
+        matches = [path for path in found if path.stem == name or path.stem.split("-")[0] == name]
+        if not matches:
+            raise KeyError(f"no notebook {selector!r}; there are {', '.join(path.stem for path in found) or 'none'}")
+        chosen += [path for path in matches if path not in chosen]
+    return sorted(chosen)
+
+
+def assets(stem: str) -> Path:
+    """Return the folder for a notebook's figures and results: `$NBUTILS_OUT/<stem>`, else `large-assets/<stem>`."""
+    out = os.environ.get(OUT_VARIABLE)
+    return (Path(out) if out else root() / "large-assets") / stem
+
+
+def dopesheet(stem: str) -> Path:
+    """Return the path of a notebook's parameter schedule."""
+    return root() / "dopesheets" / f"{stem}.csv"
