@@ -1,0 +1,206 @@
+"""Claims: statements of the prose with a number, checked where they are made and recorded in `results.json`.
+
+A notebook calls `begin` once, `check` for every claim, `metric` for numbers it reports without claiming
+anything, and `save` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import SupportsFloat
+
+from nbutils import __version__, atomic, layout
+
+RECORDED_DIGITS = 6  # significant digits stored: finer than any tolerance, coarser than floating-point noise
+
+
+class ClaimError(AssertionError):
+    """A claim does not hold."""
+
+
+@dataclass
+class Record:
+    """What one notebook run found: claims, metrics, and what produced them."""
+
+    stem: str
+    profile: str
+    source: str
+    versions: dict[str, str]
+    claims: dict[str, dict[str, float | bool | None]] = field(default_factory=dict)
+    metrics: dict[str, float | int | None] = field(default_factory=dict)
+
+
+_record: Record | None = None
+
+
+def begin(stem: str, *, profile: str, source: str) -> None:
+    """Start the record of one notebook run; claims and metrics of an earlier one are forgotten.
+
+    Args:
+        stem: the notebook's stem, e.g. `"01-color-cube"`.
+        profile: the scale of the run, e.g. `"quick"`.
+        source: where the data came from, e.g. `"embedded digits"`.
+    """
+    global _record
+    if not stem or Path(stem).name != stem:
+        raise ValueError(f"stem must be a notebook's name without folder or suffix, got {stem!r}")
+    _record = Record(stem, profile, source, _versions())
+
+
+def stem() -> str:
+    """Return the stem given to `begin`.
+
+    Raises:
+        ValueError: `begin` was not called.
+    """
+    return _current().stem
+
+
+def check(
+    name: str,
+    value: SupportsFloat,
+    *,
+    expect: float | None = None,
+    atol: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Record a claim, print it as one line, and raise if it does not hold.
+
+    Exactly one form is given: `expect` with `atol`, or a bound (`at_least`, `at_most`, or both). Bounds are
+    inclusive. A value that is not finite never holds. Checking a name again replaces its earlier claim.
+
+    Args:
+        name: the claim's key in `results.json`.
+        value: the measured number.
+        expect: the number the prose states.
+        atol: how far `value` may lie from it: the spread over seeds and machines, not rounding noise.
+        at_least: the smallest value for which the claim holds.
+        at_most: the largest value for which the claim holds.
+
+    Raises:
+        ClaimError: the claim does not hold; `results.json` is written first and names it.
+        ValueError: no form, two forms, half a form, or `begin` was not called.
+    """
+    record = _current()
+    given = {"expect": expect, "atol": atol, "at_least": at_least, "at_most": at_most}
+    limits = {key: float(limit) for key, limit in given.items() if limit is not None}
+    if set(limits) not in ({"expect", "atol"}, {"at_least"}, {"at_most"}, {"at_least", "at_most"}):
+        raise ValueError(
+            f"claim {name!r} takes expect and atol, or at_least and/or at_most, "
+            f"got {' and '.join(limits) or 'none of them'}"
+        )
+    if not all(map(math.isfinite, limits.values())) or limits.get("atol", 0.0) < 0:
+        raise ValueError(f"claim {name!r} needs finite limits and atol of at least 0, got {limits}")
+    low, high = limits.get("at_least", -math.inf), limits.get("at_most", math.inf)
+    if low > high:
+        raise ValueError(f"claim {name!r} cannot hold: at_least {low:g} lies above at_most {high:g}")
+
+    number = float(value)
+    if "expect" in limits:
+        within = abs(number - limits["expect"]) <= limits["atol"]
+        expected = f"{limits['expect']:g} ± {limits['atol']:g}"
+    else:
+        within = low <= number <= high
+        bounds = [f"≥ {low:g}"] * ("at_least" in limits) + [f"≤ {high:g}"] * ("at_most" in limits)
+        expected = " and ".join(bounds)
+    holds = math.isfinite(number) and within
+
+    record.claims[name] = {"value": _recorded(number), **limits, "holds": holds}
+    line = f"{name} = {number:.4g}   expected {expected}"
+    print(f"{'holds' if holds else 'fails'}   {line}")
+    if not holds:
+        save()
+        raise ClaimError(line)
+
+
+def metric(**values: SupportsFloat) -> None:
+    """Record numbers under their names; whole numbers stay whole, values that are not finite become null."""
+    record = _current()
+    for name, value in values.items():
+        try:
+            record.metrics[name] = operator.index(value)  # int, and integer scalars of numpy and torch
+        except TypeError:
+            record.metrics[name] = _recorded(float(value))
+
+
+def save(path: Path | None = None) -> Path:
+    """Write the record atomically.
+
+    Args:
+        path: where; `results.json` in the notebook's assets folder when not given.
+
+    Returns:
+        The path written.
+    """
+    record = _current()
+    path = path or layout.assets(record.stem) / "results.json"
+    return atomic.write(path, json.dumps(vars(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load(path: Path) -> Record:
+    """Read a record and check its form.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or not a record; the message names the file and the first defect.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    defect = _defect(content)
+    if defect:
+        raise ValueError(f"{path} is not a record of claims: {defect}")
+    return Record(**{key: content[key] for key in Record.__dataclass_fields__})
+
+
+def _current() -> Record:
+    if _record is None:
+        raise ValueError("no record is open; call claims.begin(stem, profile=..., source=...) first")
+    return _record
+
+
+def _recorded(number: float) -> float | None:
+    return float(f"{number:.{RECORDED_DIGITS}g}") if math.isfinite(number) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "nbutils": __version__}
+    for package in ("torch", "torchvision", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a record needs no torch; what is absent is not listed
+            continue
+    return found
+
+
+def _defect(content: object) -> str | None:
+    if not isinstance(content, Mapping):
+        return f"expected an object, got {type(content).__name__}"
+    for key in ("stem", "profile", "source"):
+        if not isinstance(content.get(key), str):
+            return f"{key!r} must be text, got {content.get(key)!r}"
+    for key in ("versions", "claims", "metrics"):
+        if not isinstance(content.get(key), Mapping):
+            return f"{key!r} must be an object, got {content.get(key)!r}"
+    for name, claim in content["claims"].items():
+        if not isinstance(claim, Mapping) or not isinstance(claim.get("holds"), bool) or "value" not in claim:
+            return f"claim {name!r} must have 'value' and a true or false 'holds', got {claim!r}"
+        if not _is_number(claim["value"]):
+            return f"claim {name!r} must have a number as 'value', got {claim['value']!r}"
+    for name, value in content["metrics"].items():
+        if not _is_number(value):
+            return f"metric {name!r} must be a number, got {value!r}"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

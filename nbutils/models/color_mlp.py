@@ -1,0 +1,46 @@
+"""The colour autoencoder: RGB to a point on a small sphere and back."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class UnitNorm(nn.Module):
+    """Scale each vector `[..., K]` to unit Euclidean length; a zero vector stays zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+class ColorMLP(nn.Module):
+    """Autoencode colours through an L2-normalised bottleneck.
+
+    Layers are 3→H→…→K (encoder), `bottleneck` (unit norm), K→H→…→3 (decoder), GELU between linear layers, PyTorch's
+    default initialisation. In eval mode the output is clamped to [0, 1]; in training it is not, so that gradients
+    reach colours beyond the gamut. Source document: Ex 2.9.1.
+
+    Args:
+        bottleneck: K, dimensions of the latent sphere.
+        hidden: H, width of the hidden layers.
+        nonlinear: hidden layers a side.
+    """
+
+    def __init__(self, bottleneck: int = 5, hidden: int = 10, nonlinear: int = 2) -> None:
+        super().__init__()
+        for name, number in (("bottleneck", bottleneck), ("hidden", hidden), ("nonlinear", nonlinear)):
+            if number < 1:
+                raise ValueError(f"{name} must be 1 or more; got {number}")
+        self.encoder = _mlp(3, hidden, bottleneck, nonlinear)
+        self.bottleneck = UnitNorm()
+        self.decoder = _mlp(bottleneck, hidden, 3, nonlinear)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Reconstruct colours `[..., 3]`."""
+        out = self.decoder(self.bottleneck(self.encoder(rgb)))
+        return out if self.training else out.clamp(0, 1)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int, nonlinear: int) -> nn.Sequential:
+    widths = [inputs, *[hidden] * nonlinear]
+    layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.GELU())]
+    return nn.Sequential(*layers, nn.Linear(hidden, outputs))

@@ -1,0 +1,116 @@
+"""The README's results table: one row an experiment, written from the notebooks' metadata and `results.json`.
+
+A notebook says in `metadata.nbutils.readme` what its row shows:
+
+    {"question": "Does ablating one dimension delete only red?",
+     "rows": [{"label": "ablated r",
+               "format": "{ablated_r_mean:.3f} ± {ablated_r_std:.3f}",
+               "source": ".931 ± .034"}]}
+
+`format` is a template over the metrics recorded in `results.json`; `source` is what the source system
+reports, where it reports that number. `python -m nbutils.notebook.readme` rewrites the table in place.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nbutils import atomic, claims, layout
+
+BEGIN = "<!-- results: written by `make update`, not by hand -->"
+END = "<!-- end of results -->"
+HEADINGS = ("notebook", "question", "found", "source", "claims")
+NOTHING = "–"
+
+
+def table(root: Path | None = None) -> str:
+    """Return the results table of all numbered notebooks as Markdown, failures and missing runs included.
+
+    Args:
+        root: the project folder; `layout.root()` when not given.
+
+    Raises:
+        ValueError: a notebook has no title or no `readme` metadata, or a template names a metric that is not
+            recorded; the message names the notebook and what there is.
+    """
+    root = root or layout.root()
+    rows = [HEADINGS, ("---",) * len(HEADINGS)]
+    for notebook in sorted((root / "notebooks").glob("[0-9][0-9]-*.ipynb")):
+        results = root / "large-assets" / notebook.stem / "results.json"
+        rows.append(_row(notebook, claims.load(results) if results.exists() else None))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def refreshed(text: str, table: str) -> str:
+    """Return the README's text with what stands between its two markers replaced by `table`.
+
+    Raises:
+        ValueError: the markers are missing, repeated or in the wrong order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before + after:
+        raise ValueError(f"the README needs one line {BEGIN!r} and below it one line {END!r}")
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+
+
+def main() -> None:
+    """Rewrite the results table in the project's README and say whether it changed."""
+    path = layout.root() / "README.md"
+    old = path.read_text(encoding="utf-8")
+    new = refreshed(old, table())
+    if new != old:
+        atomic.write(path, new)
+    print(f"README.md: results table {'is current' if new == old else 'rewritten'}")
+
+
+def _row(notebook: Path, record: claims.Record | None) -> tuple[str, ...]:
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    spec = content["metadata"].get("nbutils", {}).get("readme")
+    if not isinstance(spec, dict) or not {"question", "rows"} <= set(spec):
+        raise ValueError(
+            f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec!r}"
+        )
+    found, source = [], []
+    for entry in spec["rows"] if record else ():
+        found.append(f"{entry['label']} {_filled(entry['format'], record.metrics, notebook.name)}")
+        source.append(entry.get("source") or NOTHING)
+    row = (
+        f"[{_title(content, notebook.name)}](notebooks/{notebook.name})",
+        spec["question"],
+        "<br>".join(found) if record else "not run",
+        "<br>".join(source) or NOTHING,
+        _verdict(record) if record else NOTHING,
+    )
+    return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row)
+
+
+def _title(content: dict, name: str) -> str:
+    for cell in content["cells"]:
+        for line in "".join(cell["source"]).splitlines() if cell["cell_type"] == "markdown" else ():
+            if line.startswith("# "):
+                return line[2:].strip()
+    raise ValueError(f"{name} has no heading '# NN · title' in a Markdown cell")
+
+
+def _filled(template: str, metrics: dict[str, float | int | None], name: str) -> str:
+    # A metric that was not finite is stored as null.
+    values = {key: float("nan") if value is None else value for key, value in metrics.items()}
+    try:
+        return template.format(**values)
+    except (KeyError, IndexError, ValueError) as error:
+        there = ", ".join(sorted(metrics)) or "none"
+        raise ValueError(
+            f"{name}: the README template {template!r} does not fit ({error!r}); recorded metrics: {there}"
+        ) from None
+
+
+def _verdict(record: claims.Record) -> str:
+    failed = [name for name, claim in record.claims.items() if not claim["holds"]]
+    held = f"{len(record.claims) - len(failed)} of {len(record.claims)} hold"
+    return f"{held}; fails: {', '.join(f'`{name}`' for name in failed)}" if failed else held
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,549 @@
+"""What makes a stored notebook an oracle: a tolerant comparison of outputs, and hygiene of the stored file.
+
+The comparison is strict about everything that means something and tolerant about noise. Floats agree within
+a tolerance; integers and words agree exactly; pictures, memory addresses and random identifiers are not
+compared. `notebooks/conftest.py` puts it in the place of nbval's own comparison, which fails on noise of 1e-7
+and passes a stripped notebook. The hygiene checks read files only and start no kernel.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from nbutils import claims, layout
+
+MAX_NOTEBOOK_BYTES = 1_000_000
+MAX_FIGURE_BYTES = 300_000
+MAX_CELL_LINES = 30
+FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".webp")
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a computed float may lie from the stored one: `atol + rtol * |stored|`."""
+
+    rtol: float = 2e-4
+    atol: float = 1e-9
+
+    @classmethod
+    def of(cls, cell: Mapping[str, Any]) -> Tolerance:
+        """Return a cell's tolerance: its metadata `{"nbutils": {"rtol": .., "atol": ..}}`, else the default.
+
+        Raises:
+            ValueError: a tolerance that is not a finite number of at least zero.
+        """
+        own = cell.get("metadata", {}).get("nbutils", {})
+        given = {key: own[key] for key in ("rtol", "atol") if key in own}
+        for key, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"cell metadata nbutils.{key}: expected a finite number >= 0, got {value!r}")
+        return cls(**given)
+
+    def allowed(self, stored: float) -> float:
+        """Return the greatest accepted distance from a stored value."""
+        return self.atol + self.rtol * abs(stored)
+
+    def close(self, stored: float, computed: float) -> bool:
+        """Tell whether two numbers agree; nan agrees with nan, an infinity with itself."""
+        if stored == computed or (math.isnan(stored) and math.isnan(computed)):
+            return True
+        if not (math.isfinite(stored) and math.isfinite(computed)):
+            return False
+        return abs(stored - computed) <= self.allowed(stored)
+
+
+# Order matters: what is masked comes first, then numbers, then words. A sign belongs to a number unless
+# something that can be subtracted from stands before it. "3." is a whole number, because prose ends sentences
+# that way. An exponent must end the token, so that a hash such as 3e45ab is not read as a float.
+_TOKEN = re.compile(
+    r"""
+    (?P<masked>  \b0x[0-9a-fA-F]{4,} | \bdata:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=\s]+ )
+  | (?P<colour>  \#[0-9a-fA-F]{6}\b | \brgba?\([^()]*\) )
+  | (?P<version> \d+(?:\.\d+){2,}\w* )
+  | (?P<number>  (?:(?<![\w.)\]])[+\-−])?
+                 (?: (?: \d+\.?\d* | \.\d+ ) (?: [eE][+\-]?\d+ (?!\w) )? | (?:nan|inf|infinity)\b ) )
+  | (?P<word>    [^\W\d]\w* )
+  | (?P<rule>    (?P<stroke>[-=─_])(?P=stroke){2,} )
+  | (?P<space>   \s+ )
+  | (?P<sign>    . )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_RANDOM_NAMES = re.compile(
+    r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b|(?<![A-Za-z0-9])T_[0-9a-f]{5}(?![0-9a-f])"
+)
+_FLOAT = re.compile(r"\.\d|[eE]|nan|inf", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
+
+    @property
+    def value(self) -> float:
+        return float(self.text.replace("−", "-"))
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "number" and _FLOAT.search(self.text) is not None
+
+
+def _tokens(text: str) -> list[_Token]:
+    return [_Token(str(match.lastgroup), match.group(), match.start()) for match in _TOKEN.finditer(text)]
+
+
+def _same_colour(stored: str, computed: str) -> bool:
+    """Tell whether two colours are one rounding step of a channel apart: they are pictures of floats."""
+
+    def channels(text: str) -> list[float]:
+        if text.startswith("#"):
+            return [int(text[i : i + 2], 16) for i in (1, 3, 5)]
+        return [float(part) for part in re.findall(r"[\d.]+", text)]
+
+    a, b = channels(stored), channels(computed)
+    return len(a) == len(b) and all(abs(x - y) <= 1 for x, y in zip(a, b, strict=True))
+
+
+def _off_by(stored: float, computed: float, tolerance: Tolerance) -> str:
+    return (
+        f"off by {abs(stored - computed):.3g}, allowed {tolerance.allowed(stored):.3g} "
+        f"(rtol {tolerance.rtol:g}, atol {tolerance.atol:g})"
+    )
+
+
+def _same_token(stored: _Token, computed: _Token, tolerance: Tolerance, markup: bool) -> str | None:
+    """Return None where two tokens agree, else why they do not."""
+    if stored.kind == computed.kind == "number" and (stored.is_float or computed.is_float):
+        if tolerance.close(stored.value, computed.value):
+            return None
+        return _off_by(stored.value, computed.value, tolerance)
+    if stored.text == computed.text or stored.kind == computed.kind == "masked":
+        return None
+    if stored.kind == computed.kind == "rule" and stored.text[0] == computed.text[0]:
+        return None  # its length is layout
+    if markup and stored.kind == computed.kind == "colour" and _same_colour(stored.text, computed.text):
+        return None
+    return (
+        "whole numbers compare exactly"
+        if stored.kind == computed.kind == "number"
+        else "text compares exactly"
+    )
+
+
+def compare_text(stored: str, computed: str, tolerance: Tolerance, *, markup: bool = False) -> str | None:
+    """Compare two texts token by token.
+
+    White space and rules of dashes compare exactly, unless a number was printed in a different width: then
+    they are padding, which follows from the numbers.
+
+    Args:
+        stored: text of the stored output.
+        computed: text of the new output.
+        tolerance: for the floats.
+        markup: HTML, where random identifiers are not compared and colours may differ by one step a channel.
+
+    Returns:
+        None where they agree, else one line that shows the first difference.
+    """
+    if markup:
+        stored, computed = (_RANDOM_NAMES.sub("ID", text) for text in (stored, computed))
+    everything = _tokens(stored), _tokens(computed)
+    solid = [[token for token in tokens if token.kind != "space"] for tokens in everything]
+    for a, b in zip(*solid, strict=False):
+        why = _same_token(a, b, tolerance, markup)
+        if why:
+            where = stored[max(0, a.start - 40) : a.start].rsplit("\n", 1)[-1]
+            return f"stored {a.text!r}, computed {b.text!r}, after {where!r}: {why}"
+    if len(solid[0]) != len(solid[1]):
+        shorter = min(map(len, solid))
+        rest = max(solid, key=len)[shorter]
+        which = "stored" if len(solid[0]) > shorter else "computed"
+        return f"only the {which} text goes on, with {rest.text!r} after {shorter} tokens"
+    numbers = [[len(token.text) for token in tokens if token.kind == "number"] for tokens in solid]
+    if numbers[0] == numbers[1]:
+        layouts = [[t.text for t in tokens if t.kind in ("space", "rule")] for tokens in everything]
+        spaced = [[t.kind == "space" for t in tokens] for tokens in everything]
+        if layouts[0] != layouts[1] or spaced[0] != spaced[1]:
+            return "stored and computed text differ in white space only, with all numbers of the same width"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """Decode plotly's typed arrays (`{"dtype", "bdata"[, "shape"]}`) to nested lists; leave the rest."""
+    if isinstance(value, Mapping) and "bdata" in value and "dtype" in value:
+        import numpy as np
+
+        array = np.frombuffer(
+            base64.b64decode(value["bdata"]), dtype=np.dtype(value["dtype"]).newbyteorder("<")
+        )
+        shape = value.get("shape")
+        if shape is not None:
+            array = array.reshape([int(part) for part in str(shape).split(",")])
+        return array.tolist()
+    return value
+
+
+def compare_json(stored: Any, computed: Any, tolerance: Tolerance, *, path: str = "") -> str | None:
+    """Compare two JSON values: same keys and lengths, floats within the tolerance, everything else exactly.
+
+    Returns:
+        None where they agree, else one line with the path of the first difference.
+    """
+    stored, computed = _plain(stored), _plain(computed)
+    here = path or "the value"
+    if isinstance(stored, Mapping) and isinstance(computed, Mapping):
+        if stored.keys() != computed.keys():
+            names = ", ".join(sorted(map(str, stored.keys() ^ computed.keys())))
+            return f"{here}: keys on one side only: {names}"
+        pairs = [(f"{path}.{key}".lstrip("."), stored[key], computed[key]) for key in stored]
+    elif isinstance(stored, list) and isinstance(computed, list):
+        if len(stored) != len(computed):
+            return f"{here}: stored {len(stored)} elements, computed {len(computed)}"
+        pairs = [(f"{path}[{i}]", a, b) for i, (a, b) in enumerate(zip(stored, computed, strict=True))]
+    elif isinstance(stored, str) and isinstance(computed, str):
+        why = compare_text(stored, computed, tolerance, markup=True)
+        return f"{here}: {why}" if why else None
+    else:
+        numbers = [
+            isinstance(value, int | float) and not isinstance(value, bool) for value in (stored, computed)
+        ]
+        if all(numbers) and isinstance(stored, int) and isinstance(computed, int):
+            agree, why = stored == computed, "whole numbers compare exactly"
+        elif all(numbers):
+            agree, why = tolerance.close(stored, computed), _off_by(stored, computed, tolerance)
+        else:
+            agree, why = type(stored) is type(computed) and stored == computed, "values compare exactly"
+        return None if agree else f"{here}: stored {stored!r}, computed {computed!r}: {why}"
+    return next((why for name, a, b in pairs if (why := compare_json(a, b, tolerance, path=name))), None)
+
+
+def _text(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else "".join(value)
+
+
+def _compared(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the outputs that count: no stderr, consecutive pieces of a stream merged."""
+    kept: list[dict[str, Any]] = []
+    for output in outputs:
+        if output["output_type"] == "stream":
+            if output["name"] == "stderr":
+                continue
+            if kept and kept[-1]["output_type"] == "stream" and kept[-1]["name"] == output["name"]:
+                kept[-1]["text"] += _text(output["text"])
+                continue
+            kept.append({"output_type": "stream", "name": output["name"], "text": _text(output["text"])})
+        else:
+            kept.append(dict(output))
+    return kept
+
+
+def _compare_bundle(
+    stored: Mapping[str, Any], computed: Mapping[str, Any], tolerance: Tolerance
+) -> str | None:
+    # A static copy of a plotly figure needs a browser on the machine, so its presence says nothing.
+    optional = {"image/png"} if PLOTLY in stored and PLOTLY in computed else set()
+    mimes = set(stored) - optional
+    if mimes != set(computed) - optional:
+        return f"stored types {', '.join(sorted(stored))}; computed types {', '.join(sorted(computed))}"
+    if WIDGET_VIEW in stored:
+        return None  # model identifiers are random and its text is their repr
+    for mime in sorted(mimes):
+        if mime.startswith("image/") or mime == "application/pdf":
+            continue  # figures are tested through the data they plot
+        if mime.endswith("json"):
+            why = compare_json(stored[mime], computed[mime], tolerance)
+        else:
+            markup = mime in ("text/html", "text/markdown")
+            why = compare_text(_text(stored[mime]), _text(computed[mime]), tolerance, markup=markup)
+        if why:
+            return f"{mime}: {why}"
+    return None
+
+
+def compare_outputs(
+    stored: Sequence[Mapping[str, Any]],
+    computed: Sequence[Mapping[str, Any]],
+    tolerance: Tolerance | None = None,
+) -> str | None:
+    """Compare the outputs of one cell.
+
+    Args:
+        stored: outputs as nbformat stores them.
+        computed: outputs of the new run, in the same form.
+        tolerance: for the floats; the default where None.
+
+    Returns:
+        None where they agree, else one line that shows the first difference.
+    """
+    tolerance = tolerance or Tolerance()
+    left, right = _compared(stored), _compared(computed)
+    for i, (a, b) in enumerate(zip(left, right, strict=False), start=1):
+        kinds = [output["output_type"] for output in (a, b)]
+        if kinds[0] != kinds[1]:
+            return f"output {i}: stored {kinds[0]}, computed {kinds[1]}"
+        if kinds[0] == "stream":
+            why = compare_text(a["text"], b["text"], tolerance)
+        elif kinds[0] == "error":
+            errors = [f"{output['ename']}: {output['evalue']}" for output in (a, b)]
+            why = compare_text(*errors, tolerance)
+        else:
+            why = _compare_bundle(a["data"], b["data"], tolerance)
+        if why:
+            return f"output {i}, {a.get('name', kinds[0])}: {why}"
+    if len(left) != len(right):
+        return f"stored {len(left)} outputs, computed {len(right)}"
+    return None
+
+
+def stored_fault(cell: Mapping[str, Any]) -> str | None:
+    """Return why a stored code cell cannot serve as a reference, or None where it can.
+
+    A cell that was never executed would pass any comparison, so it counts as a failure.
+    """
+    if not _text(cell["source"]).strip():
+        return None
+    if cell.get("execution_count") is None:
+        return "the stored cell was never executed, so there is nothing to compare with: run and save it"
+    if "raises-exception" not in cell.get("metadata", {}).get("tags", ()):
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "error":
+                return f"the stored output is an error: {output['ename']}: {output['evalue']}"
+    return None
+
+
+def _code_cells(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+    """Yield position and cell of the code cells that have source."""
+    for i, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and cell.source.strip():
+            yield i, cell
+
+
+def check_executed(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield faults of execution: counts are 1..N from top to bottom and no error is stored."""
+    for expected, (i, cell) in enumerate(_code_cells(notebook), start=1):
+        fault = stored_fault(cell)
+        if fault:
+            yield f"cell {i}: {fault}"
+        elif cell.execution_count != expected:
+            yield f"cell {i}: expected execution count {expected}, got {cell.execution_count}"
+
+
+def check_size(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield a fault where the file is too large to read in a review."""
+    size = path.stat().st_size
+    if size >= MAX_NOTEBOOK_BYTES:
+        yield f"{size:,} bytes; a notebook stays under {MAX_NOTEBOOK_BYTES:,}"
+
+
+def check_no_widget_state(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield a fault where the metadata store the state of widgets."""
+    if "widgets" in notebook.metadata:
+        yield "metadata.widgets holds the state of widgets; the next cell says the same statically"
+
+
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users)/|\bC:\\(?!\\)")
+_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=\s]+")
+
+
+def _written(output: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts of an output that a reader sees."""
+    if output["output_type"] == "stream":
+        yield _text(output["text"])
+    elif output["output_type"] == "error":
+        yield "\n".join([output["evalue"], *output["traceback"]])
+    else:
+        for mime, value in output["data"].items():
+            if mime.endswith("json"):
+                yield from _strings(value)
+            elif not mime.startswith(("image/", "application/pdf")):
+                yield _text(value)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield the strings of a JSON value, encoded arrays excepted."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "bdata":
+                yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def check_no_absolute_paths(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield the absolute paths in sources and outputs: they name one machine."""
+    for i, cell in enumerate(notebook.cells):
+        texts = [cell.source, *(text for output in cell.get("outputs", ()) for text in _written(output))]
+        for text in texts:
+            clean = _DATA_URI.sub("", text)
+            found = _ABSOLUTE_PATH.search(clean)
+            if found:
+                yield f"cell {i}: absolute path {clean[found.start() : found.start() + 40]!r}"
+                break
+
+
+_HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
+_HTML_ALT = re.compile(r"\balt\s*=\s*(?:\"\s*[^\"\s]|'\s*[^'\s]|[^\s\"'>])", re.IGNORECASE)
+_MARKDOWN_IMAGE = re.compile(r"!\[\s*\]\(")
+
+
+def alt_text(output: Mapping[str, Any]) -> str:
+    """Return the alt text of a picture in an output's metadata, empty where it has none."""
+    entries = (entry for entry in output.get("metadata", {}).values() if isinstance(entry, Mapping))
+    return next((str(entry["alt"]).strip() for entry in entries if entry.get("alt")), "")
+
+
+def is_picture(mime: str) -> bool:
+    """Tell whether an output of this type is something to look at: an image or a plotly figure."""
+    return mime.startswith("image/") or mime == PLOTLY
+
+
+def check_alt_text(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield the images without a description: image outputs, `<img>` in HTML, images in Markdown."""
+    for i, cell in enumerate(notebook.cells):
+        texts = [cell.source] if cell.cell_type == "markdown" else []
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if any(map(is_picture, data)) and not alt_text(output):
+                yield f"cell {i}: a figure has no alt text"
+            texts += [_text(data[mime]) for mime in ("text/html", "text/markdown") if mime in data]
+        for text in texts:
+            if any(not _HTML_ALT.search(tag) for tag in _HTML_IMAGE.findall(text)) or _MARKDOWN_IMAGE.search(
+                text
+            ):
+                yield f"cell {i}: an image has no alt text"
+
+
+def load_manifest(assets: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of `<assets>/manifest.json` by figure name, empty where there is no manifest."""
+    path = assets / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield faults of the figure files: each listed one exists, unchanged and small, and none is unlisted."""
+    manifest = load_manifest(assets)
+    outputs = (output for _, cell in _code_cells(notebook) for output in cell.outputs)
+    if not manifest and any("image/png" in output.get("data", {}) for output in outputs):
+        yield f"the notebook shows figures, but {assets.name}/manifest.json lists none"
+    listed = set()
+    for name, entry in manifest.items():
+        if not str(entry.get("alt", "")).strip():
+            yield f"figure {name}: no alt text in the manifest"
+        for scheme in ("light", "dark"):
+            if scheme not in entry:
+                yield f"figure {name}: no {scheme} version in the manifest"
+                continue
+            file = assets / entry[scheme]["file"]
+            listed.add(file.name)
+            if not file.is_file():
+                yield f"figure {name}: {assets.name}/{file.name} is missing"
+                continue
+            content = file.read_bytes()
+            if hashlib.sha256(content).hexdigest() != entry[scheme]["sha256"]:
+                yield f"figure {name}: {assets.name}/{file.name} is not the file that the manifest describes"
+            if len(content) >= MAX_FIGURE_BYTES:
+                size = f"{len(content):,} bytes; a figure stays under {MAX_FIGURE_BYTES:,}"
+                yield f"figure {name}: {file.name} has {size}"
+    if assets.is_dir():
+        for file in sorted(assets.rglob("*")):
+            if file.suffix.lower() in FIGURE_SUFFIXES and file.name not in listed:
+                yield f"{assets.name}/{file.name} is not in the manifest"
+
+
+def check_heading(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield a fault where the first heading is not `# NN · …` with the number of the file name."""
+    number = path.stem.split("-")[0]
+    lines = (
+        line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()
+    )
+    heading = next((line for line in lines if line.startswith("#")), "")
+    if not re.match(rf"# {re.escape(number)} · \S", heading):
+        yield f"expected the first heading to be '# {number} · …', got {heading!r}"
+
+
+def check_parameters(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield a fault where there is not exactly one cell tagged `parameters`."""
+    count = sum("parameters" in cell.metadata.get("tags", ()) for _, cell in _code_cells(notebook))
+    if count != 1:
+        yield f"expected one code cell tagged 'parameters', got {count}"
+
+
+def check_cell_length(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield the code cells that are too long to hold one idea."""
+    for i, cell in _code_cells(notebook):
+        lines = len(cell.source.strip().splitlines())
+        if lines > MAX_CELL_LINES:
+            yield f"cell {i}: {lines} lines; a code cell has at most {MAX_CELL_LINES}"
+
+
+def check_results(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield faults of the recorded results: they load, and every claim holds."""
+    makes_claims = any(re.search(r"\bcheck\(", cell.source) for _, cell in _code_cells(notebook))
+    if makes_claims and not (assets / "results.json").is_file():
+        yield f"the notebook makes claims, but there is no {assets.name}/results.json"
+    for file in sorted(assets.glob("results*.json")):
+        try:
+            record = claims.load(file)
+        except ValueError as error:
+            yield str(error)
+            continue
+        for name, claim in record.claims.items():
+            if not claim["holds"]:
+                yield f"{assets.name}/{file.name}: the claim {name!r} does not hold (value {claim['value']})"
+
+
+Check = Callable[[NotebookNode, Path, Path], Iterator[str]]
+
+HYGIENE: dict[str, Check] = {
+    "executed": check_executed,
+    "size": check_size,
+    "widget state": check_no_widget_state,
+    "absolute paths": check_no_absolute_paths,
+    "alt text": check_alt_text,
+    "figures": check_figures,
+    "heading": check_heading,
+    "parameters": check_parameters,
+    "cell length": check_cell_length,
+    "results": check_results,
+}
+
+
+def hygiene(path: Path, *, assets: Path | None = None, only: str | None = None) -> list[str]:
+    """Return what is wrong with a stored notebook and its figures and results, one line a fault.
+
+    Args:
+        path: the notebook.
+        assets: folder with its figures and results; `large-assets/<stem>` of the project where None.
+        only: name of one check of `HYGIENE`; all where None.
+
+    Raises:
+        FileNotFoundError: there is no such notebook.
+        KeyError: `only` names no check.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no notebook {path}")
+    if only is not None and only not in HYGIENE:
+        raise KeyError(f"no hygiene check {only!r}; there are {', '.join(HYGIENE)}")
+    notebook = nbformat.read(path, as_version=4)
+    folder = layout.root() / "large-assets" / path.stem if assets is None else Path(assets)
+    checks = HYGIENE.values() if only is None else [HYGIENE[only]]
+    return [f"{path.name}: {fault}" for check in checks for fault in check(notebook, path, folder)]

@@ -1,0 +1,277 @@
+"""Show a figure so that everyone can use it: light and dark files, a description, a manifest entry.
+
+How the description travels. A figure is displayed as `image/png` whose metadata is
+`{"image/png": {"alt": ..., "width": ...}}` and whose `text/plain` is the same description. JupyterLab honours
+`width` but not `alt`: its image renderer makes an `<img>` without one. Templates of nbconvert honour `alt`
+where they ask for it (`classic` does, `lab` does not). So a second, small output follows: a closed
+`<details>` element of class `figure-description` that holds the description, passes JupyterLab's sanitiser,
+is read by screen readers, and lets nbval compare the words. The image bytes stay in `image/png`, which nbval
+never compares; an `<img>` in `text/html` would keep its alt text everywhere but put those bytes into a
+compared output.
+
+Plotly figures are displayed as plotly's JSON. Their PNG files and their entry in the manifest are made where
+plotly finds an image backend; they are no part of the output, which must be the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbutils import atomic, claims, layout
+from nbutils.plotting import theme as themes
+from nbutils.plotting.theme import DARK, LIGHT, Theme
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+PLOTLY = "application/vnd.plotly.v1+json"
+PIXELS_PER_INCH = 120  # of the files
+SCREEN_PIXELS_PER_INCH = 96  # of CSS: a figure is shown at its size in inches
+COLOURS = 256  # one byte a pixel
+VISIBLE_SHIFT = 8  # of 255, in the worst channel
+COMFORTABLE_BYTES = 60_000
+MAX_BYTES = 300_000
+
+_backend_warned = False
+
+
+def show(
+    fig: Callable[[], Figure | go.Figure] | Figure | go.Figure,
+    name: str,
+    alt: str,
+    *,
+    stem: str | None = None,
+    width: int | None = None,
+) -> None:
+    """Write a figure in both themes, enter it into the manifest, and display it with its description.
+
+    Args:
+        fig: a function without arguments that draws and returns the figure (called under `LIGHT`, then under
+            `DARK`), or a finished figure, which is recoloured for the dark file.
+        name: file name without suffix: lower-case letters, digits, hyphens and underscores.
+        alt: what a sighted reader takes from the figure.
+        stem: the notebook's stem; the one given to `claims.begin` when not given.
+        width: width on screen in CSS pixels; the figure's own when not given.
+
+    Raises:
+        ValueError: `alt` is empty, `name` is not a file name, or a file would exceed 300 kB.
+        TypeError: `fig` is neither a figure nor a function that returns one.
+    """
+    alt = " ".join(alt.split())
+    if not alt:
+        raise ValueError(f"figure {name!r} needs alt text that says what a sighted reader takes from it")
+    if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name):
+        raise ValueError(f"a figure's name takes lower-case letters, digits, - and _, got {name!r}")
+    folder = layout.assets(stem or claims.stem())
+
+    pictures: dict[str, bytes] = {}
+    bundle: dict[str, Any] = {"text/plain": alt}
+    metadata: dict[str, Any] = {}
+    for look in (LIGHT, DARK):
+        with themes.use(look), _drawn(fig, look) as figure:
+            if not _is_matplotlib(figure):
+                if look is LIGHT:
+                    bundle[PLOTLY] = json.loads(figure.to_json())  # arrays stay packed as base64
+                    metadata[PLOTLY] = {"alt": alt}
+                picture = _plotly_png(figure)
+            else:
+                picture = _png(figure)
+                width = width or round(figure.get_figwidth() * SCREEN_PIXELS_PER_INCH)
+        if picture is not None:
+            if len(picture) > MAX_BYTES:
+                raise ValueError(
+                    f"figure {name!r} ({look.name}) takes {len(picture)} bytes, at most {MAX_BYTES} may be; "
+                    "make it smaller or simpler"
+                )
+            pictures[look.name] = picture
+
+    if len(pictures) == 2:
+        _enter(folder, name, alt, pictures)
+        if PLOTLY not in bundle:
+            bundle["image/png"] = b64encode(pictures["light"]).decode()
+            metadata["image/png"] = {"alt": alt, "width": width}
+    _display(bundle, metadata, alt)
+
+
+def manifest(stem: str) -> dict[str, dict[str, Any]]:
+    """Return the manifest of a notebook's figures by name; empty where there is none.
+
+    An entry is `{"light": {"file", "sha256", "bytes"}, "dark": the same, "cell": execution count or None,
+    "alt": text}`.
+
+    Raises:
+        ValueError: the file is not a manifest.
+    """
+    path = layout.assets(stem) / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a manifest: expected an object, got {type(content).__name__}")
+    return content
+
+
+@contextmanager
+def _drawn(fig: Any, look: Theme) -> Iterator[Any]:
+    """Yield the figure in this look; close it, or give a finished one its own colours back."""
+    figure = fig() if callable(fig) else fig
+    if not _is_matplotlib(figure) and not _is_plotly(figure):
+        raise TypeError(
+            "expected a matplotlib or plotly figure, or a function that returns one, "
+            f"got {type(figure).__name__}"
+        )
+    if not _is_matplotlib(figure):
+        yield figure if callable(fig) else _plotly_in(figure)
+        return
+
+    import matplotlib.pyplot as plt
+
+    restore = _recolour(figure, look) if not callable(fig) and look is not LIGHT else []
+    try:
+        yield figure
+    finally:
+        for undo, value in restore:
+            undo(value)
+        plt.close(figure)  # or the notebook would show it a second time
+
+
+def _is_matplotlib(figure: Any) -> bool:
+    from matplotlib.figure import Figure
+
+    return isinstance(figure, Figure)
+
+
+def _is_plotly(figure: Any) -> bool:
+    from plotly.basedatatypes import BaseFigure
+
+    return isinstance(figure, BaseFigure)
+
+
+def _png(figure: Figure) -> bytes:
+    raw = BytesIO()
+    # Neither date nor software: the bytes depend on the drawing alone.
+    figure.savefig(raw, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
+    return _compact(raw.getvalue())
+
+
+def _compact(png: bytes) -> bytes:
+    """Return the picture with a palette, a third of the size, where that does not shift its colours.
+
+    Lines and text keep their colours in a palette. Patches of many colours do not, but they are flat, so in
+    true colour they are small anyway.
+    """
+    import numpy as np
+    from PIL import Image
+
+    picture = Image.open(BytesIO(png)).convert("RGB")
+    reduced = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    shift = np.abs(np.asarray(picture, np.int16) - np.asarray(reduced.convert("RGB"), np.int16)).max(axis=-1)
+    if (shift > VISIBLE_SHIFT).mean() > 0.01:
+        exact = _encoded(picture)
+        if len(exact) <= COMFORTABLE_BYTES:
+            return exact
+    return _encoded(reduced)
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    out = BytesIO()
+    picture.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def _plotly_in(figure: go.Figure) -> go.Figure:
+    """Return a finished plotly figure in the theme in force."""
+    import plotly.graph_objects as go
+    import plotly.io as pio
+
+    return go.Figure(figure).update_layout(template=pio.templates[pio.templates.default])
+
+
+def _plotly_png(figure: go.Figure) -> bytes | None:
+    """Return the static picture, or None with one warning line a session where no backend can make it."""
+    global _backend_warned
+    try:
+        return _compact(figure.to_image(format="png", scale=PIXELS_PER_INCH / SCREEN_PIXELS_PER_INCH))
+    except Exception as error:  # plotly and kaleido raise whatever the absent package or browser makes of it
+        if not _backend_warned:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(",:")
+            print(f"no static copies of plotly figures: {reason}", file=sys.stderr)
+            _backend_warned = True
+        return None
+
+
+def _recolour(figure: Figure, look: Theme) -> list[tuple[Callable[[Any], None], Any]]:
+    """Exchange the light theme's colours, and plain black, for another theme's; return what undoes it."""
+    import numpy as np
+    from matplotlib.colors import to_rgb, to_rgba_array
+
+    # Black, because a figure finished outside `use` has matplotlib's own ink.
+    old = np.array([to_rgb(c) for c in ("#000000", LIGHT.ink, LIGHT.paper, LIGHT.muted, *LIGHT.accents)])
+    new = np.array([to_rgb(c) for c in (look.ink, look.ink, look.paper, look.muted, *look.accents)])
+    undo: list[tuple[Callable[[Any], None], Any]] = []
+    properties = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
+    for artist in figure.findobj():
+        for prop in properties:
+            get, put = getattr(artist, f"get_{prop}", None), getattr(artist, f"set_{prop}", None)
+            if get is None or put is None:
+                continue
+            before = get()
+            try:
+                colours = to_rgba_array(before)  # (n, 4)
+            except (TypeError, ValueError):
+                continue  # "auto", or an array that a colour map turns into colours
+            distance = np.abs(colours[:, None, :3] - old[None]).max(axis=-1)  # (n, colours)
+            nearest = distance.argmin(axis=1) if len(colours) else np.empty(0, int)
+            known = distance[np.arange(len(colours)), nearest] < 1e-3
+            if not known.any():
+                continue
+            after = colours.copy()
+            after[known, :3] = new[nearest[known]]
+            put(after if np.ndim(before) > 1 else tuple(after[0]))
+            undo.append((put, before))
+    return undo[::-1]
+
+
+def _enter(folder: Path, name: str, alt: str, pictures: dict[str, bytes]) -> None:
+    entry: dict[str, Any] = {}
+    for look, file in (("light", f"{name}.png"), ("dark", f"{name}.dark.png")):
+        content = atomic.write(folder / file, pictures[look]).read_bytes()
+        entry[look] = {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt}}
+    text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False)
+    atomic.write(folder / "manifest.json", text + "\n")
+
+
+def _cell() -> int | None:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell.execution_count if shell else None
+
+
+def _display(bundle: dict[str, Any], metadata: dict[str, Any], alt: str) -> None:
+    if _cell() is None:
+        return  # a plain script has nowhere to display
+    from IPython.display import display
+
+    display(bundle, raw=True, metadata=metadata)
+    description = f"<summary>Figure description</summary>{html.escape(alt)}"
+    text = {
+        "text/html": f'<details class="figure-description">{description}</details>',
+        "text/plain": f"Figure description: {alt}",
+    }
+    display(text, raw=True)

@@ -1,0 +1,156 @@
+"""Pictures of parameter schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from nbutils.plotting.labels import FONT_SIZE, label_curves
+from nbutils.plotting.theme import LINE_STYLES, current
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from nbutils.schedules import Dopesheet, Timeline
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DECADES = 1000.0  # keys below the largest divided by this are marked at the floor of a logarithmic axis
+
+
+def draw_timeline(
+    ax: Axes, timeline: Timeline, sheet: Dopesheet, parameters: Sequence[str], *, log: bool = False
+) -> None:
+    """Draw some parameters over the steps, their keys as markers and their names beside the lines.
+
+    Args:
+        ax: axes to draw in.
+        timeline: the resolved schedule.
+        sheet: the sheet it was resolved from; its keys are marked.
+        parameters: names of the parameters to draw.
+        log: draw the values on a logarithmic axis. Keys under a thousandth of the largest are marked by a
+            triangle at the floor with their value, so that a tiny start does not flatten the rest.
+
+    Raises:
+        KeyError: the timeline has no parameter of such a name.
+    """
+    unknown = set(parameters) - set(timeline.parameters)
+    if unknown:
+        raise KeyError(f"no parameter {sorted(unknown)}; there are {list(timeline.parameters)}")
+    theme = current()
+    frame = timeline.frame()
+    keys = {
+        name: [(frame.step, frame.values[name]) for frame in sheet.keyframes if name in frame.values]
+        for name in parameters
+    }
+    ax.set_xlim(-0.01 * len(timeline), 1.01 * len(timeline))
+    ax.set_xlabel("step")
+    ax.grid(axis="y")
+    floor = _set_scale(ax, np.array([value for key in keys.values() for _, value in key]), log)
+    curves = []
+    for name in parameters:
+        place = timeline.parameters.index(name)
+        colour = theme.accents[place % len(theme.accents)]
+        marker = MARKERS[place % len(MARKERS)]
+        style = LINE_STYLES[place % len(LINE_STYLES)]
+        x, y = frame.index.to_numpy(), frame[name].to_numpy()
+        ax.plot(x, y, color=colour, linestyle=style, linewidth=1.8)
+        shown = np.array([key for key in keys[name] if key[1] >= floor]).reshape(-1, 2)
+        ax.plot(
+            *shown.T,
+            color=colour,
+            marker=marker,
+            linestyle="none",
+            markerfacecolor=theme.paper,
+            markeredgewidth=1.4,
+            clip_on=False,
+            zorder=3,
+        )
+        for step, value in keys[name]:
+            if value < floor:
+                ax.plot(
+                    step,
+                    floor,
+                    color=colour,
+                    marker=7,
+                    markersize=9,
+                    linestyle="none",
+                    clip_on=False,
+                    zorder=3,
+                )
+                ax.annotate(
+                    f"{value:g} at step {step}",
+                    (step, floor),
+                    (12, 4),
+                    textcoords="offset points",
+                    color=colour,
+                    fontsize=FONT_SIZE,
+                )
+        curves.append((x, np.maximum(y, floor) if log else y, name, colour))
+    for keyframe in sheet.keyframes:
+        if keyframe.phase and keyframe.step:
+            ax.axvline(keyframe.step, color=theme.muted, linewidth=0.8)
+    label_curves(ax, curves)
+
+
+def plot_timeline(timeline: Timeline, sheet: Dopesheet, *, log_scale: Sequence[str] = ("lr",)) -> Figure:
+    """Plot a schedule: weights in the upper panel, parameters on a logarithmic axis in the lower one.
+
+    Args:
+        timeline: the resolved schedule.
+        sheet: the sheet it was resolved from; its keys are marked, its phases named above the panels.
+        log_scale: names of the parameters for the lower panel, most often the learning rate; those that the
+            timeline lacks are passed over.
+
+    Raises:
+        ValueError: the timeline has no parameters.
+    """
+    logarithmic = [name for name in timeline.parameters if name in log_scale]
+    weights = [name for name in timeline.parameters if name not in log_scale]
+    panels = [(names, log) for names, log in ((weights, False), (logarithmic, True)) if names]
+    if not panels:
+        raise ValueError("expected a timeline with at least one parameter, got none")
+    fig, axes = plt.subplots(
+        len(panels),
+        1,
+        figsize=(8.0, 2.0 + 1.5 * len(panels)),
+        sharex=True,
+        squeeze=False,
+        height_ratios=[3, 2][: len(panels)],
+        layout="constrained",
+    )
+    for ax, (names, log) in zip(axes[:, 0], panels, strict=True):
+        ax.set_ylabel("learning rate" if names == ["lr"] else "value" if log else "weight")
+        draw_timeline(ax, timeline, sheet, names, log=log)
+        ax.label_outer()
+    for keyframe in sheet.keyframes:
+        if keyframe.phase:
+            axes[0, 0].annotate(
+                keyframe.phase,
+                (keyframe.step, 1.02),
+                xycoords=axes[0, 0].get_xaxis_transform(),
+                color=current().muted,
+                fontsize=FONT_SIZE,
+                annotation_clip=False,
+            )
+    return fig
+
+
+def _set_scale(ax: Axes, keyed: np.ndarray, log: bool) -> float:
+    """Set the y axis for keyed values `[keys]`; return the floor below which none can be drawn in place."""
+    if not log or keyed.max() <= 0:
+        low, high = min(keyed.min(), 0), max(keyed.max(), 0)
+        margin = 0.06 * (high - low) or 1.0
+        ax.set_ylim(low - margin / 2, high + 2 * margin)
+        return -np.inf
+    floor = keyed[keyed >= keyed.max() / DECADES].min() / 2
+    ax.set_yscale("log")
+    ax.set_ylim(floor, keyed.max() * 1.7)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if keyed.max() / floor < 200 else (1,)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
+    return floor

@@ -1,0 +1,42 @@
+"""Progress bars that fall silent where nobody watches: batch runs, tests, redirected output."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
+
+SILENT_VARIABLE = "NBUTILS_SILENT"  # "1" silences every bar; batch runs set it for their kernels
+
+
+def bar(work: Iterable | int, label: str) -> tqdm:
+    """Return a progress bar to iterate over, or to advance by hand with `.update()`.
+
+    Args:
+        work: the items to go through, or how many steps there will be.
+        label: what is being done, e.g. `"training"`.
+
+    Returns:
+        A bar of `tqdm.auto`, disabled where `silent()`.
+    """
+    from tqdm.auto import tqdm
+
+    what = {"total": work} if isinstance(work, int) else {"iterable": work}
+    return tqdm(**what, desc=label, disable=silent(), leave=False)
+
+
+def silent() -> bool:
+    """Return whether bars are off: on request, under pytest and nbval, and without a terminal."""
+    if os.environ.get(SILENT_VARIABLE) == "1" or "PYTEST_VERSION" in os.environ:
+        return True
+    return not _in_kernel() and not (sys.stdout.isatty() and sys.stderr.isatty())
+
+
+def _in_kernel() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return hasattr(shell, "kernel")

@@ -1,0 +1,298 @@
+"""Dopesheets: parameter schedules as small CSV tables of keyframes, the way animators write them.
+
+The columns are `STEP`, optionally `PHASE` and `ACTION`, and one column a parameter, named
+`name[:space[:timing]]`:
+
+- `STEP` is an absolute step (`750`); `+10` steps after the absolute row above, or `-10` before the absolute
+  row below; `+0.33` is that fraction of the interval between the two, counted from the row above, and `-0.33`
+  counted back from the row below. Half steps round up. Rows must come out strictly increasing.
+- `PHASE` names what begins at the row; `ACTION` lists names, separated by spaces, of what happens at it.
+- `space` is `linear` (default) or `log`: where interpolation happens. `timing` is one of
+  `nbutils.schedules.timing.TIMINGS`, by default `minjerk`.
+- A blank cell keys nothing. A parameter that is never keyed is an error (most often a misspelt name), as is
+  anything else that the sheet's author cannot have meant. Rows with blank cells only are skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from bisect import bisect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from nbutils.schedules.timing import TIMINGS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPACES = ("linear", "log")
+MAX_STEP = 10_000_000
+MAX_VALUES = 50_000_000  # steps x parameters; a resolved timeline of this size takes 400 MB
+
+_ABSOLUTE = re.compile(r"[0-9]+")
+_OFFSET = re.compile(r"[+-][0-9]+")
+_FRACTION = re.compile(r"[+-][0-9]*\.[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+class DopesheetError(ValueError):
+    """Something in a dopesheet that cannot be meant.
+
+    Attributes:
+        file: the sheet.
+        row: line of the file, counted from 1.
+        column: header of the column, or None where the fault is not in one.
+        expected: what belongs there.
+        got: what stands there.
+    """
+
+    def __init__(self, file: str, row: int, column: str | None, expected: str, got: str) -> None:
+        super().__init__(file, row, column, expected, got)
+        self.file, self.row, self.column, self.expected, self.got = file, row, column, expected, got
+
+    def __str__(self) -> str:
+        where = f"{self.file}, row {self.row}" + ("" if self.column is None else f", column {self.column}")
+        return f"{where}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A column of the sheet: name, space in which values are interpolated, the timing to its keys."""
+
+    name: str
+    space: str = "linear"
+    timing: str = "minjerk"
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A row of the sheet with its step resolved.
+
+    Attributes:
+        step: absolute step, from 0.
+        phase: the phase that begins here, or "".
+        actions: names of what happens here.
+        values: the parameters keyed here, and only those.
+    """
+
+    step: int
+    phase: str
+    actions: tuple[str, ...]
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Dopesheet:
+    """A checked schedule: keyframes at strictly increasing steps, every parameter keyed at least once."""
+
+    parameters: tuple[Parameter, ...]
+    keyframes: tuple[Keyframe, ...]
+    source: str
+
+    @classmethod
+    def from_csv(cls, path: str | PathLike[str]) -> Dopesheet:
+        """Read a sheet from a UTF-8 CSV file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DopesheetError: anything in the file is not as the module describes; says which row and column.
+        """
+        content = Path(path).read_bytes()
+        try:
+            text = content.decode("utf-8-sig")  # spreadsheets write a byte order mark
+        except UnicodeDecodeError as error:
+            row = content.count(b"\n", 0, error.start) + 1
+            got = f"byte 0x{content[error.start]:02x} ({error.reason})"
+            raise DopesheetError(str(path), row, None, "UTF-8 text", got) from None
+        return cls.from_text(text, source=str(path))
+
+    @classmethod
+    def from_text(cls, text: str, *, source: str = "dopesheet") -> Dopesheet:
+        """Read a sheet from CSV text; `source` names it in errors.
+
+        Raises:
+            DopesheetError: anything in the text is not as the module describes; says which row and column.
+        """
+        return _Reader(source).read(text)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the resolved sheet as a table: one row a keyframe, indexed by step, NaN for blank cells."""
+        import pandas as pd
+
+        index = pd.Index([keyframe.step for keyframe in self.keyframes], name="STEP")
+        columns = {
+            "PHASE": [keyframe.phase for keyframe in self.keyframes],
+            "ACTION": [" ".join(keyframe.actions) for keyframe in self.keyframes],
+        } | {
+            parameter.name: [keyframe.values.get(parameter.name, math.nan) for keyframe in self.keyframes]
+            for parameter in self.parameters
+        }
+        return pd.DataFrame(columns, index=index)
+
+
+def _shown(cell: str) -> str:
+    return "a blank cell" if not cell else repr(cell) if len(cell) <= 60 else f"{cell[:60]!r}…"
+
+
+class _Reader:
+    """Turns the text of one sheet into a `Dopesheet`; every complaint carries the sheet's name."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def error(self, row: int, column: str | None, expected: str, got: str) -> DopesheetError:
+        return DopesheetError(self.source, row, column, expected, got)
+
+    def read(self, text: str) -> Dopesheet:
+        records = list(self.records(text))
+        if not records:
+            raise self.error(1, None, "a header row with a STEP column", "an empty file")
+        header_row, header = records[0]
+        columns = self.columns(header_row, header)
+        rows = [(row, self.cells(row, header, cells)) for row, cells in records[1:]]
+        if not rows:
+            raise self.error(header_row, "STEP", "at least one row below the header", "none")
+        steps = self.steps([(row, cells["STEP"]) for row, cells in rows])
+        keyframes = []
+        for (row, cells), step in zip(rows, steps, strict=True):
+            values = {
+                parameter.name: self.value(row, column, cells[column], parameter)
+                for column, parameter in columns.items()
+                if cells[column]
+            }
+            phase, actions = cells.get("PHASE", ""), tuple(cells.get("ACTION", "").split())
+            keyframes.append(Keyframe(step, phase, actions, MappingProxyType(values)))
+        for column, parameter in columns.items():
+            if not any(parameter.name in keyframe.values for keyframe in keyframes):
+                raise self.error(header_row, column, "a value in at least one row", "blank cells only")
+        if len(columns) * (steps[-1] + 1) > MAX_VALUES:
+            expected = f"at most {MAX_VALUES:,} steps times parameters"
+            raise self.error(
+                rows[-1][0], "STEP", expected, f"{steps[-1] + 1} steps of {len(columns)} parameters"
+            )
+        return Dopesheet(tuple(columns.values()), tuple(keyframes), self.source)
+
+    def records(self, text: str) -> Iterator[tuple[int, list[str]]]:
+        """Yield (line on which the record starts, stripped cells) of every record that is not blank."""
+        if "\0" in text:
+            raise self.error(text.count("\n", 0, text.index("\0")) + 1, None, "text", "a NUL character")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        while True:
+            row = reader.line_num + 1
+            try:
+                cells = [cell.strip() for cell in next(reader)]
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise self.error(row, None, "comma-separated cells", str(error)) from None
+            if any(cells):
+                yield row, cells
+
+    def columns(self, row: int, header: list[str]) -> dict[str, Parameter]:
+        """Return the parameter columns by header cell, in order."""
+        if "STEP" not in header:
+            raise self.error(row, "STEP", "a STEP column", _shown(",".join(header)))
+        columns: dict[str, Parameter] = {}
+        seen: dict[str, str] = {}
+        for number, column in enumerate(header, start=1):
+            name, *suffixes = (part.strip() for part in column.split(":"))
+            if not name:
+                raise self.error(row, column or f"number {number}", "a name", _shown(column))
+            if name in seen:
+                raise self.error(row, column, f"each name once ({name} is already there)", _shown(column))
+            seen[name] = column
+            reserved = name in ("STEP", "PHASE", "ACTION")
+            if len(suffixes) > (0 if reserved else 2):
+                expected = name if reserved else "name, name:space or name:space:timing"
+                raise self.error(row, column, expected, _shown(column))
+            for suffix, choices in zip(suffixes, (SPACES, TIMINGS), strict=False):
+                if suffix not in choices:
+                    raise self.error(row, column, " or ".join(choices) + " after the colon", _shown(suffix))
+            if not reserved:
+                columns[column] = Parameter(name, *suffixes)
+        return columns
+
+    def cells(self, row: int, header: list[str], cells: list[str]) -> dict[str, str]:
+        if len(cells) != len(header):
+            missing = header[len(cells)] if len(cells) < len(header) else None
+            raise self.error(row, missing, f"{len(header)} cells as in the header", f"{len(cells)} cells")
+        return dict(zip(header, cells, strict=True))
+
+    def value(self, row: int, column: str, cell: str, parameter: Parameter) -> float:
+        value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
+        if not math.isfinite(value):
+            raise self.error(row, column, "a finite number or a blank cell", _shown(cell))
+        if parameter.space == "log" and value <= 0:
+            raise self.error(row, column, "a number above 0 for log space", _shown(cell))
+        return value
+
+    def steps(self, rows: list[tuple[int, str]]) -> list[int]:
+        """Resolve the STEP cells of all rows, given as (line, cell), to strictly increasing integers."""
+        absolute = {
+            index: self.integer(row, cell)
+            for index, (row, cell) in enumerate(rows)
+            if _ABSOLUTE.fullmatch(cell)
+        }
+        steps: list[int] = []
+        anchors = sorted(absolute)
+        for before, after in pairwise(anchors):
+            self.increasing(*rows[after], absolute[before], absolute[after])
+        for index, (row, cell) in enumerate(rows):
+            if index in absolute:
+                step = absolute[index]
+            else:
+                place = bisect(anchors, index)
+                above = absolute[anchors[place - 1]] if place else None
+                below = absolute[anchors[place]] if place < len(anchors) else None
+                step = self.relative(row, cell, above, below)
+            if steps:
+                self.increasing(row, cell, steps[-1], step)
+            steps.append(step)
+        return steps
+
+    def relative(self, row: int, cell: str, above: int | None, below: int | None) -> int:
+        """Resolve one relative STEP cell between the absolute steps above and below it."""
+        offset, fraction = _OFFSET.fullmatch(cell), _FRACTION.fullmatch(cell)
+        if not (offset or fraction):
+            raise self.error(
+                row, "STEP", "an absolute step, +N, -N, or a fraction such as +0.5 or -0.5", _shown(cell)
+            )
+        forward = cell[0] == "+"
+        if above is None and (forward or fraction):
+            raise self.error(
+                row, "STEP", "an absolute step in a row above, for this one to count from", _shown(cell)
+            )
+        if below is None and (fraction or not forward):
+            raise self.error(
+                row, "STEP", "an absolute step in a row below, for this one to count from", _shown(cell)
+            )
+        if offset:
+            distance = self.integer(row, cell[1:])
+        else:
+            share = Decimal(cell[1:])  # decimal, so that +0.29 of 100 is 29 as on paper
+            if not 0 < share < 1:
+                raise self.error(row, "STEP", "a fraction between 0 and 1, both excluded", _shown(cell))
+            distance = share * (below - above)
+        step = Decimal(above + distance if forward else below - distance).to_integral_value(ROUND_HALF_UP)
+        if not 0 <= step <= MAX_STEP:
+            raise self.error(row, "STEP", f"a step from 0 to {MAX_STEP:,}", f"{_shown(cell)} (step {step})")
+        return int(step)
+
+    def integer(self, row: int, digits: str) -> int:
+        digits = digits.lstrip("0") or "0"
+        if len(digits) > len(str(MAX_STEP)) or int(digits) > MAX_STEP:
+            raise self.error(row, "STEP", f"a step from 0 to {MAX_STEP:,}", _shown(digits))
+        return int(digits)
+
+    def increasing(self, row: int, cell: str, previous: int, step: int) -> None:
+        if step <= previous:
+            raise self.error(row, "STEP", f"a step after {previous}", f"{_shown(cell)} (step {step})")

@@ -1,0 +1,111 @@
+"""Timelines: a dopesheet resolved to the value of every parameter at every step."""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbutils.schedules.dopesheet import Dopesheet, Parameter
+from nbutils.schedules.timing import TIMINGS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Timeline:
+    """The values of all parameters at steps 0 to the sheet's last step, computed once.
+
+    A parameter holds its first keyed value from step 0 and its last to the end. Between, it moves from key to
+    key with its timing in its space, and equals each keyed value exactly at the key's step.
+
+    Args:
+        dopesheet: the schedule to resolve.
+
+    Attributes:
+        parameters: names of the parameters, in the sheet's order.
+    """
+
+    def __init__(self, dopesheet: Dopesheet) -> None:
+        self.parameters: tuple[str, ...] = tuple(parameter.name for parameter in dopesheet.parameters)
+        self._values = np.empty((dopesheet.keyframes[-1].step + 1, len(self.parameters)))  # (step, parameter)
+        for column, parameter in enumerate(dopesheet.parameters):
+            self._values[:, column] = _resolve(parameter, dopesheet, len(self))
+        self._phases = [(keyframe.step, keyframe.phase) for keyframe in dopesheet.keyframes if keyframe.phase]
+        self._actions = {keyframe.step: keyframe.actions for keyframe in dopesheet.keyframes}
+
+    @classmethod
+    def from_csv(cls, path: str | PathLike[str]) -> Timeline:
+        """Read and resolve a dopesheet.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DopesheetError: something in the sheet cannot be meant; names file, row, column and what to put.
+        """
+        return cls(Dopesheet.from_csv(path))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, step: int) -> dict[str, float]:
+        """Return every parameter's value at `step`.
+
+        Raises:
+            IndexError: `step` is negative or beyond the last.
+        """
+        return dict(zip(self.parameters, self._values[self._index(step)].tolist(), strict=True))
+
+    def phase(self, step: int) -> str:
+        """Return the phase that `step` lies in, or "" before the first one named.
+
+        Raises:
+            IndexError: `step` is negative or beyond the last.
+        """
+        place = bisect(self._phases, self._index(step), key=operator.itemgetter(0))
+        return self._phases[place - 1][1] if place else ""
+
+    def actions(self, step: int) -> tuple[str, ...]:
+        """Return the names of what happens at exactly `step`.
+
+        Raises:
+            IndexError: `step` is negative or beyond the last.
+        """
+        return self._actions.get(self._index(step), ())
+
+    def frame(self) -> pd.DataFrame:
+        """Return all values as a table: indexed by step, one column a parameter."""
+        import pandas as pd
+
+        index = pd.RangeIndex(len(self), name="step")
+        return pd.DataFrame(self._values.copy(), index=index, columns=list(self.parameters))
+
+    def _index(self, step: int) -> int:
+        step = operator.index(step)
+        if not 0 <= step < len(self):
+            raise IndexError(f"expected a step from 0 to {len(self) - 1}, got {step}")
+        return step
+
+
+def _resolve(parameter: Parameter, dopesheet: Dopesheet, steps: int) -> np.ndarray:
+    """Return the values `[steps]` of one parameter."""
+    keyed = [keyframe for keyframe in dopesheet.keyframes if parameter.name in keyframe.values]
+    keys = np.array([keyframe.step for keyframe in keyed])
+    targets = np.array([keyframe.values[parameter.name] for keyframe in keyed])
+    if len(keys) == 1:
+        return np.full(steps, targets[0])
+    step = np.arange(steps)
+    left = np.clip(np.searchsorted(keys, step, side="right") - 1, 0, len(keys) - 2)
+    before, after = targets[left], targets[left + 1]
+    fraction = np.clip((step - keys[left]) / (keys[left + 1] - keys[left]), 0, 1)
+    share = TIMINGS[parameter.timing](fraction)
+    if parameter.space == "log":
+        values = np.exp(np.log(before) * (1 - share) + np.log(after) * share)
+    else:
+        values = before * (1 - share) + after * share
+    # Rounding may overshoot a key by the last digit, which would turn a weight of 0 negative.
+    values = np.clip(values, np.minimum(before, after), np.maximum(before, after))
+    values[keys] = targets
+    return values

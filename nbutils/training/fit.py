@@ -1,0 +1,291 @@
+"""The one training loop: an ensemble, its batches, an objective, and a schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from nbutils import progress
+from nbutils.training import checkpoints
+from nbutils.training.ensemble import Ensemble
+from nbutils.training.objective import Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nbutils.schedules.timeline import Timeline
+
+
+class Batches(Protocol):
+    """Where batches come from. Draws are a function of (seed, block), so a resumed run sees the same ones."""
+
+    block: int  # steps drawn at a time
+
+    def draw(self, seed: int, block: int) -> dict[str, Tensor]:
+        """Draw a block of steps for one member: small tensors `[block, ...]`, e.g. indices."""
+
+    def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Turn the draws of one step `[members, ...]` into `input`, `target` and labels `[members, batch, ...]`."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A member that left the run: its loss was not finite at `step`; its weights are those it had there."""
+
+    seed: int
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training returns.
+
+    Attributes:
+        ensemble: the trained ensemble (the one given, trained in place).
+        history: tidy: columns seed, step, term, value. Terms are losses before weighting, and `total`.
+        failures: members whose loss became NaN or infinite.
+    """
+
+    ensemble: Ensemble
+    history: pd.DataFrame
+    failures: tuple[Failure, ...]
+
+
+def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """Return Adam with PyTorch's defaults; the learning rate is the schedule's."""
+    return torch.optim.Adam(parameters, lr=0.0, fused=True)
+
+
+def fit(
+    ensemble: Ensemble,
+    batches: Batches,
+    objective: Objective,
+    timeline: Timeline,
+    *,
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = adam,
+    checkpoint: str | Path | None = None,
+    every: int = 250,
+    log_every: int = 10,
+    executor: Executor | Literal["loky"] | None = None,
+    workers: int | None = None,
+    label: str = "training",
+) -> Fit:
+    """Train all members by one loop over the timeline's steps.
+
+    Args:
+        ensemble: trained in place.
+        batches: draws the members' batches.
+        objective: loss and scheduled terms.
+        timeline: must have a column `lr` and one a term. Step k trains with `timeline[k]`.
+        optimizer: makes an element-wise optimizer for stacked parameters.
+        checkpoint: file to resume from if it is there, and to write every `every` steps and at the end. With an
+            executor each worker has its own, with `.part-i-of-n` in the name.
+        every: steps between checkpoints; a killed run loses at most this many.
+        log_every: steps between rows of the history.
+        executor: any PEP 3148 executor splits the seeds over `workers` tasks; `"loky"` makes one process a core of
+            this machine. None trains here.
+        workers: tasks for the executor; the number of cores by default.
+        label: of the progress bar.
+
+    Returns:
+        The ensemble, its history, and members that failed. A member whose loss is NaN or infinite is frozen at the
+        weights it had, and the others go on.
+
+    Raises:
+        ValueError: the timeline lacks a parameter; `every` or `log_every` is below 1.
+        CheckpointError: the checkpoint is damaged or belongs to another run.
+    """
+    for name in ("lr", *(term.name for term in objective.terms)):
+        if name not in timeline.parameters:
+            raise ValueError(f"the timeline has no column {name!r}; it has {', '.join(timeline.parameters)}")
+    for name, number in (("every", every), ("log_every", log_every)):
+        if number < 1:
+            raise ValueError(f"{name} must be 1 or more; got {number}")
+    if executor is None:
+        loop = _Loop(ensemble, batches, objective, timeline, optimizer, log_every)
+        return loop.run(Path(checkpoint) if checkpoint else None, every, label)
+    workers = min(workers or os.cpu_count() or 1, len(ensemble))
+    if executor == "loky":
+        from loky import get_reusable_executor
+
+        executor = get_reusable_executor(max_workers=workers)
+    bounds = [len(ensemble) * i // workers for i in range(workers + 1)]
+    shares = [list(range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = _parts(checkpoint, workers)
+    tasks = [
+        executor.submit(
+            _train_share, ensemble.select(share), batches, objective, timeline, optimizer, part, every, log_every
+        )
+        for share, part in zip(shares, parts, strict=True)
+    ]
+    with progress.bar(len(ensemble), f"{label} ({workers} processes)") as bar:
+        results = []
+        for task, share in zip(tasks, shares, strict=True):
+            results.append(task.result())
+            bar.update(len(share))
+    state = {name: torch.cat([result[0][name] for result in results]) for name in results[0][0]}
+    ensemble.load({name: tensor.to(ensemble.device) for name, tensor in state.items()})
+    history = _tidy([row for result in results for row in result[1]])
+    return Fit(ensemble, history, tuple(failure for result in results for failure in result[2]))
+
+
+def _train_share(ensemble, batches, objective, timeline, optimizer, part, every, log_every):
+    """Train some members in a worker; return plain data, which travels cheaper than live objects."""
+    torch.set_num_threads(1)  # the processes use the cores
+    os.environ[progress.SILENT_VARIABLE] = "1"  # the caller shows one bar for all
+    loop = _Loop(ensemble, batches, objective, timeline, optimizer, log_every)
+    loop.run(part, every, label="")
+    return {name: tensor.cpu() for name, tensor in ensemble.state().items()}, loop._seed_rows(), tuple(loop.failures)
+
+
+def _parts(checkpoint: str | Path | None, workers: int) -> list[Path | None]:
+    if checkpoint is None:
+        return [None] * workers
+    path = Path(checkpoint)
+    parts = [path.with_name(f"{path.name}.part-{i + 1}-of-{workers}") for i in range(workers)]
+    others = sorted(set(path.parent.glob(f"{path.name}.part-*")) - set(parts))
+    if others:
+        raise checkpoints.CheckpointError(
+            f"{others[0]} is from a run with another number of workers than {workers}; use that number, or delete it"
+        )
+    return parts
+
+
+class _Loop:
+    """The state of a run between two steps: what a checkpoint holds."""
+
+    def __init__(self, ensemble, batches, objective, timeline, optimizer, log_every) -> None:
+        self.ensemble: Ensemble = ensemble
+        self.batches: Batches = batches
+        self.objective: Objective = objective
+        self.timeline: Timeline = timeline
+        self.log_every: int = log_every
+        self.optimizer: torch.optim.Optimizer = optimizer(list(ensemble.parameters.values()))
+        self.step = 0
+        self.failures: list[Failure] = []
+        self.rows: list[tuple[int, str, Tensor]] = []  # (step, term, values [members]), made a table at the end
+
+    def run(self, path: Path | None, every: int, label: str) -> Fit:
+        if path and path.exists():
+            self._restore(path)
+        steps = len(self.timeline)
+        # Freeing one large block makes glibc keep what is freed later (its thresholds adapt to the largest) instead of
+        # handing each step's buffers back to the system and having them cleared anew: a third of the time otherwise.
+        large = torch.empty(24 * 2**20, dtype=torch.uint8)
+        del large
+        drawn: dict[str, Tensor] = {}
+        with progress.bar(steps, label) as bar:
+            bar.update(self.step)
+            while self.step < steps:
+                block, offset = divmod(self.step, self.batches.block)
+                if offset == 0 or not drawn:
+                    draws = [self.batches.draw(seed, block) for seed in self.ensemble.seeds]
+                    drawn = {key: torch.stack([draw[key] for draw in draws], dim=1) for key in draws[0]}
+                self._train_step({key: value[offset] for key, value in drawn.items()})
+                self.step += 1
+                bar.update(1)
+                if path and (self.step % every == 0 or self.step == steps):
+                    self._save(path)
+        return Fit(self.ensemble, _tidy(self._seed_rows()), tuple(self.failures))
+
+    def _train_step(self, drawn: dict[str, Tensor]) -> None:
+        weights = self.timeline[self.step]
+        batch = self.batches.batch({k: v.to(self.ensemble.device) for k, v in drawn.items()}, self.ensemble.dtype)
+        output, activations = self.ensemble(batch["input"], self.objective.sites, training=True)
+        total, values = self.objective(output, batch, activations, weights)
+        if not total.isfinite().all():
+            self._freeze(total.detach())
+        frozen, kept = self._frozen()
+        total.masked_fill(frozen, 0.0).sum().backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = weights["lr"]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for tensor, members, rows in kept:
+            tensor[members] = rows
+        if self.step % self.log_every == 0 or self.step == len(self.timeline) - 1:
+            for name, value in {"total": total, **values}.items():
+                self.rows.append((self.step, name, value.detach().double().cpu()))
+
+    def _freeze(self, total: Tensor) -> None:
+        gone = {failure.seed for failure in self.failures}
+        for member, loss in enumerate(total.tolist()):
+            seed = self.ensemble.seeds[member]
+            if seed not in gone and not torch.isfinite(total[member]):
+                self.failures.append(Failure(seed, self.step, loss))
+
+    def _frozen(self) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """Return the mask of frozen members, and what the optimizer must not change: (tensor, members, values)."""
+        mask = torch.zeros(len(self.ensemble), dtype=torch.bool, device=self.ensemble.device)
+        if not self.failures:
+            return mask, []
+        members = torch.tensor([self.ensemble.seeds.index(failure.seed) for failure in self.failures])
+        mask[members] = True
+        return mask, [(tensor, members, tensor[members].clone()) for tensor in self.ensemble.state().values()]
+
+    def _seed_rows(self) -> list[tuple[int, int, str, float]]:
+        return [
+            (seed, step, term, value)
+            for step, term, values in self.rows
+            for seed, value in zip(self.ensemble.seeds, values.tolist(), strict=True)
+        ]
+
+    def _identity(self) -> dict[str, object]:
+        """Describe the run: everything that must agree for a checkpoint to continue it."""
+        frame = self.timeline.frame()
+        values = hashlib.sha256(frame.to_numpy().tobytes()).hexdigest()[:16]
+        return {
+            "seeds": self.ensemble.seeds,
+            "parameters": {name: list(tensor.shape) for name, tensor in self.ensemble.state().items()},
+            "dtype": str(self.ensemble.dtype),
+            "batches": repr(self.batches),
+            "objective": [self.objective.name, *(f"{t.name}@{t.site}/{t.label}: {t.loss}" for t in self.objective.terms)],
+            "timeline": [len(self.timeline), *frame.columns, values],
+            "optimizer": type(self.optimizer).__name__,
+            "log_every": self.log_every,
+        }
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"ensemble/{name}": tensor for name, tensor in self.ensemble.state().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+        if self.rows:
+            tensors["history"] = torch.stack([values for _, _, values in self.rows])
+        where = {
+            "step": self.step,
+            "failures": [dataclasses.astuple(failure) for failure in self.failures],
+            "history": [(step, term) for step, term, _ in self.rows],
+        }
+        checkpoints.write(path, tensors, self._identity(), where)
+
+    def _restore(self, path: Path) -> None:
+        tensors, where = checkpoints.read(path, self._identity())
+        self.ensemble.load(_under("ensemble/", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under("optimizer/", tensors).items():
+            index, key = name.split("/", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.step = where["step"]
+        self.failures = [Failure(*failure) for failure in where["failures"]]
+        self.rows = [(step, term, tensors["history"][i]) for i, (step, term) in enumerate(where["history"])]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _tidy(rows: Sequence[tuple[int, int, str, float]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=["seed", "step", "term", "value"])

@@ -1,0 +1,72 @@
+"""Make `pytest --nbval` compare as `nbutils.notebook.regression` does, in kernels that leave no files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+from nbutils import layout
+from nbutils.notebook import regression
+
+
+class NotebookCell(IPyNbCell):
+    """A code cell: executed by nbval, compared by the project."""
+
+    def runtest(self) -> None:
+        """Execute the cell, compare its outputs, and fail where the stored cell is no reference."""
+        fault = regression.stored_fault(self.cell)
+        if not (fault and self.options["skip"]):  # a skipped cell must have been executed all the same
+            super().runtest()
+        if fault:
+            self.raise_cell_error(fault)
+
+    def compare_outputs(self, test: list[Any], ref: list[Any], skip_compare: Any = None) -> bool:
+        """Return whether the computed outputs agree with the stored ones, and say where they do not."""
+        why = regression.compare_outputs(ref, test, regression.Tolerance.of(self.cell))
+        self.comparison_traceback = [] if why is None else [f"cell {self.cell_num}, {why}"]
+        return why is None
+
+
+class NotebookFile(IPyNbFile):
+    """A notebook: its kernel writes figures and results to a temporary folder and shows no progress bars."""
+
+    def setup(self) -> None:
+        """Start the kernel; only the kernel sees the changed environment."""
+        self.folder = tempfile.TemporaryDirectory(prefix="nbval-")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(layout.OUT_VARIABLE, self.folder.name)
+            patch.setenv("NBUTILS_SILENT", "1")
+            super().setup()
+
+    def teardown(self) -> None:
+        """Stop the kernel and remove its folder."""
+        super().teardown()
+        self.folder.cleanup()
+
+    def collect(self) -> Iterator[NotebookCell]:
+        """Yield the code cells."""
+        for cell in super().collect():
+            yield NotebookCell.from_parent(
+                self, name=cell.name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options
+            )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run kernels in the interpreter that runs pytest unless one is named: a stored name may be another's."""
+    if config.option.nbval_kernel_name is None:
+        config.option.nbval_current_env = True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[None]:
+    """Put the project's notebook collector in the place of nbval's."""
+    collected = yield
+    return [
+        NotebookFile.from_parent(node.parent, path=node.path) if type(node) is IPyNbFile else node
+        for node in collected
+    ]
