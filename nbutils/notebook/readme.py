@@ -14,6 +14,7 @@ reports, where it reports that number. `python -m nbutils.notebook.readme` rewri
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from nbutils import atomic, claims, layout
@@ -59,7 +60,10 @@ def main() -> None:
     """Rewrite the results table in the project's README and say whether it changed."""
     path = layout.root() / "README.md"
     old = path.read_text(encoding="utf-8")
-    new = refreshed(old, table())
+    try:
+        new = refreshed(old, table())
+    except ValueError as error:
+        sys.exit(f"README.md: {error}")
     if new != old:
         atomic.write(path, new)
     print(f"README.md: results table {'is current' if new == old else 'rewritten'}")

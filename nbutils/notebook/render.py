@@ -14,7 +14,7 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from html.parser import HTMLParser
@@ -41,6 +41,7 @@ KEY_FIGURE_TAG = "key-figure"  # the cell whose figure stands for the notebook i
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
 IMAGE_TYPES |= {".svg": "image/svg+xml", ".webp": "image/webp"}
 PRINT_WIDTH = 627  # CSS pixels that fit between the margins of a PDF page
+PRINT_CHARACTERS = 115  # that fit into a row of a table there, two for the gap after each column
 
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -77,7 +78,7 @@ def render_all(notebooks: Sequence[Path], out: Path, *, pdf: bool = False) -> li
     print_pdf = _typst_printer() if pdf else None
 
     out = Path(out)
-    pages = {document.stem: _page(document, documents, out) for document in documents}
+    pages = {document.stem: _page(i, documents, out) for i, document in enumerate(documents)}
     pages = {"index": _index(documents, out)} | pages
     written = []
     for name, content in pages.items():
@@ -186,8 +187,6 @@ class _Writer(ABC):
     stems: frozenset[str]  # of all notebooks that are rendered together
     out: Path
 
-    target = ".html"  # what replaces `.ipynb` in links
-
     @abstractmethod
     def math(self, tex: str, display: bool) -> str:
         """Return a formula."""
@@ -205,7 +204,7 @@ class _Writer(ABC):
         """Return a plotly figure, given its static picture (empty where there is none)."""
 
     @abstractmethod
-    def text(self, text: str, css: str = "") -> str:
+    def text(self, text: str) -> str:
         """Return preformatted output."""
 
     def cells(self) -> list[dict[str, Any]]:
@@ -225,15 +224,18 @@ class _Writer(ABC):
         return self.tidy(MarkdownWithMath(renderer=renderer).render(source), dollars=False)
 
     def output(self, output: Mapping[str, Any]) -> str:
-        """Return one output in the richest form that needs nothing from outside; empty for live widgets."""
-        kind = output["output_type"]
-        if kind == "stream":
-            return self.text(output["text"], "warning" if output["name"] == "stderr" else "")
-        if kind == "error":
-            return self.text("\n".join(output["traceback"]), "warning")
+        """Return one output in the richest form that needs nothing from outside.
+
+        Live widgets are left out, since the next cell says the same statically, and so is stderr, which tells
+        of the machine and not of the experiment.
+        """
+        if output["output_type"] == "stream":
+            return self.text(output["text"]) if output["name"] == "stdout" else ""
+        if output["output_type"] == "error":
+            return self.text("\n".join(output["traceback"]))
         data, alt = output["data"], alt_text(output)
         if WIDGET_VIEW in data:
-            return ""  # the next cell says the same statically
+            return ""
         if PLOTLY in data:
             return self.interactive(data[PLOTLY], alt, self.picture(output, "image/png", alt))
         if "text/html" in data:
@@ -328,7 +330,7 @@ class _Writer(ABC):
         path, _, fragment = href.partition("#")
         target = Path(path)
         if target.suffix == ".ipynb" and target.stem in self.stems:
-            tag["href"] = f"{target.stem}{self.target}" + (f"#{fragment}" if fragment else "")
+            tag["href"] = f"{target.stem}.html" + (f"#{fragment}" if fragment else "")
         elif re.match(r"[a-z]+:|//", href) or not (self.out / path).exists():
             tag.unwrap()
 
@@ -370,8 +372,8 @@ class _Screen(_Writer):
             + (f"<noscript>{static}</noscript>" if static else "")
         )
 
-    def text(self, text: str, css: str = "") -> str:
-        return f'<pre tabindex="0"{f" class={css}" if css else ""}>{ansi2html(text)}</pre>'
+    def text(self, text: str) -> str:
+        return f'<pre tabindex="0">{ansi2html(text)}</pre>'
 
     def _finish(self, soup: BeautifulSoup) -> None:
         for tag in soup.find_all("table"):
@@ -380,14 +382,9 @@ class _Screen(_Writer):
             tag.wrap(soup.new_tag("div", attrs={"class": "scroll", **label}))
 
 
-# Environments that latex2mathml does not know, by what they look like.
-_ENVIRONMENTS = {
-    "aligned": "align*",
-    "alignat": "align*",
-    "gathered": "gather*",
-    "equation": "",
-    "equation*": "",
-}
+# Environments that latex2mathml does not know or would number, by what they look like.
+_ENVIRONMENTS = {"aligned": "align*", "align": "align*", "equation": "", "equation*": ""}
+_BARS = re.compile(r"<mo>(&#x02016;|&#x0007C;)</mo>")  # ‖ and |, which browsers stretch to the whole row
 
 
 def _mathml(tex: str, display: bool, path: Path) -> str:
@@ -407,14 +404,15 @@ def _mathml(tex: str, display: bool, path: Path) -> str:
     unknown = re.search(r"<m[io]>(\\[^<]*|&)</m[io]>", mathml)
     if unknown:
         raise ValueError(f"{path.name}: no MathML for {unknown[1]} in ${tex}$; write it with known commands")
+    mathml = _BARS.sub(r'<mo stretchy="false">\1</mo>', mathml)
     return mathml.replace("<math ", f'<math alttext="{escape(tex.strip())}" ', 1)
 
 
-def _page(document: _Document, documents: Sequence[_Document], out: Path) -> str:
+def _page(position: int, documents: Sequence[_Document], out: Path) -> str:
     """Return the page of one notebook."""
+    document = documents[position]
     writer = _Screen(document, frozenset(other.stem for other in documents), out)
     cells = writer.cells()
-    position = documents.index(document)
     neighbours = {"previous": position - 1, "next": position + 1}
     links = {
         name: {"stem": documents[i].stem, "title": _plain(documents[i].opening[0])}
@@ -501,7 +499,7 @@ class _Scanner(HTMLParser):
         self.inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("script", "style"):
+        if tag == "style" or (tag == "script" and ("type", "application/json") not in attrs):
             self.inside = tag
         for name, value in attrs:
             value = (value or "").strip()
@@ -541,13 +539,15 @@ def external_references(html: str) -> list[str]:
     return scanner.found
 
 
+_BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(#[0-9a-fA-F]{6})\b")
+
+
 @dataclass
 class _Print(_Writer):
     """HTML for pandoc, with pictures as files."""
 
     folder: Path
-
-    target = ".pdf"
+    alts: dict[str, str] = field(default_factory=dict)  # by file name, because pandoc drops them
 
     def math(self, tex: str, display: bool) -> str:
         start, end, kind = (r"\[", r"\]", "display") if display else (r"\(", r"\)", "inline")
@@ -557,9 +557,10 @@ class _Print(_Writer):
         suffix = next(suffix for suffix, kind in IMAGE_TYPES.items() if kind == mime)
         name = hashlib.sha256(content).hexdigest()[:16] + suffix
         (self.folder / name).write_bytes(content)
+        self.alts[name] = alt
         pixels = int(width) if width and str(width).isdigit() else PRINT_WIDTH
         share = min(100, round(100 * pixels / PRINT_WIDTH))
-        return f'<p><img src="{name}" alt="{escape(alt)}" style="width:{share}%"></p>'
+        return f'<p><img src="{name}" width="{share}%"></p>'
 
     def code(self, source: str) -> str:
         return f'<pre class="python"><code>{escape(source, quote=False)}</code></pre>'
@@ -570,12 +571,28 @@ class _Print(_Writer):
             or f"<p><em>Interactive figure, in the HTML supplement only:</em> {escape(alt, quote=False)}</p>"
         )
 
-    def text(self, text: str, css: str = "") -> str:
+    def text(self, text: str) -> str:
         return f"<pre><code>{escape(strip_ansi(text), quote=False)}</code></pre>"
 
     def _finish(self, soup: BeautifulSoup) -> None:
         for tag in soup.find_all("details", class_="figure-description"):
             tag.decompose()  # the picture carries it
+        for table in soup.find_all("table"):
+            rows = [
+                [cell.get_text().strip() for cell in row.find_all(["td", "th"])]
+                for row in table.find_all("tr")
+            ]
+            widest = max((sum(map(len, row)) + 2 * len(row) for row in rows), default=0)
+            longest = max((len(text) for row in rows for text in row), default=0)
+            if widest > PRINT_CHARACTERS and longest <= 20:  # numbers do not wrap, and prose does
+                table["data-typst:text:size"] = f"{max(6.5, 10.5 * PRINT_CHARACTERS / widest):.1f}pt"
+        for tag in soup.find_all(["td", "th", "span"], style=_BACKGROUND):
+            colour = f"rgb({json.dumps(_BACKGROUND.search(str(tag['style']))[1])})"
+            if tag.name != "span":
+                tag["data-typst:fill"] = colour
+            elif not tag.get_text().strip():
+                tag.string = "■"
+                tag["data-typst:text:fill"] = colour
 
 
 def _typst_printer() -> Callable[[_Document, Path], bytes]:
@@ -607,6 +624,10 @@ def _typst_printer() -> Callable[[_Document, Path], bytes]:
                 format="html+tex_math_single_backslash",
                 extra_args=["--wrap=none"],
             )
+            for image, alt in writer.alts.items():
+                body = body.replace(
+                    f'image("{image}"', f'image("{image}", alt: {json.dumps(alt, ensure_ascii=False)}'
+                )
             context = {"title": _plain(document.opening[0]), "body": body}
             source = folder / "document.typ"
             source.write_text(_templates.get_template("document.typ.j2").render(context), encoding="utf-8")

@@ -76,11 +76,12 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> list[Annotat
     wanted = ax.transLimits.transform(ax.transScale.transform([(0, y) for y, _, _ in ends]))[:, 1]
     order = np.argsort(wanted, kind="stable")
     placed = np.clip(wanted[order], 0, 1)
-    for i in range(1, len(placed)):
+    for i in range(1, len(placed)):  # push up from below, then back down from the top
         placed[i] = max(placed[i], placed[i - 1] + gap)
-    placed -= max(placed[-1] - 1, 0)
-    for i in range(len(placed) - 2, -1, -1):
-        placed[i] = max(min(placed[i], wanted[order][i]), placed[i - 1] + gap if i else 0)
+    limit = 1.0
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], limit)
+        limit = placed[i] - gap
     texts = []
     for place, index in zip(placed, order, strict=True):
         _, name, colour = ends[index]

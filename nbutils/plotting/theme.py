@@ -36,7 +36,7 @@ class Theme:
 
     def matplotlib(self) -> dict[str, Any]:
         """Return this theme as matplotlib rcParams."""
-        from cycler import cycler
+        from matplotlib.rcsetup import cycler
 
         return {
             "figure.facecolor": self.paper,
@@ -55,7 +55,7 @@ class Theme:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.axisbelow": True,
-            "axes.prop_cycle": cycler(color=self.accents) + cycler(linestyle=LINE_STYLES),
+            "axes.prop_cycle": cycler(color=self.accents, linestyle=LINE_STYLES),
             "grid.color": self.muted,
             "grid.alpha": 0.35,
             "grid.linewidth": 0.6,

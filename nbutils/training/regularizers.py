@@ -165,10 +165,13 @@ def _chunks(unit: Tensor, power: float, shift: bool):
         torch.baddbmm(f, unit[chunk], unit[chunk].transpose(1, 2), alpha=-scale, out=f)
         F.threshold_(f, -(scale * (1 - _ALIKE) + offset), -offset)
         f.neg_()
-        if shift:
-            f.clamp_min_(1e-3)  # 1e-3 ** 100 is below every float: spares the slow denormals
+        alike = f == offset if power < 50 else None  # above, what they add is below 1e-15: not worth a pass
+        if shift and alike is None:
+            f.clamp_min_(1e-3)  # adds 1e-150 at most, and spares the slow arithmetic of denormals
         _power(f, power - 1, s, p)
         sums = torch.mul(p, f, out=s).sum(-1)
+        if alike is not None:
+            p.masked_fill_(alike, 0)  # set to a constant, so nothing flows back
         yield chunk, p.mul_(power * scale), sums
 
 

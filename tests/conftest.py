@@ -1,0 +1,47 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nbutils import layout
+
+
+class Project:
+    """An empty project folder to put tiny notebooks into."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("notebooks", "dopesheets", "large-assets"):
+            (root / folder).mkdir()
+
+    def write(self, stem: str, *cells: str, parameters: str | None = None) -> Path:
+        """Write a notebook: a heading, the parameters cell where one is given, and code cells."""
+        content = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_markdown_cell(f"# {stem[:2]} · {stem[3:]}")]
+        )
+        if parameters is not None:
+            content.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+        content.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
+        path = self.root / "notebooks" / f"{stem}.ipynb"
+        nbformat.write(content, path)
+        return path
+
+    def files(self) -> dict[str, bytes]:
+        """Return the content of every file that would be committed."""
+        paths = (path for path in self.root.rglob("*") if path.is_file())
+        found = {str(path.relative_to(self.root)): path.read_bytes() for path in paths}
+        return {name: content for name, content in found.items() if not name.startswith("build/")}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Project:
+    """Make an empty project the one that `layout.root` finds."""
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.setattr(layout, "root", lambda: root)
+    monkeypatch.delenv(layout.OUT_VARIABLE, raising=False)
+    return Project(root)

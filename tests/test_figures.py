@@ -1,0 +1,210 @@
+"""Figures: two looks, equal bytes, a description that travels, a manifest that tells the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from nbutils import claims, layout
+from nbutils.plotting import figures, theme
+
+ALT = "Two lines; the second rises faster."
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    """Begin a record and return the folder for its figures."""
+    monkeypatch.setenv(layout.OUT_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(claims, "_record", None)
+    claims.begin("07-example", profile="quick", source="embedded")
+    return tmp_path / "07-example"
+
+
+def lines():
+    fig, ax = plt.subplots(figsize=(4, 2))
+    ax.plot([0, 1, 2], label="slow")
+    ax.plot([0, 2, 4], label="fast")
+    ax.legend()
+    ax.set_title("growth")
+    return fig
+
+
+def finished():
+    with theme.use(theme.LIGHT):
+        return lines()
+
+
+def pixels(path):
+    """Return a picture as `[height, width, 3]`, 0 to 255."""
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def corner(path):
+    return tuple(pixels(path)[0, 0] / 255)
+
+
+@pytest.mark.parametrize("make", [lambda: lines, finished], ids=["function", "finished figure"])
+def test_both_looks_are_written_and_two_calls_write_equal_bytes(assets, make):
+    fig = make()
+    before = plt.get_fignums()
+    figures.show(fig, "growth", ALT)
+    first = {path.name: path.read_bytes() for path in assets.iterdir()}
+    assert sorted(first) == ["growth.dark.png", "growth.png", "manifest.json"]
+    figures.show(fig, "growth", ALT)
+    assert {path.name: path.read_bytes() for path in assets.iterdir()} == first
+    assert corner(assets / "growth.png") == pytest.approx(to_rgb(theme.LIGHT.paper), abs=0.01)
+    assert corner(assets / "growth.dark.png") == pytest.approx(to_rgb(theme.DARK.paper), abs=0.01)
+    assert all(len(first[name]) < 30_000 for name in first)
+    assert set(plt.get_fignums()) <= set(before)  # closed, or the notebook would show it twice
+
+
+def test_a_finished_figure_is_recoloured_to_what_the_function_draws(assets):
+    figures.show(lines, "drawn", ALT)
+    figures.show(finished(), "finished", ALT)
+    drawn, recoloured, light = (
+        pixels(assets / f"{name}.png") for name in ("drawn.dark", "finished.dark", "finished")
+    )
+    assert np.abs(drawn.astype(int) - recoloured).mean() < 1
+    assert np.abs(drawn.astype(int) - light).mean() > 50
+
+
+def test_the_manifest_describes_the_files(assets):
+    figures.show(lines, "growth", ALT)
+    figures.show(lines, "again", "The same two lines.")
+    entries = figures.manifest("07-example")
+    assert entries == json.loads((assets / "manifest.json").read_text())
+    assert {name: entry["alt"] for name, entry in entries.items()} == {
+        "growth": ALT,
+        "again": "The same two lines.",
+    }
+    for entry in entries.values():
+        for look in ("light", "dark"):
+            content = (assets / entry[look]["file"]).read_bytes()
+            assert entry[look]["sha256"] == hashlib.sha256(content).hexdigest()
+            assert entry[look]["bytes"] == len(content)
+    assert entries["growth"]["light"]["sha256"] != entries["growth"]["dark"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("name", "alt", "message"),
+    [("growth", " \n", "alt text"), ("../growth", ALT, "name"), ("Growth", ALT, "name"), ("", ALT, "name")],
+)
+def test_a_figure_needs_a_description_and_a_plain_name(assets, name, alt, message):
+    with pytest.raises(ValueError, match=message):
+        figures.show(lines, name, alt)
+    assert not assets.exists()
+
+
+def test_a_figure_that_is_too_large_is_refused_before_anything_is_written(assets):
+    def noise():
+        fig, ax = plt.subplots(figsize=(9, 9))
+        ax.imshow(np.random.default_rng(0).uniform(size=(1000, 1000, 3)))
+        return fig
+
+    with pytest.raises(ValueError, match=r"figure 'noise' \(light\) takes \d+ bytes"):
+        figures.show(noise, "noise", ALT)
+    assert not assets.exists()
+
+
+def test_patches_of_many_colours_keep_them_and_lines_take_a_palette(assets):
+    # 1,000 colours, each a patch of 8 by 8 pixels: more than a palette holds.
+    axis = np.linspace(0, 1, 10)
+    cube = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(25, 40, 3)
+
+    def patches():
+        fig = plt.figure(figsize=(320 / 120, 200 / 120), layout="none")
+        fig.add_axes((0, 0, 1, 1)).imshow(cube)
+        fig.axes[0].axis("off")
+        return fig
+
+    figures.show(patches, "patches", ALT)
+    shown = pixels(assets / "patches.png")[4::8, 4::8]
+    assert np.abs(shown - cube * 255).max() <= 1
+
+    figures.show(lines, "growth", ALT)
+    assert Image.open(assets / "growth.png").mode == "P"
+
+
+def test_show_takes_figures_only(assets):
+    with pytest.raises(TypeError, match="got ndarray"):
+        figures.show(lambda: np.zeros(3), "growth", ALT)
+
+
+def test_plotly_without_an_image_backend_warns_once_and_goes_on(assets, monkeypatch, capsys):
+    displayed = []
+    monkeypatch.setattr(figures, "_display", lambda *output: displayed.append(output))
+    monkeypatch.setattr(figures, "_backend_warned", False)
+
+    def fail(*_, **__):
+        raise RuntimeError("no browser here\nlong advice")
+
+    monkeypatch.setattr(go.Figure, "to_image", fail)
+    for name in ("turn", "turn-again"):
+        figures.show(lambda: go.Figure(go.Scatter(y=np.arange(3.0))), name, ALT)
+    assert capsys.readouterr().err == "no static copies of plotly figures: no browser here\n"
+    assert not assets.exists()  # a manifest must not list files that are not there
+    bundle, metadata, alt = displayed[0]
+    assert (bundle["text/plain"], alt, metadata[figures.PLOTLY]["alt"]) == (ALT, ALT, ALT)
+    assert bundle[figures.PLOTLY]["layout"]["template"]["layout"]["paper_bgcolor"] == theme.LIGHT.paper
+
+
+def test_plotly_with_an_image_backend_writes_both_looks_but_displays_the_same(assets, monkeypatch):
+    displayed = []
+    monkeypatch.setattr(figures, "_display", lambda *output: displayed.append(output))
+    papers = []
+
+    def picture(figure, **_):
+        papers.append(figure.layout.template.layout.paper_bgcolor)
+        from io import BytesIO
+
+        Image.new("RGB", (8, 8), papers[-1]).save(out := BytesIO(), format="PNG")
+        return out.getvalue()
+
+    monkeypatch.setattr(go.Figure, "to_image", picture)
+    figures.show(go.Figure(go.Scatter(y=[1, 2])), "turn", ALT)
+    assert papers == [theme.LIGHT.paper, theme.DARK.paper]
+    assert set(figures.manifest("07-example")) == {"turn"}
+    assert set(displayed[0][0]) == {"text/plain", figures.PLOTLY}
+
+
+def test_use_restores_what_was_before_even_after_an_exception():
+    before = plt.rcParams["figure.facecolor"], pio.templates.default, theme.current()
+
+    def fail():
+        with theme.use(theme.DARK):
+            assert plt.rcParams["figure.facecolor"] == theme.DARK.paper
+            assert theme.current() is theme.DARK
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert before == (plt.rcParams["figure.facecolor"], pio.templates.default, theme.current())
+
+
+def contrast(first, second):
+    """Return the contrast ratio of two colours (WCAG 2.2), 1 to 21."""
+
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return np.dot(linear, (0.2126, 0.7152, 0.0722))
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("look", [theme.LIGHT, theme.DARK], ids=lambda look: look.name)
+def test_colours_stand_out_from_the_paper(look):
+    assert contrast(look.ink, look.paper) >= 7
+    assert min(contrast(colour, look.paper) for colour in (look.muted, *look.accents)) >= 3
+    assert contrast("#f0e442", theme.LIGHT.paper) < 3  # yellow on white would fail
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in look.accents)
+    assert len(set(look.accents)) == len(theme.LINE_STYLES)

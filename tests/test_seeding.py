@@ -1,0 +1,23 @@
+import torch
+
+from nbutils.seeding import generator, seeded, stream_seed
+
+
+def test_streams_are_distinct_and_repeat():
+    names = [(0,), (1,), (0, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (1, "a"), (0, "a", 0, 0)]
+    assert len({stream_seed(*name) for name in names}) == len(names)
+    first, again = (torch.rand(5, generator=generator(3, "a", 2)) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_seeded_puts_the_global_generator_back_after_an_exception():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    try:
+        with seeded(5, "anything"):
+            torch.rand(100)
+            raise RuntimeError
+    except RuntimeError:
+        pass
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,296 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pandas as pd
+import pytest
+import torch
+
+from nbutils import layout
+from nbutils.data.color_cube import ColorBatches
+from nbutils.models.color_mlp import ColorMLP
+from nbutils.schedules.timeline import Timeline
+from nbutils.training.checkpoints import CheckpointError
+from nbutils.training.ensemble import Ensemble
+from nbutils.training.fit import fit
+from nbutils.training.objective import Objective, Term
+from nbutils.training.regularizers import AngularAnchor, AntiAnchor, AxisAlignedSubspace, Separate
+
+RED, ANTI_RED = (1.0, 0, 0, 0, 0), (-1.0, 0, 0, 0, 0)
+OBJECTIVE = Objective(
+    [
+        Term("separate", Separate(100.0), "bottleneck"),
+        Term("anchor", AngularAnchor(RED), "bottleneck", label="red"),
+        Term("anti-anchor", AntiAnchor(ANTI_RED), "bottleneck"),
+        Term("anti-subspace", AxisAlignedSubspace((0,), invert=True), "bottleneck"),
+    ]
+)
+SHORT = "STEP,lr,separate,anchor,anti-anchor,anti-subspace\n0,1e-3,0.01,0.1,0.05,0.25\n59,1e-2,0.01,0.1,0.05,0.1\n"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def short(tmp_path):
+    (tmp_path / "short.csv").write_text(SHORT)
+    return Timeline.from_csv(tmp_path / "short.csv")
+
+
+def train(seeds, timeline, **options):
+    return fit(Ensemble(ColorMLP, seeds), ColorBatches(), OBJECTIVE, timeline, **options)
+
+
+def difference(a, i, b, j):
+    return max((a.state()[name][i] - b.state()[name][j]).abs().max().item() for name in a.state())
+
+
+@pytest.mark.slow
+def test_a_member_equals_the_single_run_of_its_seed_after_all_steps():
+    timeline = Timeline.from_csv(layout.dopesheet("01-color-cube"))
+    assert len(timeline) == 1501
+    several = train([3, 11, 40], timeline).ensemble
+    alone = train([11], timeline).ensemble
+    reordered = train([40, 7, 11], timeline).ensemble
+    assert difference(several, 1, alone, 0) < 1e-5
+    assert difference(several, 0, reordered, 1) > 0.1  # other seeds are other networks
+    assert difference(several, 1, reordered, 2) < 1e-5
+    assert difference(several, 2, reordered, 0) < 1e-5
+
+
+def test_one_step_is_adam_on_the_sum_of_the_weighted_terms(short):
+    """Reference: the same step written for one plain module with autograd and `torch.optim.Adam`."""
+    ensemble = Ensemble(ColorMLP, [5])
+    model = ensemble[0].train()
+    batches = ColorBatches()
+    drawn = batches.draw(5, 0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.0)
+    for step in range(3):
+        batch = batches.batch({k: v[step][None] for k, v in drawn.items()}, torch.float64)
+        weights = short[step]
+        latent: list[torch.Tensor] = []
+        handle = model.bottleneck.register_forward_hook(lambda m, i, o, latent=latent: latent.append(o))
+        x = batch["input"][0]
+        loss = torch.nn.functional.mse_loss(model(x), x)
+        handle.remove()
+        (z,) = latent
+        cos = z @ z.T
+        cos = torch.where(torch.isclose(cos, torch.ones_like(cos)), 0.0, cos)
+        loss = loss + weights["separate"] * (((cos + 1) / 2) ** 100).sum(1).mean()
+        red = batch["red"][0]
+        loss = loss + weights["anchor"] * ((1 - z[:, 0]) * red).sum() / (red.sum() + 1e-8)
+        loss = loss + weights["anti-anchor"] * (-z[:, 0]).clamp_min(0).mean()
+        loss = loss + weights["anti-subspace"] * (z[:, 0] ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = weights["lr"]
+        optimizer.step()
+
+    class FirstSteps:
+        parameters, frame = short.parameters, short.frame
+        __getitem__, __len__ = lambda self, k: short[k], lambda self: 3
+
+    fit(ensemble, batches, OBJECTIVE, FirstSteps())
+    for name, tensor in model.state_dict().items():
+        assert torch.allclose(ensemble.state()[name][0], tensor, atol=1e-9), name
+
+
+def test_members_are_ordinary_modules_with_their_own_weights():
+    ensemble = Ensemble(ColorMLP, [0, 1])
+    x = torch.rand(7, 3, dtype=torch.float64)
+    member = ensemble[1]
+    assert not member.training
+    together, seen = ensemble(x[None], ["bottleneck"])
+    assert torch.allclose(together[1], member(x), atol=1e-12)
+    assert seen["bottleneck"].shape == (2, 7, 5)
+    with torch.no_grad():
+        member.decoder[0].weight.zero_()
+    assert not torch.equal(ensemble[1].decoder[0].weight, member.decoder[0].weight)
+    with pytest.raises(IndexError):
+        ensemble[2]
+
+
+def test_initialisation_is_pytorchs_own_and_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    ensemble = Ensemble(ColorMLP, range(50))
+    assert torch.equal(state, torch.get_rng_state())
+    weights = ensemble.state()["encoder.2.weight"]
+    bound = 10**-0.5  # kaiming_uniform with a = sqrt(5)
+    assert weights.abs().max() <= bound
+    assert weights.std().item() == pytest.approx(bound / 3**0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_seeds_must_be_distinct(seeds):
+    with pytest.raises(ValueError, match="distinct seeds"):
+        Ensemble(ColorMLP, seeds)
+
+
+def test_the_history_is_tidy_and_complete(short):
+    history = train([4, 9], short, log_every=20).history
+    assert list(history.columns) == ["seed", "step", "term", "value"]
+    assert sorted(history.step.unique()) == [0, 20, 40, 59]
+    assert set(history.term) == {"total", "reconstruction", *(term.name for term in OBJECTIVE.terms)}
+    assert len(history) == 2 * 4 * 6
+    losses = history[history.term == "total"].pivot(index="step", columns="seed", values="value")
+    assert (losses.loc[59] < losses.loc[0]).all()
+
+
+@dataclass(frozen=True)
+class Poisoned(ColorBatches):
+    """Colours of which one member's turn to NaN at a step."""
+
+    seed: int = 1
+
+    def draw(self, seed, block):
+        drawn = super().draw(seed, block)
+        bad = torch.zeros(self.block, self.batch_size, dtype=torch.bool)
+        bad[17] = seed == self.seed
+        return {**drawn, "bad": bad}
+
+    def batch(self, drawn, dtype):
+        batch = super().batch(drawn, dtype)
+        return {**batch, "input": batch["input"].masked_fill(drawn["bad"][..., None], float("nan"))}
+
+
+def test_a_member_whose_loss_is_nan_is_frozen_and_the_others_go_on(short):
+    poisoned = fit(Ensemble(ColorMLP, [0, 1, 2]), Poisoned(), OBJECTIVE, short)
+    (failure,) = poisoned.failures
+    assert (failure.seed, failure.step) == (1, 17)
+    clean = train([0, 1, 2], short)
+    assert clean.failures == ()
+    for member in (0, 2):
+        assert difference(poisoned.ensemble, member, clean.ensemble, member) == 0
+
+    class Until17:
+        parameters, frame = short.parameters, short.frame
+        __getitem__, __len__ = lambda self, k: short[k], lambda self: 17
+
+    before = fit(Ensemble(ColorMLP, [1]), ColorBatches(), OBJECTIVE, Until17())
+    assert difference(poisoned.ensemble, 1, before.ensemble, 0) < 1e-12  # the weights it had
+
+
+def test_an_executor_splits_seeds_and_changes_nothing(short):
+    here = train([0, 1, 2, 3, 4], short)
+    with ThreadPoolExecutor(2) as executor:
+        there = train([0, 1, 2, 3, 4], short, executor=executor, workers=2)
+    assert all(difference(here.ensemble, i, there.ensemble, i) < 1e-12 for i in range(5))
+    keys = ["seed", "step", "term"]
+    a, b = (f.history.sort_values(keys).reset_index(drop=True) for f in (here, there))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-9)
+
+
+def test_processes_change_nothing(short):
+    here, there = train([0, 1, 2], short), train([0, 1, 2], short, executor="loky", workers=2)
+    assert all(difference(here.ensemble, i, there.ensemble, i) < 1e-12 for i in range(3))
+
+
+def test_a_missing_column_is_named(tmp_path):
+    (tmp_path / "bad.csv").write_text("STEP,lr\n0,0.1\n5,0.1\n")
+    with pytest.raises(ValueError, match="no column 'separate'; it has lr"):
+        train([0], Timeline.from_csv(tmp_path / "bad.csv"))
+
+
+def interrupt_after(step):
+    """Return batches that raise at a step, as a closed laptop would."""
+
+    @dataclass(frozen=True, repr=False)
+    class Interrupted(ColorBatches):
+        block: int = 10
+
+        def __repr__(self):
+            return repr(ColorBatches(block=10))
+
+        def draw(self, seed, block):
+            if block * 10 >= step:
+                raise KeyboardInterrupt
+            return super().draw(seed, block)
+
+    return Interrupted()
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(short, tmp_path):
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    whole = fit(Ensemble(ColorMLP, [0, 1]), ColorBatches(block=10), OBJECTIVE, short)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Ensemble(ColorMLP, [0, 1]), interrupt_after(40), OBJECTIVE, short, checkpoint=path, every=7)
+    resumed = fit(Ensemble(ColorMLP, [0, 1]), ColorBatches(block=10), OBJECTIVE, short, checkpoint=path, every=7)
+    assert all(difference(whole.ensemble, i, resumed.ensemble, i) == 0 for i in range(2))
+    pd.testing.assert_frame_equal(whole.history, resumed.history)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no partial file stays
+
+
+def test_damaged_and_foreign_checkpoints_are_refused_by_name(short, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    train([0, 1], short, checkpoint=path)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"PK\x03\x04 not this"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="checkpoint.safetensors is not a whole safetensors file"):
+            train([0, 1], short, checkpoint=path)
+        assert path.read_bytes() == damaged  # refused, not replaced
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"belongs to another run: .*\[0, 2\].*\[0, 1\]"):
+        train([0, 2], short, checkpoint=path)
+    with pytest.raises(CheckpointError, match="another run: objective"):
+        fit(Ensemble(ColorMLP, [0, 1]), ColorBatches(), Objective(OBJECTIVE.terms[:2]), short, checkpoint=path)
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        train([0, 1], short, checkpoint=path)
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_at_most_the_steps_since_its_checkpoint(tmp_path):
+    """SIGKILL half-way, then resume in another process: the end state is that of an uninterrupted run."""
+    path = tmp_path / "checkpoint.safetensors"
+    program = textwrap.dedent(f"""
+        import sys, torch
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from test_training import *
+        torch.set_num_threads(1)
+        sheet = {str(tmp_path / "long.csv")!r}
+        open(sheet, "w").write(SHORT.replace("59", "599"))
+        result = train([0, 1], Timeline.from_csv(sheet), checkpoint={str(path)!r}, every=20)
+        torch.save(result.ensemble.state(), {str(tmp_path / "end.pt")!r})
+    """)
+    from nbutils.training import checkpoints
+
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        while process.poll() is None and not path.exists():
+            pass
+        first = checkpoint_step(path, checkpoints)
+        while process.poll() is None and checkpoint_step(path, checkpoints) < first + 100:
+            pass
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed_at = checkpoint_step(path, checkpoints)
+    assert killed_at < 600
+    assert killed_at % 20 == 0
+    subprocess.run([sys.executable, "-c", program], check=True)
+    (tmp_path / "long.csv").write_text(SHORT.replace("59", "599"))
+    whole = train([0, 1], Timeline.from_csv(tmp_path / "long.csv")).ensemble
+    end = torch.load(tmp_path / "end.pt", weights_only=True)
+    assert all(torch.equal(whole.state()[name], end[name]) for name in end)
+
+
+def checkpoint_step(path, checkpoints):
+    import json
+
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["format"] == checkpoints.FORMAT  # whole at every moment
+        return json.loads(file.metadata()["progress"])["step"]
