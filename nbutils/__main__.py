@@ -246,7 +246,7 @@ def _update(options: argparse.Namespace) -> int:
             print(f"nbutils: {failure}; nothing was changed, see {_short(failure.copy)}", file=sys.stderr)
             continue
         print(
-            f"{path.stem}   {_verdict(layout.root() / 'large-assets' / path.stem)}   {len(changes)} changes"
+            f"{path.stem}   {_verdict(layout.root() / 'large-assets' / path.stem)}   {len(changes)} changed"
         )
         for line in changes:
             print(f"  {line}")

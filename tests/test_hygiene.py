@@ -157,7 +157,7 @@ SPOILT: dict[str, tuple[Callable[[Example], object], str]] = {
     "a deleted figure": (lambda e: e.figure().unlink(), "figure plot: 07-example/plot.png is missing"),
     "a changed figure": (
         lambda e: e.figure("plot.dark.png").write_bytes(PIXEL + b"0"),
-        "not the file the manifest",
+        "not the file that the manifest",
     ),
     "a large figure": (large_figure, "a figure stays under 300,000"),
     "a figure that is not listed": (

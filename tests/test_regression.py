@@ -85,6 +85,12 @@ def test_any_text_agrees_with_itself_and_not_with_more_of_it(text: str) -> None:
         ("     r\n0  0.1", "         r\n0  0.09999", False, True),  # padding follows the wider number
         ("[ 0.1 -0.2]", "[-1e-12 -0.2]", False, False),
         ("[ 0.0 -0.2]", "[-0.0000000001 -0.2]", False, True),
+        (
+            "data:a/b;base64,AA== then 3",
+            "data:a/b;base64,BB== then 4",
+            False,
+            False,
+        ),  # masks no more than itself
         ("<style>#T_1a2b3_row0</style>", "<style>#T_9f8e7_row0</style>", True, True),
         ('<td style="background:#fe3412">', '<td style="background:#ff3412">', True, True),
         ('<td style="background:#fe3412">', '<td style="background:#f03412">', True, False),

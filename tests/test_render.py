@@ -54,10 +54,12 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     assets.mkdir()
     (assets / "growth.png").write_bytes(LIGHT)
     (assets / "growth.dark.png").write_bytes(DARK)
-    entry = {
-        "light": {"file": "growth.png", "sha256": hashlib.sha256(LIGHT).hexdigest(), "bytes": len(LIGHT)}
+    entry = {"light": {"file": "growth.png", "sha256": hashlib.sha256(LIGHT).hexdigest()}}
+    entry |= {
+        "dark": {"file": "growth.dark.png", "sha256": hashlib.sha256(DARK).hexdigest()},
+        "alt": ALT,
+        "cell": 1,
     }
-    entry |= {"dark": {"file": "growth.dark.png", "sha256": "", "bytes": len(DARK)}, "alt": ALT, "cell": 1}
     (assets / "manifest.json").write_text(json.dumps({"growth": entry}))
     record = {"stem": "07-first", "profile": "quick", "source": "made up", "versions": {}, "metrics": {}}
     record["claims"] = {"a": {"value": 1, "holds": True}, "b": {"value": 2, "holds": False}}
@@ -85,8 +87,8 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     first = new_notebook(
         cells=[
             new_markdown_cell(
-                "# 07 · Delete only *red*\n\n**Confirmed**: $r_1 = 0.93$. See [next](08-second.ipynb#Conclusion),"
-                " [sheet](../dopesheets/07-first.csv), [web](https://example.org).\n\nMore."
+                "# 07 · Delete only *red*\n\n**Confirmed**: $r_1 = 0.93$."
+                " See [next](08-second.ipynb#Conclusion), [sheet](../dopesheets/07-first.csv), [web](https://example.org).\n\nMore."
             ),
             new_markdown_cell(
                 "## A sum\n\n$$\\sum_i x_i$$\n\n\\begin{align} a &= b \\end{align}\n\nCode `$y$`, \\$5."
@@ -270,7 +272,8 @@ REPORT = """<script>
 const errors = []; addEventListener("error", (e) => errors.push(e.message || e.target.tagName), true);
 addEventListener("load", () => setTimeout(() => {
   const images = [...document.images].map((i) => [i.naturalWidth, i.currentSrc.slice(-60)]);
-  const loaded = performance.getEntriesByType("resource").map((e) => e.name).filter((n) => !n.startsWith("data:"));
+  const loaded = performance.getEntriesByType("resource").map((e) => e.name)
+    .filter((name) => !name.startsWith("data:"));
   const plots = document.querySelectorAll(".plotly-figure svg.main-svg").length;
   document.title = "REPORT" + JSON.stringify({ errors, images, loaded, plots });
 }, 500));

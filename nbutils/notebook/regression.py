@@ -65,18 +65,20 @@ class Tolerance:
         return abs(stored - computed) <= self.allowed(stored)
 
 
+_DATA_URI = r"\bdata:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=]+"
+
 # Order matters: what is masked comes first, then numbers, then words. A sign belongs to a number unless
 # something that can be subtracted from stands before it. "3." is a whole number, because prose ends sentences
 # that way. An exponent must end the token, so that a hash such as 3e45ab is not read as a float.
 _TOKEN = re.compile(
-    r"""
-    (?P<masked>  \b0x[0-9a-fA-F]{4,} | \bdata:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=\s]+ )
-  | (?P<colour>  \#[0-9a-fA-F]{6}\b | \brgba?\([^()]*\) )
-  | (?P<version> \d+(?:\.\d+){2,}\w* )
+    rf"""
+    (?P<masked>  \b0x[0-9a-f]{{4,}} | {_DATA_URI} )
+  | (?P<colour>  \#[0-9a-f]{{6}}\b | \brgba?\([^()]*\) )
+  | (?P<version> \d+(?:\.\d+){{2,}}\w* )
   | (?P<number>  (?:(?<![\w.)\]])[+\-−])?
                  (?: (?: \d+\.?\d* | \.\d+ ) (?: [eE][+\-]?\d+ (?!\w) )? | (?:nan|inf|infinity)\b ) )
   | (?P<word>    [^\W\d]\w* )
-  | (?P<rule>    (?P<stroke>[-=─_])(?P=stroke){2,} )
+  | (?P<rule>    (?P<stroke>[-=─_])(?P=stroke){{2,}} )
   | (?P<space>   \s+ )
   | (?P<sign>    . )
     """,
@@ -357,7 +359,6 @@ def check_no_widget_state(notebook: NotebookNode, path: Path, assets: Path) -> I
 
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users)/|\bC:\\(?!\\)")
-_DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=\s]+")
 
 
 def _written(output: Mapping[str, Any]) -> Iterator[str]:
@@ -392,7 +393,7 @@ def check_no_absolute_paths(notebook: NotebookNode, path: Path, assets: Path) ->
     for i, cell in enumerate(notebook.cells):
         texts = [cell.source, *(text for output in cell.get("outputs", ()) for text in _written(output))]
         for text in texts:
-            clean = _DATA_URI.sub("", text)
+            clean = re.sub(_DATA_URI, "", text)
             found = _ABSOLUTE_PATH.search(clean)
             if found:
                 yield f"cell {i}: absolute path {clean[found.start() : found.start() + 40]!r}"

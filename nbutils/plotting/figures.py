@@ -179,7 +179,7 @@ def _compact(png: bytes) -> bytes:
     from PIL import Image
 
     picture = Image.open(BytesIO(png)).convert("RGB")
-    reduced = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    reduced = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     shift = np.abs(np.asarray(picture, np.int16) - np.asarray(reduced.convert("RGB"), np.int16)).max(axis=-1)
     if (shift > VISIBLE_SHIFT).mean() > 0.01:
         exact = _encoded(picture)
@@ -260,7 +260,8 @@ def _enter(folder: Path, name: str, alt: str, pictures: dict[str, bytes]) -> Non
 def _cell() -> int | None:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return shell.execution_count if shell else None
+    # Not shell.execution_count: newer versions of IPython raise it before the cell runs, older ones after.
+    return len(shell.history_manager.input_hist_parsed) - 1 if shell else None
 
 
 def _display(bundle: dict[str, Any], metadata: dict[str, Any], alt: str) -> None:
