@@ -39,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nbutils", description="Run, test, render and update the notebooks."
-    )
+    parser = argparse.ArgumentParser(prog="nbutils", description="Run, test, render and update the notebooks.")
     parser.add_argument("--version", action="version", version=f"nbutils {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -49,9 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about)
         sub.set_defaults(command=command)
         if chooses:
-            sub.add_argument(
-                "notebooks", nargs="*", metavar="NN", help="number or stem; all when none is given"
-            )
+            sub.add_argument("notebooks", nargs="*", metavar="NN", help="number or stem; all when none is given")
         return sub
 
     add("list", _list, "List the notebooks: title, runtime, recorded claims.")
@@ -79,9 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 def _list(options: argparse.Namespace) -> int:
     for path in layout.notebooks(*options.notebooks):
         title, runtime = _headline(path)
-        print(
-            f"{title}   [{', '.join(part for part in (runtime, _verdict(layout.assets(path.stem))) if part)}]"
-        )
+        print(f"{title}   [{', '.join(part for part in (runtime, _verdict(layout.assets(path.stem))) if part)}]")
     return 0
 
 
@@ -90,9 +84,7 @@ def _headline(path: Path) -> tuple[str, str]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     heading = re.search(r"^#\s+(.+)$", prose, re.MULTILINE)
-    stated = re.search(
-        r"quick\b[^\n]*?((?:\d+[.,–-])?\d+\s*(?:s|seconds?|min|minutes?))\b", prose, re.IGNORECASE
-    )
+    stated = re.search(r"quick\b[^\n]*?((?:\d+[.,–-])?\d+\s*(?:s|seconds?|min|minutes?))\b", prose, re.IGNORECASE)
     return heading[1].strip() if heading else path.stem, f"quick: {stated[1]}" if stated else ""
 
 
@@ -219,9 +211,7 @@ def _test(options: argparse.Namespace) -> int:
     commands = [[*pytest, "tests"]]
     if layout.notebooks():
         commands.append([*pytest, *compare, "notebooks"])
-    codes = [
-        subprocess.run(command, cwd=root).returncode for command in commands
-    ]  # both, whatever the first says
+    codes = [subprocess.run(command, cwd=root).returncode for command in commands]  # both, whatever the first says
     return 1 if any(codes) else 0
 
 
@@ -245,9 +235,7 @@ def _update(options: argparse.Namespace) -> int:
             failures += 1
             print(f"nbutils: {failure}; nothing was changed, see {_short(failure.copy)}", file=sys.stderr)
             continue
-        print(
-            f"{path.stem}   {_verdict(layout.root() / 'large-assets' / path.stem)}   {len(changes)} changed"
-        )
+        print(f"{path.stem}   {_verdict(layout.root() / 'large-assets' / path.stem)}   {len(changes)} changed")
         for line in changes:
             print(f"  {line}")
     return 1 if failures else 0

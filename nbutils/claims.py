@@ -111,7 +111,7 @@ def check(
         within = low <= number <= high
         bounds = [f"≥ {low:g}"] * ("at_least" in limits) + [f"≤ {high:g}"] * ("at_most" in limits)
         expected = " and ".join(bounds)
-    holds = within
+    holds = math.isfinite(number) and within
 
     record.claims[name] = {"value": _recorded(number), **limits, "holds": holds}
     line = f"{name} = {number:.4g}   expected {expected}"

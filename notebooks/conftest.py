@@ -70,6 +70,5 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[N
     """Put the project's notebook collector in the place of nbval's."""
     collected = yield
     return [
-        NotebookFile.from_parent(node.parent, path=node.path) if type(node) is IPyNbFile else node
-        for node in collected
+        NotebookFile.from_parent(node.parent, path=node.path) if type(node) is IPyNbFile else node for node in collected
     ]

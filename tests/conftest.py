@@ -20,9 +20,7 @@ class Project:
 
     def write(self, stem: str, *cells: str, parameters: str | None = None) -> Path:
         """Write a notebook: a heading, the parameters cell where one is given, and code cells."""
-        content = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_markdown_cell(f"# {stem[:2]} · {stem[3:]}")]
-        )
+        content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {stem[:2]} · {stem[3:]}")])
         if parameters is not None:
             content.cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
         content.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]

@@ -92,9 +92,7 @@ def test_a_claim_has_exactly_one_sound_form(results, limits):
 
 
 def test_metrics_keep_whole_numbers_whole_and_fractions_fractions(results):
-    claims.metric(
-        n=3, seeds=np.int64(4), mean=np.float32(0.1), half=torch.tensor(0.5), third=1 / 3, none=math.nan
-    )
+    claims.metric(n=3, seeds=np.int64(4), mean=np.float32(0.1), half=torch.tensor(0.5), third=1 / 3, none=math.nan)
     claims.save()
     metrics = json.loads(results.read_text())["metrics"]
     assert metrics == {"n": 3, "seeds": 4, "mean": 0.1, "half": 0.5, "third": 0.333333, "none": None}

@@ -42,9 +42,7 @@ def three(project, monkeypatch):
 def test_a_failing_notebook_is_named_and_the_others_still_run(project, capfd):
     record = 'from nbutils import claims\nclaims.begin("02-good", profile="quick", source="none")'
     project.write("01-bad", "x = 1\n1 / 0")
-    project.write(
-        "02-good", record, "claims.check('n', N, at_least=2)\n_ = claims.save()", parameters="N = 3"
-    )
+    project.write("02-good", record, "claims.check('n', N, at_least=2)\n_ = claims.save()", parameters="N = 3")
     before = project.files()
     assert cli.main(["run"]) == 1
     printed = capfd.readouterr()
@@ -125,9 +123,7 @@ def test_list_states_title_runtime_and_recorded_claims(three, capsys, monkeypatc
     claims.save()
     capsys.readouterr()
     path = three.root / "notebooks" / "01-first.ipynb"
-    path.write_text(
-        path.read_text().replace("# 01 · first", "# 01 · First\\n\\nQuick profile: about 90 s, 1 GB.")
-    )
+    path.write_text(path.read_text().replace("# 01 · first", "# 01 · First\\n\\nQuick profile: about 90 s, 1 GB."))
     assert cli.main(["list"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "01 · First   [quick: 90 s, claims: 1 held, 0 failed]",

@@ -17,7 +17,9 @@ def test_redness_is_one_at_red_only():
 def test_labels_are_as_rare_as_their_probability_says():
     batches = ColorBatches()
     expected = 1501 * 64 * batches.label_probability().mean().item()
-    counts = [sum(batches.draw(seed, block)["red"][: 1501 - 256 * block].sum() for block in range(6)) for seed in range(20)]
+    counts = [
+        sum(batches.draw(seed, block)["red"][: 1501 - 256 * block].sum() for block in range(6)) for seed in range(20)
+    ]
     assert expected == pytest.approx(85, abs=5)  # the source's count
     # The mean of 20 Poisson counts lies within 4 standard errors.
     assert np.mean(counts) == pytest.approx(expected, abs=4 * np.sqrt(expected / 20))

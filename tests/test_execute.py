@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.kernelspec import KernelSpec
 
 from nbutils import claims, layout
 from nbutils.notebook import execute
@@ -79,15 +80,11 @@ def test_run_executes_a_copy_with_parameters_in_this_interpreter(project, tmp_pa
 
 
 def test_a_failing_cell_is_named_and_the_partial_copy_kept(project, tmp_path):
-    notebook = project.write(
-        "01-tiny", BEGIN, "print('early')\n" + CHECK, "print('late')", parameters="N_SEEDS = 9"
-    )
+    notebook = project.write("01-tiny", BEGIN, "print('early')\n" + CHECK, "print('late')", parameters="N_SEEDS = 9")
     notebook.write_text(notebook.read_text().replace("profile=PROFILE", "profile='quick'"))
     with pytest.raises(execute.CellFailure) as failure:
         execute.run(notebook, tmp_path / "out", {"N_SEEDS": 1})
-    assert str(failure.value) == (
-        "01-tiny.ipynb, code cell 3 (print('early')): ClaimError: seeds = 1   expected ≥ 2"
-    )
+    assert str(failure.value) == ("01-tiny.ipynb, code cell 3 (print('early')): ClaimError: seeds = 1   expected ≥ 2")
     assert failure.value.copy == tmp_path / "out" / "01-tiny.ipynb"
     texts = outputs(failure.value.copy)
     assert texts[3][0].startswith("early\n")
@@ -100,6 +97,14 @@ def test_a_dead_kernel_is_a_failure_of_its_cell(project, tmp_path):
     with pytest.raises(execute.CellFailure, match=r"code cell 2 \(import os\): the kernel died"):
         execute.run(notebook, tmp_path / "out")
     assert outputs(tmp_path / "out" / "01-tiny.ipynb")[0] == ["alive\n"]
+
+
+def test_a_kernel_that_does_not_start_is_a_failure_before_the_first_cell(project, tmp_path, monkeypatch):
+    broken = KernelSpec(argv=[sys.executable, "-c", "", "{connection_file}"], language="python")
+    monkeypatch.setattr(execute._ThisPython, "get_kernel_spec", lambda *_: broken)
+    notebook = project.write("01-tiny", "print('late')")
+    with pytest.raises(execute.CellFailure, match=r"code cell 0 \(before the first cell\): the kernel died"):
+        execute.run(notebook, tmp_path / "out")
 
 
 def test_an_interrupt_stops_the_run_and_is_not_taken_for_a_failure(project, tmp_path):
@@ -170,15 +175,11 @@ def test_update_replaces_everything_or_nothing(project):
     assert (assets / "results.real.json").read_text() == "{}"
 
 
-def executed(
-    *, home: str, python: str, process: int, model: str, value: float = 0.5
-) -> nbformat.NotebookNode:
+def executed(*, home: str, python: str, process: int, model: str, value: float = 0.5) -> nbformat.NotebookNode:
     """Return a notebook as some machine would have left it."""
     v4 = nbformat.v4
-    warning = f"/tmp/ipykernel_{process}/{process * 3}.py:1: UserWarning: slow\n"
-    cell = v4.new_code_cell(
-        "show()", execution_count=process, metadata={"execution": {"start": str(process)}}
-    )
+    warning = f"/scratch/ipykernel_{process}/{process * 3}.py:1: UserWarning: slow\n"
+    cell = v4.new_code_cell("show()", execution_count=process, metadata={"execution": {"start": str(process)}})
     cell.outputs = [
         v4.new_output("stream", name="stderr", text=warning),
         v4.new_output("execute_result", {"text/plain": f"{value} in {home}/data"}, execution_count=process),
@@ -187,9 +188,7 @@ def executed(
     injected = v4.new_code_cell("N = 1", metadata={"tags": ["injected-parameters"]})
     tagged = v4.new_code_cell("N = 2", metadata={"tags": ["parameters"], "nbutils": {"rtol": 0.1}})
     blank = v4.new_code_cell("", execution_count=process)
-    notebook = v4.new_notebook(
-        cells=[tagged, injected, blank, cell, nbformat.from_dict(cell | {"id": "again"})]
-    )
+    notebook = v4.new_notebook(cells=[tagged, injected, blank, cell, nbformat.from_dict(cell | {"id": "again"})])
     notebook.metadata = nbformat.from_dict(
         {
             "language_info": {"name": "python", "version": python},
@@ -210,8 +209,8 @@ def normalised(monkeypatch, **machine) -> str:
 
 
 def test_two_machines_normalise_to_the_same_bytes_but_two_results_do_not(project, monkeypatch):
-    here = {"home": "/home/ann", "python": "3.11.7", "process": 41, "model": "a1"}
-    there = {"home": "/Users/bob", "python": "3.13.1", "process": 9, "model": "b2"}
+    here = {"home": "/people/ann", "python": "3.11.7", "process": 41, "model": "a1"}
+    there = {"home": "/staff/bob", "python": "3.13.1", "process": 9, "model": "b2"}
     text = normalised(monkeypatch, **here)
     assert text == normalised(monkeypatch, **there)
     assert text != normalised(monkeypatch, **here, value=0.6)
@@ -236,10 +235,10 @@ def test_cell_ids_follow_the_content_not_the_position(project):
 
 
 def test_only_folders_are_shortened(project, monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/ann"))
-    text = f"{layout.root()}/x {sys.prefix}/lib /home/ann/y https://site/home/ann /home/anna/z"
+    monkeypatch.setattr(Path, "home", lambda: Path("/people/ann"))
+    text = f"{layout.root()}/x {sys.prefix}/lib /people/ann/y https://site/people/ann /people/anna/z"
     output = nbformat.v4.new_output("stream", name="stdout", text=text)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
     execute.normalise(notebook)
     shortened = notebook.cells[0].outputs[0].text
-    assert re.fullmatch(r"\./x <python>/lib ~/y https://site/home/ann /home/anna/z", shortened)
+    assert re.fullmatch(r"\./x <python>/lib ~/y https://site/people/ann /people/anna/z", shortened)

@@ -70,9 +70,7 @@ def test_both_looks_are_written_and_two_calls_write_equal_bytes(assets, make):
 def test_a_finished_figure_is_recoloured_to_what_the_function_draws(assets):
     figures.show(lines, "drawn", ALT)
     figures.show(finished(), "finished", ALT)
-    drawn, recoloured, light = (
-        pixels(assets / f"{name}.png") for name in ("drawn.dark", "finished.dark", "finished")
-    )
+    drawn, recoloured, light = (pixels(assets / f"{name}.png") for name in ("drawn.dark", "finished.dark", "finished"))
     assert np.abs(drawn.astype(int) - recoloured).mean() < 1
     assert np.abs(drawn.astype(int) - light).mean() > 50
 

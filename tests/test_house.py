@@ -49,9 +49,7 @@ def lock_defects(text: str) -> list[str]:
         versions = pins.get(name, [])
         if not versions:
             defects.append(f"{name} is not pinned")
-        defects += [
-            f"{name}=={v} breaks {requirement}" for v in versions if not requirement.specifier.contains(v)
-        ]
+        defects += [f"{name}=={v} breaks {requirement}" for v in versions if not requirement.specifier.contains(v)]
     return defects
 
 
@@ -100,12 +98,8 @@ def test_conda_environment_has_the_same_dependencies_and_bounds():
 def undeclared(*programs: str) -> set[str]:
     """Return the top-level packages that Python sources import and the project does not declare."""
     nodes = [node for program in programs for node in ast.walk(ast.parse(program))]
-    names = {
-        alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names
-    }
-    names |= {
-        node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and not node.level
-    }
+    names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     names -= {*sys.stdlib_module_names, "nbutils"}
     declared, sold_by = set(requirements()), packages_distributions()
     return {name for name in names if not declared & set(map(canonicalize_name, sold_by.get(name, [])))}
@@ -141,9 +135,7 @@ def private_lines(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:  # pictures
         return []
-    return [
-        f"{path.name}:{number}: {line[:80]}" for number, line in enumerate(lines, 1) if PRIVATE.search(line)
-    ]
+    return [f"{path.name}:{number}: {line[:80]}" for number, line in enumerate(lines, 1) if PRIVATE.search(line)]
 
 
 def test_no_committed_file_names_a_machine_or_an_index(tmp_path):
@@ -243,11 +235,7 @@ def make(tmp_path):
 
     def run(*arguments: str, version: str = "3.12", no_venv: int = 0, fails: str = "nothing"):
         # `make test` runs this test: its flags and variables must not reach the make under test.
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("MAKE", "MFLAGS", "PYTHON"))
-        }
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTHON"))}
         answers = {"STAND_IN_VERSION": version, "STAND_IN_NO_VENV": str(no_venv), "STAND_IN_FAILS": fails}
         log = house / "log"
         log.unlink(missing_ok=True)

@@ -77,11 +77,7 @@ def example(tmp_path: Path) -> Example:
             new_code_cell(
                 "check('one', 1, expect=1, atol=0.1)",
                 execution_count=3,
-                outputs=[
-                    new_output(
-                        "stream", name="stdout", text="holds   one = 1   see https://example.org/home/\n"
-                    )
-                ],
+                outputs=[new_output("stream", name="stdout", text="holds   one = 1   see https://example.org/home/\n")],
             ),
         ]
     )

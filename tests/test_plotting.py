@@ -110,10 +110,7 @@ def test_error_lines_have_the_colours_whose_error_they_show():
 
     def drawn(ax) -> list[tuple[np.ndarray, np.ndarray]]:
         lines = [artist for artist in ax.collections if isinstance(artist, LineCollection)]
-        return [
-            (np.array([segment[0] for segment in line.get_segments()]), line.get_colors()[:, :3])
-            for line in lines
-        ]
+        return [(np.array([segment[0] for segment in line.get_segments()]), line.get_colors()[:, :3]) for line in lines]
 
     for row, (points, colours) in zip((4, 3, 2, 1), drawn(by_hue), strict=True):
         np.testing.assert_array_equal(points, np.column_stack([hue, mse[:, -1, row]])[:-1])
@@ -183,6 +180,8 @@ def test_the_cone_is_outlined_only_where_its_axis_lies_in_the_plane():
         np.testing.assert_allclose(rim[:, axis], -np.cos(angle))
         np.testing.assert_allclose(np.sort(rim[:, 1 - axis]), [-np.sin(angle), np.sin(angle)])
     assert end_on == []
+    slanted = plot_latent_grid(latents, rgb, [(1, 0, 2)], cone=(np.array([1, 0, 0.5, 0, 0]), angle)).axes[0]
+    assert not slanted.lines
     with pytest.raises(ValueError, match="zero vector"):
         plot_latent_grid(latents, rgb, [(1, 0, 2)], cone=(np.zeros(5), angle))
     with pytest.raises(IndexError, match="from 0 to 4"):
@@ -321,9 +320,7 @@ def test_the_gain_shows_every_pair_the_mean_and_its_interval():
     zero, *lines = ax.lines
     assert list(zero.get_xdata()) == [0, 0]
     assert [list(line.get_xdata()) for line in lines[::2]] == [[0.08, 0.12], [0.45, 0.55]]
-    np.testing.assert_allclose(
-        [line.get_xdata()[0] for line in lines[1::2]], [g.mean() for g in gains.values()]
-    )
+    np.testing.assert_allclose([line.get_xdata()[0] for line in lines[1::2]], [g.mean() for g in gains.values()])
     assert words(ax)[0] == f"{gains['post hoc'].mean():+.3f} [+0.080, +0.120]"
     with pytest.raises(KeyError, match="random"):
         plot_gain(gains, {"post hoc": (0, 1)})
@@ -332,8 +329,7 @@ def test_the_gain_shows_every_pair_the_mean_and_its_interval():
 def test_the_power_sweep_shows_means_bands_and_choices():
     powers = [1, 2, 3]
     table = pd.DataFrame(
-        [("a", p, p / 10, p / 10 - 0.01, p / 10 + 0.02) for p in (3, 1, 2)]
-        + [("b", p, 0.3, 0.2, 0.4) for p in powers],
+        [("a", p, p / 10, p / 10 - 0.01, p / 10 + 0.02) for p in (3, 1, 2)] + [("b", p, 0.3, 0.2, 0.4) for p in powers],
         columns=["plan", "power", "mean", "low", "high"],
     )
     (ax,) = plot_power_sweep(powers, table, chosen={"a": 3}).axes
@@ -350,9 +346,7 @@ def test_the_power_sweep_shows_means_bands_and_choices():
 
 
 def overlaps(texts) -> int:
-    boxes = [
-        Text.get_window_extent(text) for text in texts
-    ]  # of the words, without the line that leads there
+    boxes = [Text.get_window_extent(text) for text in texts]  # of the words, without the line that leads there
     return sum(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[place + 1 :])
 
 

@@ -303,10 +303,7 @@ def test_nbval_fails_on_every_change_and_passes_noise(perturbed: Path, threads: 
 
     outcomes = re.findall(r"^(PASSED|FAILED|ERROR) ([\w-]+)\.ipynb::Cell (\d+)", run.stdout, re.MULTILINE)
     assert len(outcomes) == len(VARIANTS) * len(CELLS), run.stdout + run.stderr
-    found = {
-        variant: {CELLS[int(c)] for o, v, c in outcomes if v == variant and o != "PASSED"}
-        for variant in VARIANTS
-    }
+    found = {variant: {CELLS[int(c)] for o, v, c in outcomes if v == variant and o != "PASSED"} for variant in VARIANTS}
     assert found == {variant: cells for variant, (_, cells) in VARIANTS.items()}, run.stdout
     assert "Cell 0: Cell outputs differ" in run.stdout
     assert "computed '300'" in run.stdout

@@ -30,9 +30,7 @@ def naive_separate(z, power, shift):
     return (((cos + 1) / 2 if shift else cos) ** power).sum(-1)
 
 
-@pytest.mark.parametrize(
-    ("power", "shift"), [(100.0, True), (1.0, True), (7.0, True), (2.5, True), (6.0, False)]
-)
+@pytest.mark.parametrize(("power", "shift"), [(100.0, True), (1.0, True), (7.0, True), (2.5, True), (6.0, False)])
 def test_separate_and_its_gradient_equal_the_definition(power, shift):
     z = latents(12, 3)
     z[5] = z[2]  # the same sample drawn twice does not repel itself

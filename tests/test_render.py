@@ -90,18 +90,11 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                 "# 07 · Delete only *red*\n\n**Confirmed**: $r_1 = 0.93$."
                 " See [next](08-second.ipynb#Conclusion), [sheet](../dopesheets/07-first.csv), [web](https://example.org).\n\nMore."
             ),
-            new_markdown_cell(
-                "## A sum\n\n$$\\sum_i x_i$$\n\n\\begin{align} a &= b \\end{align}\n\nCode `$y$`, \\$5."
-            ),
-            *(
-                new_code_cell(f"# $z$\nshow({i})", execution_count=i + 1, outputs=o)
-                for i, o in enumerate(outputs)
-            ),
+            new_markdown_cell("## A sum\n\n$$\\sum_i x_i$$\n\n\\begin{align} a &= b \\end{align}\n\nCode `$y$`, \\$5."),
+            *(new_code_cell(f"# $z$\nshow({i})", execution_count=i + 1, outputs=o) for i, o in enumerate(outputs)),
         ]
     )
-    second = new_notebook(
-        cells=[new_markdown_cell("# 08 · Second\nNot confirmed.\n\n[back](07-first.ipynb)")]
-    )
+    second = new_notebook(cells=[new_markdown_cell("# 08 · Second\nNot confirmed.\n\n[back](07-first.ipynb)")])
     paths = [folder / "07-first.ipynb", folder / "08-second.ipynb"]
     for path, notebook in zip(paths, (first, second), strict=True):
         nbformat.write(notebook, path)
@@ -192,17 +185,12 @@ def test_links_lead_to_pages_or_are_text(first: BeautifulSoup) -> None:
     assert "sheet" in first.main.text
 
 
-def test_plotly_is_embedded_once_and_only_where_it_is_used(
-    pages: dict[str, Path], first: BeautifulSoup
-) -> None:
+def test_plotly_is_embedded_once_and_only_where_it_is_used(pages: dict[str, Path], first: BeautifulSoup) -> None:
     count = {name: page.read_text().count(get_plotlyjs()) for name, page in pages.items()}
     assert count == {"index.html": 0, "07-first.html": 1, "08-second.html": 0}
     box = first.find(class_="plotly-figure")
     assert box["aria-label"] == "Three points"
-    assert (
-        "a fetch('b') </script> name"
-        in json.loads(first.find(id=box["data-figure"]).string)["data"][0]["name"]
-    )
+    assert "a fetch('b') </script> name" in json.loads(first.find(id=box["data-figure"]).string)["data"][0]["name"]
 
 
 def test_the_index_lists_title_verdict_claims_and_picture(pages: dict[str, Path]) -> None:
@@ -216,9 +204,7 @@ def test_the_index_lists_title_verdict_claims_and_picture(pages: dict[str, Path]
     assert (second.a.text, second.p.text, second.img) == ("08 · Second", "Not confirmed.", None)
 
 
-def test_the_same_notebooks_give_the_same_bytes(
-    pages: dict[str, Path], notebooks: list[Path], tmp_path: Path
-) -> None:
+def test_the_same_notebooks_give_the_same_bytes(pages: dict[str, Path], notebooks: list[Path], tmp_path: Path) -> None:
     for page in render_all(notebooks, tmp_path):
         assert page.read_bytes() == pages[page.name].read_bytes()
 

@@ -66,9 +66,7 @@ def test_timings_pass_through_values_computed_by_hand(suffix, expected):
 def test_log_space_passes_the_geometric_mean_half_way():
     values = timeline("STEP,a:log,b\n0,1e-8,1e-8\n10,1e-2,1e-2\n")[5]
     assert values["a"] == pytest.approx(1e-5, rel=1e-12)
-    assert values["b"] == pytest.approx(5e-3, rel=1e-5), (
-        "the same keys in linear space pass the arithmetic mean"
-    )
+    assert values["b"] == pytest.approx(5e-3, rel=1e-5), "the same keys in linear space pass the arithmetic mean"
 
 
 @given(
@@ -249,9 +247,7 @@ def almost_valid_sheets(draw) -> str:
     header = ["STEP", *draw(st.lists(st.sampled_from(COLUMNS), max_size=4, unique=True))]
     steps = sorted(draw(st.sets(st.integers(1, 3000), min_size=1, max_size=4)))
     between = [draw(st.sampled_from(["+1", "-1", "+0.5", "-0.25", None])) for _ in steps]
-    rows = [
-        relative_or_not for pair in zip(between, map(str, steps), strict=True) for relative_or_not in pair
-    ]
+    rows = [relative_or_not for pair in zip(between, map(str, steps), strict=True) for relative_or_not in pair]
     table = [header, ["0", *["0.5"] * (len(header) - 1)]]
     table += [[step, *(draw(NUMBERS) for _ in header[1:])] for step in rows if step is not None]
     if draw(st.booleans()):

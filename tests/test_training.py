@@ -294,3 +294,21 @@ def checkpoint_step(path, checkpoints):
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["format"] == checkpoints.FORMAT  # whole at every moment
         return json.loads(file.metadata()["progress"])["step"]
+
+
+def test_stacked_layers_and_vmap_give_the_same_numbers_and_gradients(short):
+    """The fast way and the general one are one computation."""
+
+    class General(ColorMLP):
+        rowwise = False
+
+    fast, general = Ensemble(ColorMLP, [0, 1, 2]), Ensemble(General, [0, 1, 2])
+    assert fast._stacked is not None
+    assert general._stacked is None
+    x = torch.rand(3, 9, 3, dtype=torch.float64)
+    for training in (True, False):
+        (a, seen_a), (b, seen_b) = (e(x, ["bottleneck"], training=training) for e in (fast, general))
+        assert torch.allclose(a, b, atol=1e-12)
+        assert torch.allclose(seen_a["bottleneck"], seen_b["bottleneck"], atol=1e-12)
+    results = [fit(e, ColorBatches(), OBJECTIVE, short).ensemble for e in (fast, general)]
+    assert all(difference(results[0], i, results[1], i) < 1e-9 for i in range(3))

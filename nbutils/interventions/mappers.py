@@ -88,9 +88,9 @@ class BezierMapper:
         last = torch.tensor([1.0, self.end], dtype=torch.float64)
         crossing = torch.tensor([self.end, self.end], dtype=torch.float64)  # of y = x and y = end
         second, third = first + self.tension * (crossing - first), last + self.tension * (crossing - last)
-        x, y = (
-            (1 - t) ** 3 * first + 3 * (1 - t) ** 2 * t * second + 3 * (1 - t) * t**2 * third + t**3 * last
-        ).unbind(1)
+        x, y = ((1 - t) ** 3 * first + 3 * (1 - t) ** 2 * t * second + 3 * (1 - t) * t**2 * third + t**3 * last).unbind(
+            1
+        )
         return x.contiguous(), y.contiguous()
 
     def __call__(self, alignment: Tensor) -> Tensor:

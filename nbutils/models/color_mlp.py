@@ -9,7 +9,8 @@ class UnitNorm(nn.Module):
     """Scale each vector `[..., K]` to unit Euclidean length; a zero vector stays zero."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        # Not `norm`: that is ten times slower on the transposed layout in which an ensemble trains.
+        return x / x.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).sqrt()
 
 
 class ColorMLP(nn.Module):
@@ -24,6 +25,8 @@ class ColorMLP(nn.Module):
         hidden: H, width of the hidden layers.
         nonlinear: hidden layers a side.
     """
+
+    rowwise = True  # every layer acts on the last axis alone: see `nbutils.training.ensemble`
 
     def __init__(self, bottleneck: int = 5, hidden: int = 10, nonlinear: int = 2) -> None:
         super().__init__()

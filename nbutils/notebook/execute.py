@@ -9,15 +9,19 @@ and results where `NBUTILS_OUT` says.
 from __future__ import annotations
 
 import ast
+import asyncio
+import atexit
 import difflib
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +72,8 @@ def parameter_names(notebook: Path) -> list[str]:
             try:
                 statements = ast.parse(cell.source).body
             except SyntaxError as error:
-                raise ValueError(
-                    f"{notebook.name}: the parameters cell is not valid Python: {error}"
-                ) from None
-            targets = [
-                s.targets if isinstance(s, ast.Assign) else [getattr(s, "target", None)] for s in statements
-            ]
+                raise ValueError(f"{notebook.name}: the parameters cell is not valid Python: {error}") from None
+            targets = [s.targets if isinstance(s, ast.Assign) else [getattr(s, "target", None)] for s in statements]
             names = [target.id for group in targets for target in group if isinstance(target, ast.Name)]
             return list(dict.fromkeys(names))
     return []
@@ -84,9 +84,7 @@ def check_parameters(notebook: Path, names: Iterable[str]) -> None:
     known = parameter_names(notebook)
     unknown = [name for name in names if name not in known]
     if unknown:
-        near = [
-            match for name in unknown for match in difflib.get_close_matches(name.upper(), known, cutoff=0.5)
-        ]
+        near = [match for name in unknown for match in difflib.get_close_matches(name.upper(), known, cutoff=0.5)]
         hint = ", ".join(dict.fromkeys(near or known)) or "none at all"
         raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}; it has {hint}")
 
@@ -129,15 +127,13 @@ def run(notebook: Path, out: Path, parameters: Mapping[str, Any] | None = None) 
     try:
         with progress.bar(sum(1 for _ in _code(content)), notebook.stem) as bar:
             client.on_cell_executed = lambda **_: bar.update()
-            client.execute(env=environment)
-    except Exception as error:
-        if client.interrupted:  # nbclient then trips over the kernel that it has itself removed
-            raise KeyboardInterrupt from None
-        if not isinstance(error, CellExecutionError | RuntimeError):
-            raise
+            client.execute_interruptibly(environment)
+    except (CellExecutionError, RuntimeError, AssertionError) as error:
+        # AssertionError: nbclient trips over a kernel that never started.
         number, source = client.position()
         raise CellFailure(notebook, number, source, _one_line(error), copy) from None
     finally:
+        atexit.unregister(client._cleanup_kernel)  # nbclient forgets to where the kernel did not start
         atomic.write(copy, nbformat.writes(content) + "\n")
     return copy
 
@@ -187,9 +183,7 @@ def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) ->
     notebook.cells = [cell for cell in notebook.cells if INJECTED_TAG not in cell.metadata.get("tags", [])]
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict(
-            {k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA}
-        )
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA})
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
         seen[digest] += 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
@@ -237,10 +231,22 @@ class _Client(NotebookClient):
         self.km = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
         return self.km
 
-    @property
-    def interrupted(self) -> bool:
-        """Whether SIGINT or SIGTERM stopped the kernel, which nbclient reports as a dead one."""
-        return hasattr(self, "_async_cleanup_kernel_future")
+    def execute_interruptibly(self, environment: Mapping[str, str]) -> None:
+        """Execute all cells; an interrupt ends the kernel and is raised as such.
+
+        In the main thread nbclient would take SIGINT for itself and report a dead kernel.
+        """
+        with ThreadPoolExecutor(1) as thread:
+            done = thread.submit(lambda: asyncio.run(self.async_execute(env=environment)))
+            try:
+                done.result()
+            except KeyboardInterrupt:
+                kernel = self.km.provisioner if self.km else None
+                if kernel and kernel.pgid:
+                    os.killpg(kernel.pgid, signal.SIGKILL)  # with the worker processes it may have started
+                elif kernel and kernel.process:
+                    kernel.process.kill()
+                raise
 
     def position(self) -> tuple[int, str]:
         """Return number and source of the cell last entered; an injected one has the number before it."""
@@ -282,7 +288,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, CellExecutionError):
         text = f"{error.ename}: {error.evalue}"
     else:
-        text = f"the kernel died ({error}); a common cause is too little memory"
+        text = f"the kernel died ({error or type(error).__name__}); a common cause is too little memory"
     return text.strip().splitlines()[0]
 
 
@@ -337,9 +343,7 @@ def _shortener(names: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
         str(layout.root()): ".",
         **names,
     }
-    patterns = [
-        (re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py"), "<cell>")
-    ]  # warnings name the cell's temporary file
+    patterns = [(re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py"), "<cell>")]  # warnings name the cell's temporary file
     for folder in sorted((f for f in folders if len(f) > 1), key=len, reverse=True):
         patterns.append((re.compile(rf"(?<![\w.]){re.escape(folder)}(?=[/\\]|\b)"), folders[folder]))
     return patterns

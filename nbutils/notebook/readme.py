@@ -73,9 +73,7 @@ def _row(notebook: Path, record: claims.Record | None) -> tuple[str, ...]:
     content = json.loads(notebook.read_text(encoding="utf-8"))
     spec = content["metadata"].get("nbutils", {}).get("readme")
     if not isinstance(spec, dict) or not {"question", "rows"} <= set(spec):
-        raise ValueError(
-            f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec!r}"
-        )
+        raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec!r}")
     found, source = [], []
     for entry in spec["rows"] if record else ():
         found.append(f"{entry['label']} {_filled(entry['format'], record.metrics, notebook.name)}")

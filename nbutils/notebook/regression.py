@@ -140,11 +140,7 @@ def _same_token(stored: _Token, computed: _Token, tolerance: Tolerance, markup: 
         return None  # its length is layout
     if markup and stored.kind == computed.kind == "colour" and _same_colour(stored.text, computed.text):
         return None
-    return (
-        "whole numbers compare exactly"
-        if stored.kind == computed.kind == "number"
-        else "text compares exactly"
-    )
+    return "whole numbers compare exactly" if stored.kind == computed.kind == "number" else "text compares exactly"
 
 
 def compare_text(stored: str, computed: str, tolerance: Tolerance, *, markup: bool = False) -> str | None:
@@ -190,9 +186,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping) and "bdata" in value and "dtype" in value:
         import numpy as np
 
-        array = np.frombuffer(
-            base64.b64decode(value["bdata"]), dtype=np.dtype(value["dtype"]).newbyteorder("<")
-        )
+        array = np.frombuffer(base64.b64decode(value["bdata"]), dtype=np.dtype(value["dtype"]).newbyteorder("<"))
         shape = value.get("shape")
         if shape is not None:
             array = array.reshape([int(part) for part in str(shape).split(",")])
@@ -221,9 +215,7 @@ def compare_json(stored: Any, computed: Any, tolerance: Tolerance, *, path: str 
         why = compare_text(stored, computed, tolerance, markup=True)
         return f"{here}: {why}" if why else None
     else:
-        numbers = [
-            isinstance(value, int | float) and not isinstance(value, bool) for value in (stored, computed)
-        ]
+        numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (stored, computed)]
         if all(numbers) and isinstance(stored, int) and isinstance(computed, int):
             agree, why = stored == computed, "whole numbers compare exactly"
         elif all(numbers):
@@ -254,9 +246,7 @@ def _compared(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _compare_bundle(
-    stored: Mapping[str, Any], computed: Mapping[str, Any], tolerance: Tolerance
-) -> str | None:
+def _compare_bundle(stored: Mapping[str, Any], computed: Mapping[str, Any], tolerance: Tolerance) -> str | None:
     # A static copy of a plotly figure needs a browser on the machine, so its presence says nothing.
     optional = {"image/png"} if PLOTLY in stored and PLOTLY in computed else set()
     mimes = set(stored) - optional
@@ -426,9 +416,7 @@ def check_alt_text(notebook: NotebookNode, path: Path, assets: Path) -> Iterator
                 yield f"cell {i}: a figure has no alt text"
             texts += [_text(data[mime]) for mime in ("text/html", "text/markdown") if mime in data]
         for text in texts:
-            if any(not _HTML_ALT.search(tag) for tag in _HTML_IMAGE.findall(text)) or _MARKDOWN_IMAGE.search(
-                text
-            ):
+            if any(not _HTML_ALT.search(tag) for tag in _HTML_IMAGE.findall(text)) or _MARKDOWN_IMAGE.search(text):
                 yield f"cell {i}: an image has no alt text"
 
 
@@ -472,9 +460,7 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
 def check_heading(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
     """Yield a fault where the first heading is not `# NN · …` with the number of the file name."""
     number = path.stem.split("-")[0]
-    lines = (
-        line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()
-    )
+    lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
     heading = next((line for line in lines if line.startswith("#")), "")
     if not re.match(rf"# {re.escape(number)} · \S", heading):
         yield f"expected the first heading to be '# {number} · …', got {heading!r}"

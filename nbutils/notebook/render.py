@@ -349,9 +349,7 @@ class _Screen(_Writer):
             return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
         size = f' width="{escape(str(width))}"' if width else ""
-        source = (
-            f'<source media="(prefers-color-scheme: dark)" srcset="{uri(dark, "image/png")}">' if dark else ""
-        )
+        source = f'<source media="(prefers-color-scheme: dark)" srcset="{uri(dark, "image/png")}">' if dark else ""
         return f'<picture>{source}<img src="{uri(content, mime)}" alt="{escape(alt)}"{size}></picture>'
 
     def code(self, source: str) -> str:
@@ -450,9 +448,7 @@ def _plotly() -> dict[str, Markup]:
 def _plain(markdown: str) -> str:
     """Return a heading without its Markdown signs."""
     return (
-        BeautifulSoup(MarkdownWithMath(renderer=IPythonRenderer()).render(markdown), "html.parser")
-        .get_text()
-        .strip()
+        BeautifulSoup(MarkdownWithMath(renderer=IPythonRenderer()).render(markdown), "html.parser").get_text().strip()
     )
 
 
@@ -483,9 +479,7 @@ def _key_figure(document: _Document, writer: _Writer) -> str:
 
 
 _LOADING = {"src", "srcset", "poster", "background", "data", "action", "formaction", "manifest", "xlink:href"}
-_FETCHES = re.compile(
-    r"\bfetch\(|XMLHttpRequest|WebSocket|EventSource|sendBeacon|importScripts|\bimport\b|\.src\s*="
-)
+_FETCHES = re.compile(r"\bfetch\(|XMLHttpRequest|WebSocket|EventSource|sendBeacon|importScripts|\bimport\b|\.src\s*=")
 _CSS_LOADS = re.compile(r"@import[^;]*|url\(\s*[\"']?(?!data:|#)[^)]*\)", re.IGNORECASE)
 
 
@@ -566,10 +560,7 @@ class _Print(_Writer):
         return f'<pre class="python"><code>{escape(source, quote=False)}</code></pre>'
 
     def interactive(self, figure: Mapping[str, Any], alt: str, static: str) -> str:
-        return (
-            static
-            or f"<p><em>Interactive figure, in the HTML supplement only:</em> {escape(alt, quote=False)}</p>"
-        )
+        return static or f"<p><em>Interactive figure, in the HTML supplement only:</em> {escape(alt, quote=False)}</p>"
 
     def text(self, text: str) -> str:
         return f"<pre><code>{escape(strip_ansi(text), quote=False)}</code></pre>"
@@ -578,10 +569,7 @@ class _Print(_Writer):
         for tag in soup.find_all("details", class_="figure-description"):
             tag.decompose()  # the picture carries it
         for table in soup.find_all("table"):
-            rows = [
-                [cell.get_text().strip() for cell in row.find_all(["td", "th"])]
-                for row in table.find_all("tr")
-            ]
+            rows = [[cell.get_text().strip() for cell in row.find_all(["td", "th"])] for row in table.find_all("tr")]
             widest = max((sum(map(len, row)) + 2 * len(row) for row in rows), default=0)
             longest = max((len(text) for row in rows for text in row), default=0)
             if widest > PRINT_CHARACTERS and longest <= 20:  # numbers do not wrap, and prose does
@@ -607,9 +595,7 @@ def _typst_printer() -> Callable[[_Document, Path], bytes]:
 
         pypandoc.get_pandoc_path()
     except (ImportError, OSError):
-        raise ModuleNotFoundError(
-            "PDF needs pandoc and typst; install them with: pip install 'nbutils[pdf]'"
-        ) from None
+        raise ModuleNotFoundError("PDF needs pandoc and typst; install them with: pip install 'nbutils[pdf]'") from None
 
     def print_pdf(document: _Document, out: Path) -> bytes:
         with tempfile.TemporaryDirectory() as name:
@@ -625,9 +611,7 @@ def _typst_printer() -> Callable[[_Document, Path], bytes]:
                 extra_args=["--wrap=none"],
             )
             for image, alt in writer.alts.items():
-                body = body.replace(
-                    f'image("{image}"', f'image("{image}", alt: {json.dumps(alt, ensure_ascii=False)}'
-                )
+                body = body.replace(f'image("{image}"', f'image("{image}", alt: {json.dumps(alt, ensure_ascii=False)}')
             context = {"title": _plain(document.opening[0]), "body": body}
             source = folder / "document.typ"
             source.write_text(_templates.get_template("document.typ.j2").render(context), encoding="utf-8")

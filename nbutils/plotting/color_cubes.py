@@ -53,9 +53,7 @@ def expect_rgb(name: str, array: np.ndarray, shape: tuple[int | str, ...]) -> np
     return np.clip(array, 0, 1)
 
 
-def draw_cube_slice(
-    ax: Axes, recon: np.ndarray, truth: np.ndarray, *, value: tuple[float, float] = (0.0, 1.0)
-) -> None:
+def draw_cube_slice(ax: Axes, recon: np.ndarray, truth: np.ndarray, *, value: tuple[float, float] = (0.0, 1.0)) -> None:
     """Draw one slice of the HSV cube as patches: the outer part reconstructed, the inner part true.
 
     Args:
@@ -108,9 +106,7 @@ def plot_cube_slices(
     recon = expect_rgb("recon", recon, ("S", "V", "H", 3))
     truth = expect_rgb("truth", truth, recon.shape)
     slices, rows, columns, _ = recon.shape
-    saturation = expect_shape(
-        "saturation", np.linspace(0, 1, slices) if saturation is None else saturation, (slices,)
-    )
+    saturation = expect_shape("saturation", np.linspace(0, 1, slices) if saturation is None else saturation, (slices,))
     across = min(slices, 2)
     down = -(-slices // across)
     panel = 7.4 / across
@@ -165,9 +161,7 @@ def draw_error_lines(
         points = np.column_stack([x, line])
         segments = np.stack([points[:-1], points[1:]], axis=1)  # (points - 1, end, xy)
         between = (colours[:-1] + colours[1:]) / 2
-        ax.add_collection(
-            LineCollection(segments, colors=between, linewidths=2.2, capstyle="round", zorder=2)
-        )
+        ax.add_collection(LineCollection(segments, colors=between, linewidths=2.2, capstyle="round", zorder=2))
     label_ends(ax, [(line[-1], label, theme.ink) for line, label in zip(error, labels, strict=True)])
     ax.grid(axis="y")
     ax.set_ylabel("squared error")

@@ -201,9 +201,7 @@ def plot_gain(
             marker="|",
             markersize=9,
         )
-        ax.plot(
-            gains.mean(), row + 0.2, marker="D", color=theme.ink, markerfacecolor=theme.paper, markersize=6
-        )
+        ax.plot(gains.mean(), row + 0.2, marker="D", color=theme.ink, markerfacecolor=theme.paper, markersize=6)
         ax.annotate(
             f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
             (1.01, row),
@@ -248,9 +246,7 @@ def plot_power_sweep(
     for place, (plan, rows) in enumerate(table.groupby("plan", sort=False)):
         rows = rows.sort_values("power")
         if not np.array_equal(rows["power"], powers):
-            raise ValueError(
-                f"expected the powers {powers.tolist()} for {plan}, got {rows['power'].tolist()}"
-            )
+            raise ValueError(f"expected the powers {powers.tolist()} for {plan}, got {rows['power'].tolist()}")
         colour = theme.accents[place % len(theme.accents)]
         ax.fill_between(powers, rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0)
         ax.plot(
@@ -264,9 +260,7 @@ def plot_power_sweep(
         )
         if chosen and plan in chosen:
             at = rows["mean"].to_numpy()[np.flatnonzero(powers == chosen[plan])]
-            ax.scatter(
-                [chosen[plan]] * len(at), at, s=130, facecolors="none", edgecolors=theme.ink, linewidths=1.4
-            )
+            ax.scatter([chosen[plan]] * len(at), at, s=130, facecolors="none", edgecolors=theme.ink, linewidths=1.4)
         ends.append((rows["mean"].iloc[-1], str(plan), colour))
     ax.set_xticks(powers, [f"{power:g}" for power in powers])
     ax.set_xlabel("power of the similarity" + ("; ring: chosen" if chosen else ""))

@@ -87,16 +87,12 @@ def color_cube_explorer(
         try:
             result = evaluate(seed.value, plan.value, strength.value)
             picture, latents = _png(result), json.loads(view_sphere(result).to_json())
-        except (
-            Exception
-        ) as error:  # a callback's exception would vanish in the log, with a stale picture left
+        except Exception as error:  # a callback's exception would vanish in the log, with a stale picture left
             status.value = f'<p role="alert">{html.escape(f"{chosen}: {type(error).__name__}: {error}")}</p>'
             cube.value, sphere.outputs = "", ()
             return
         status.value = f'<p role="status">{html.escape(chosen)}</p>'
-        alt = html.escape(
-            f"Slices of the colour cube, reconstructed around true colours: {chosen}", quote=True
-        )
+        alt = html.escape(f"Slices of the colour cube, reconstructed around true colours: {chosen}", quote=True)
         cube.value = f'<img alt="{alt}" src="data:image/png;base64,{b64encode(picture).decode()}">'
         text = f"Latents on the unit sphere: {chosen}"
         sphere.outputs = (

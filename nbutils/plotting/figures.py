@@ -132,8 +132,7 @@ def _drawn(fig: Any, look: Theme) -> Iterator[Any]:
     figure = fig() if callable(fig) else fig
     if not _is_matplotlib(figure) and not _is_plotly(figure):
         raise TypeError(
-            "expected a matplotlib or plotly figure, or a function that returns one, "
-            f"got {type(figure).__name__}"
+            f"expected a matplotlib or plotly figure, or a function that returns one, got {type(figure).__name__}"
         )
     if not _is_matplotlib(figure):
         yield figure if callable(fig) else _plotly_in(figure)

@@ -168,9 +168,7 @@ def plot_stacked(
         ValueError: the shapes differ or a colour lies outside [0, 1].
         IndexError: the latents have no such dimension.
     """
-    fig, axes = plt.subplot_mosaic(
-        "ab;ss;ee", figsize=(7.0, 7.6), height_ratios=[3.3, 1.9, 1.9], layout="constrained"
-    )
+    fig, axes = plt.subplot_mosaic("ab;ss;ee", figsize=(7.0, 7.6), height_ratios=[3.3, 1.9, 1.9], layout="constrained")
     for key, view in zip("ab", dims, strict=True):
         draw_latents(axes[key], latents, rgb, view, cone=cone, size=_size(len(latents)))
     draw_cube_slice(axes["s"], slice_recon, slice_truth)
@@ -287,9 +285,7 @@ def _wires() -> list[list[float | None]]:
     """Return x, y and z of the wires of a unit sphere: circles of latitude and meridians, apart by None."""
     turn = np.linspace(0, 2 * np.pi, 37)
     circles = [
-        np.column_stack(
-            [np.cos(lat) * np.cos(turn), np.cos(lat) * np.sin(turn), np.full(len(turn), np.sin(lat))]
-        )
+        np.column_stack([np.cos(lat) * np.cos(turn), np.cos(lat) * np.sin(turn), np.full(len(turn), np.sin(lat))])
         for lat in np.radians([-60, -30, 0, 30, 60])
     ]
     circles += [

@@ -142,9 +142,7 @@ def _parts(frame: pd.DataFrame, decimals: int) -> tuple[list[str], list[str], di
         try:
             values = frame[column].astype(float)
         except (TypeError, ValueError):
-            raise ValueError(
-                f"expected numbers in column {column!r}, got {frame[column].tolist()[:3]}…"
-            ) from None
+            raise ValueError(f"expected numbers in column {column!r}, got {frame[column].tolist()[:3]}…") from None
         numbers[str(column)] = [_number(value, decimals) for value in values]
     return frame["name"].astype(str).tolist(), codes, numbers
 

@@ -176,9 +176,7 @@ class _Reader:
                 raise self.error(header_row, column, "a value in at least one row", "blank cells only")
         if len(columns) * (steps[-1] + 1) > MAX_VALUES:
             expected = f"at most {MAX_VALUES:,} steps times parameters"
-            raise self.error(
-                rows[-1][0], "STEP", expected, f"{steps[-1] + 1} steps of {len(columns)} parameters"
-            )
+            raise self.error(rows[-1][0], "STEP", expected, f"{steps[-1] + 1} steps of {len(columns)} parameters")
         return Dopesheet(tuple(columns.values()), tuple(keyframes), self.source)
 
     def records(self, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -238,9 +236,7 @@ class _Reader:
     def steps(self, rows: list[tuple[int, str]]) -> list[int]:
         """Resolve the STEP cells of all rows, given as (line, cell), to strictly increasing integers."""
         absolute = {
-            index: self.integer(row, cell)
-            for index, (row, cell) in enumerate(rows)
-            if _ABSOLUTE.fullmatch(cell)
+            index: self.integer(row, cell) for index, (row, cell) in enumerate(rows) if _ABSOLUTE.fullmatch(cell)
         }
         steps: list[int] = []
         anchors = sorted(absolute)
@@ -263,18 +259,12 @@ class _Reader:
         """Resolve one relative STEP cell between the absolute steps above and below it."""
         offset, fraction = _OFFSET.fullmatch(cell), _FRACTION.fullmatch(cell)
         if not (offset or fraction):
-            raise self.error(
-                row, "STEP", "an absolute step, +N, -N, or a fraction such as +0.5 or -0.5", _shown(cell)
-            )
+            raise self.error(row, "STEP", "an absolute step, +N, -N, or a fraction such as +0.5 or -0.5", _shown(cell))
         forward = cell[0] == "+"
         if above is None and (forward or fraction):
-            raise self.error(
-                row, "STEP", "an absolute step in a row above, for this one to count from", _shown(cell)
-            )
+            raise self.error(row, "STEP", "an absolute step in a row above, for this one to count from", _shown(cell))
         if below is None and (fraction or not forward):
-            raise self.error(
-                row, "STEP", "an absolute step in a row below, for this one to count from", _shown(cell)
-            )
+            raise self.error(row, "STEP", "an absolute step in a row below, for this one to count from", _shown(cell))
         if offset:
             distance = self.integer(row, cell[1:])
         else:

@@ -80,7 +80,7 @@ class Timeline:
         import pandas as pd
 
         index = pd.RangeIndex(len(self), name="step")
-        return pd.DataFrame(self._values.copy(), index=index, columns=list(self.parameters))
+        return pd.DataFrame(self._values, index=index, columns=list(self.parameters), copy=True)
 
     def _index(self, step: int) -> int:
         step = operator.index(step)

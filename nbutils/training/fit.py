@@ -87,7 +87,7 @@ def fit(
         batches: draws the members' batches.
         objective: loss and scheduled terms.
         timeline: must have a column `lr` and one a term. Step k trains with `timeline[k]`.
-        optimizer: makes an element-wise optimizer for stacked parameters.
+        optimizer: makes an element-wise optimizer for the ensemble's flat parameters `[members, width]`.
         checkpoint: file to resume from if it is there, and to write every `every` steps and at the end. With an
             executor each worker has its own, with `.part-i-of-n` in the name.
         every: steps between checkpoints; a killed run loses at most this many.
@@ -170,7 +170,7 @@ class _Loop:
         self.objective: Objective = objective
         self.timeline: Timeline = timeline
         self.log_every: int = log_every
-        self.optimizer: torch.optim.Optimizer = optimizer(list(ensemble.parameters.values()))
+        self.optimizer: torch.optim.Optimizer = optimizer([ensemble.flat])
         self.step = 0
         self.failures: list[Failure] = []
         self.rows: list[tuple[int, str, Tensor]] = []  # (step, term, values [members]), made a table at the end
@@ -206,11 +206,10 @@ class _Loop:
         if not total.isfinite().all():
             self._freeze(total.detach())
         frozen, kept = self._frozen()
-        total.masked_fill(frozen, 0.0).sum().backward()
+        self.ensemble.backward(total.masked_fill(frozen, 0.0).sum())
         for group in self.optimizer.param_groups:
             group["lr"] = weights["lr"]
         self.optimizer.step()
-        self.optimizer.zero_grad()
         for tensor, members, rows in kept:
             tensor[members] = rows
         if self.step % self.log_every == 0 or self.step == len(self.timeline) - 1:
@@ -231,7 +230,8 @@ class _Loop:
             return mask, []
         members = torch.tensor([self.ensemble.seeds.index(failure.seed) for failure in self.failures])
         mask[members] = True
-        return mask, [(tensor, members, tensor[members].clone()) for tensor in self.ensemble.state().values()]
+        kept = (self.ensemble.flat.detach(), *self.ensemble.buffers.values())
+        return mask, [(tensor, members, tensor[members].clone()) for tensor in kept]
 
     def _seed_rows(self) -> list[tuple[int, int, str, float]]:
         return [
@@ -249,7 +249,10 @@ class _Loop:
             "parameters": {name: list(tensor.shape) for name, tensor in self.ensemble.state().items()},
             "dtype": str(self.ensemble.dtype),
             "batches": repr(self.batches),
-            "objective": [self.objective.name, *(f"{t.name}@{t.site}/{t.label}: {t.loss}" for t in self.objective.terms)],
+            "objective": [
+                self.objective.name,
+                *(f"{t.name}@{t.site}/{t.label}: {t.loss}" for t in self.objective.terms),
+            ],
             "timeline": [len(self.timeline), *frame.columns, values],
             "optimizer": type(self.optimizer).__name__,
             "log_every": self.log_every,

@@ -214,4 +214,4 @@ def _cosine(latents: Tensor, direction: Sequence[float]) -> Tensor:
             f"got {tuple(direction)}"
         )
     unit = latents.new_tensor([x / length for x in direction])
-    return F.normalize(latents, dim=-1) @ unit
+    return (latents @ unit) / latents.norm(dim=-1).clamp_min(1e-12)
