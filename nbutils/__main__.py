@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except (ValueError, KeyError, FileNotFoundError, ModuleNotFoundError) as error:
         # KeyError's own text is the repr of its message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"nbutils: {message}", file=sys.stderr)
@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     add("test", _test, "Run the tests, then compare the notebooks with their stored outputs.", chooses=False)
     render = add("render", _render, "Write the supplement: one offline HTML page a notebook, and an index.")
     render.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/html)")
+    render.add_argument(
+        "--source", type=Path, metavar="DIR", help="folder of executed copies (default: the committed notebooks)"
+    )
     render.add_argument("--pdf", action="store_true", help="write PDF as well")
     add("update", _update, "Execute notebooks in place, normalised, and print what changed.")
     return parser
@@ -219,7 +222,12 @@ def _render(options: argparse.Namespace) -> int:
     from nbutils.notebook import render
 
     out = (options.out or layout.root() / "build" / "html").resolve()
-    for path in render.render_all(layout.notebooks(*options.notebooks), out, pdf=options.pdf):
+    chosen = layout.notebooks(*options.notebooks)
+    if options.source:
+        chosen = [options.source / path.name for path in chosen]
+        if missing := [path for path in chosen if not path.is_file()]:
+            raise FileNotFoundError(f"{missing[0]} is not there; run the notebook with --out {options.source} first")
+    for path in render.render_all(chosen, out, pdf=options.pdf):
         print(_short(path))
     return 0
 

@@ -58,10 +58,10 @@ def seeded(seed: int, *stream: str | int) -> Iterator[None]:
 
 
 def pin(threads: int = 1) -> None:
-    """Make this process repeatable: one thread for tiny operators, deterministic kernels.
+    """Make runs repeat themselves: in this process and those it starts, and from one x86-64 machine to another.
 
-    One thread because two on operators of this size spend their time waiting for each other; processes use the
-    cores (see `nbutils.training.fit`).
+    Call it first, before any matrix product. One thread because two on operators of this size spend their time
+    waiting for each other; processes use the cores (see `nbutils.training.fit`).
 
     Args:
         threads: OpenMP threads for torch, 1 or more.
@@ -74,3 +74,6 @@ def pin(threads: int = 1) -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # would write NaN to every fresh buffer first
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
+    # MKL picks its kernels by processor, and they round differently; training is chaotic, so a last bit can become
+    # another network. AVX2 is the newest branch that all current x86-64 machines have.
+    os.environ.setdefault("MKL_CBWR", "AVX2")

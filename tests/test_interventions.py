@@ -71,7 +71,7 @@ def test_surgery_names_what_it_cannot_do(model, operation):
             operation(model, "bottleneck", dims)
     with pytest.raises(ValueError, match="linear layer before"):
         operation(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), "0", [0])
-    with pytest.raises(ValueError, match="4 features go in, 3 come out"):
+    with pytest.raises(ValueError, match="4 go in, 3 come out"):
         operation(nn.Sequential(nn.Linear(2, 4), nn.Flatten(), nn.Linear(3, 2)), "1", [0])
 
 

@@ -117,7 +117,7 @@ def test_a_term_with_weight_zero_is_not_computed():
      lambda: AxisAlignedSubspace((3,))(latents(4, 3))],
 )  # fmt: skip
 def test_impossible_arguments_are_refused(bad):
-    with pytest.raises(ValueError, match="got|fit"):
+    with pytest.raises(ValueError, match=r"got|fit"):
         bad()
 
 

@@ -235,7 +235,7 @@ def test_damaged_and_foreign_checkpoints_are_refused_by_name(short, tmp_path):
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"PK\x03\x04 not this"):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="checkpoint.safetensors is not a whole safetensors file"):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is not a whole safetensors file"):
             train([0, 1], short, checkpoint=path)
         assert path.read_bytes() == damaged  # refused, not replaced
     path.write_bytes(content)

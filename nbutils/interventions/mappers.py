@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BoundedFalloff:
-    """Gate that is 0 up to alignment `start` and rises to `slope` at alignment 1: slope·((x − start)/(1 − start))^power.
+    """Gate that is 0 up to alignment `start` and `slope` at alignment 1: slope·((x − start)/(1 − start))^power.
 
     Args:
         start: alignment at which it sets in, in [0, 1): the cosine of the cone's half angle.

@@ -74,7 +74,7 @@ def _neighbors(model: nn.Module, site: str) -> tuple[nn.Linear, nn.Linear]:
     producer, consumer = before[-1], after[0]
     if producer.out_features != consumer.in_features:
         raise ValueError(
-            f"the layers around {site!r} disagree: {producer.out_features} features go in, {consumer.in_features} come out"
+            f"the layers around {site!r} disagree: {producer.out_features} go in, {consumer.in_features} come out"
         )
     return producer, consumer
 

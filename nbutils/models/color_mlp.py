@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 
@@ -45,5 +47,5 @@ class ColorMLP(nn.Module):
 
 def _mlp(inputs: int, hidden: int, outputs: int, nonlinear: int) -> nn.Sequential:
     widths = [inputs, *[hidden] * nonlinear]
-    layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.GELU())]
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.GELU())]
     return nn.Sequential(*layers, nn.Linear(hidden, outputs))

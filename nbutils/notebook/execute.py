@@ -179,7 +179,8 @@ def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) ->
         names: absolute folders and what to call them, besides the project, Python and home.
     """
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA)
+    kept = {key: value for key, value in notebook.metadata.items() if key == "nbutils"}  # its row of the README
+    notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA | kept)
     notebook.cells = [cell for cell in notebook.cells if INJECTED_TAG not in cell.metadata.get("tags", [])]
     seen: Counter[str] = Counter()
     for cell in notebook.cells:

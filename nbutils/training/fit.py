@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -120,7 +121,7 @@ def fit(
 
         executor = get_reusable_executor(max_workers=workers)
     bounds = [len(ensemble) * i // workers for i in range(workers + 1)]
-    shares = [list(range(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    shares = [list(range(a, b)) for a, b in pairwise(bounds)]
     parts = _parts(checkpoint, workers)
     tasks = [
         executor.submit(
