@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, KeyError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
         # KeyError's own text is the repr of its message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"nbutils: {message}", file=sys.stderr)
@@ -113,7 +113,11 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         device = "mps" if torch.backends.mps.is_available() else "cpu"
     memory = psutil.virtual_memory()
-    print(f"nbutils      {__version__} in {layout.root()}")
+    try:
+        place = f"in {layout.root()}"
+    except FileNotFoundError:  # a diagnosis is wanted most where something is amiss
+        place = "outside a checkout: there are no notebooks here"
+    print(f"nbutils      {__version__} {place}")
     print(f"python       {sys.version.split()[0]} at {sys.executable}")
     for package in ("torch", "torchvision", "numpy"):
         print(f"{package:<12} {version(package)}")

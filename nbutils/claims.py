@@ -51,6 +51,8 @@ def begin(stem: str, *, profile: str, source: str) -> None:
     global _record
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem must be a notebook's name without folder or suffix, got {stem!r}")
+    if not isinstance(profile, str) or not isinstance(source, str):
+        raise ValueError(f"profile and source are text, got {profile!r} and {source!r}")
     _record = Record(stem, profile, source, _versions())
 
 
@@ -61,6 +63,11 @@ def stem() -> str:
         ValueError: `begin` was not called.
     """
     return _current().stem
+
+
+def source() -> str | None:
+    """Return the data source given to `begin`; None before it."""
+    return _record.source if _record else None
 
 
 def check(
@@ -90,6 +97,8 @@ def check(
         ValueError: no form, two forms, half a form, or `begin` was not called.
     """
     record = _current()
+    if not isinstance(name, str) or not name.isprintable() or not name.strip():
+        raise ValueError(f"a claim needs a name on one line, got {name!r}")
     given = {"expect": expect, "atol": atol, "at_least": at_least, "at_most": at_most}
     limits = {key: float(limit) for key, limit in given.items() if limit is not None}
     if set(limits) not in ({"expect", "atol"}, {"at_least"}, {"at_most"}, {"at_least", "at_most"}):

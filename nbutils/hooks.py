@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 Edit = Callable[[Tensor], Tensor]
 
+_HELD = ("_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks")  # dicts of a module
+
 
 class UnusedEditWarning(UserWarning):
     """An edit was asked for, but its module never ran inside the block."""
@@ -129,15 +131,22 @@ def _tensor(name: str, output: object) -> Tensor:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Put weights, buffers and training modes back on exit."""
-    modes = {module: module.training for module in model.modules()}
+    """Put hooks, weights, buffers and training modes back on exit: which tensors there are, and what is in them."""
+    modules = [
+        (module, module.training, {name: dict(getattr(module, name)) for name in _HELD}) for module in model.modules()
+    ]
     tensors = {tensor: tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())}
     try:
         yield
     finally:
-        for module, mode in modes.items():
+        for module, mode, held in modules:
             module.training = mode
+            for name, content in held.items():
+                getattr(module, name).clear()
+                getattr(module, name).update(content)
         with torch.no_grad():
             for tensor, saved in tensors.items():
-                if not torch.equal(tensor, saved):
+                if (tensor.dtype, tensor.device, tensor.shape) != (saved.dtype, saved.device, saved.shape):
+                    tensor.data = saved  # `model.half()` and its like keep the tensor and change what it is
+                elif not torch.equal(tensor, saved):
                     tensor.copy_(saved)

@@ -41,6 +41,8 @@ def notebooks(*selectors: str) -> list[Path]:
         name = Path(selector).stem if selector.endswith(".ipynb") else selector
         name = name.zfill(2) if name.isdigit() else name
         matches = [path for path in found if path.stem == name or path.stem.split("-")[0] == name]
+        if selector.endswith(".ipynb") and Path(selector).resolve() not in found and Path(selector).name != selector:
+            matches = []  # a path leads to one file; a namesake elsewhere is not it
         if not matches:
             raise KeyError(f"no notebook {selector!r}; there are {', '.join(path.stem for path in found) or 'none'}")
         chosen += [path for path in matches if path not in chosen]

@@ -87,3 +87,18 @@ def test_an_edit_must_return_a_tensor_of_the_same_shape(model, bad, error):
     with pytest.raises(error, match="the edit at '0'"), edit(model, {"0": bad}):
         model(X)
     assert_same(model, before)
+
+
+def test_what_is_replaced_inside_the_block_is_put_back_too(model):
+    """Another parameter, another buffer, another dtype, and a hook of one's own."""
+    weight, mean = model[0].weight, model[1].running_mean
+    before = snapshot(model)
+    with capture(model, "0"):
+        model[0].weight = nn.Parameter(torch.zeros(4, 3))
+        model[1].running_mean = torch.ones(4)
+        model[3].register_forward_hook(lambda *_: None)
+        model.half()
+    assert model[0].weight is weight
+    assert model[1].running_mean is mean
+    assert weight.dtype == torch.float32
+    assert_same(model, before)

@@ -75,6 +75,27 @@ def test_surgery_names_what_it_cannot_do(model, operation):
         operation(nn.Sequential(nn.Linear(2, 4), nn.Flatten(), nn.Linear(3, 2)), "1", [0])
 
 
+def test_a_linear_site_produces_its_own_output_and_other_weighted_sites_are_refused(model):
+    ablated = ablate(model, "encoder.2", [0])
+    with capture(ablated, "encoder.2") as seen:
+        ablated(colors())
+    assert (seen["encoder.2"][:, 0] == 0).all()
+    assert torch.equal(ablated.encoder[0].weight, model.encoder[0].weight)
+    assert prune(model, "encoder.2", [0])(colors()).shape == (200, 3)
+    with pytest.raises(ValueError, match="weights of its own"):
+        ablate(model, "encoder", [0])
+
+
+def test_ablation_strength_runs_from_nothing_to_all(model):
+    x = colors()
+    assert torch.equal(ablate(model, "bottleneck", [0], strength=0.0)(x), model(x))
+    half = ablate(model, "bottleneck", [0], strength=0.5)
+    assert torch.allclose(half.encoder[4].weight[0], model.encoder[4].weight[0] / 2)
+    assert torch.allclose(half.decoder[0].weight[:, 0], model.decoder[0].weight[:, 0] / 2)
+    with pytest.raises(ValueError, match="strength"):
+        ablate(model, "bottleneck", [0], strength=1.5)
+
+
 def test_pruning_everything_is_refused(model):
     with pytest.raises(ValueError, match="no dimension"):
         prune(model, "bottleneck", range(5))
@@ -87,6 +108,8 @@ def test_hard_suppression_is_projection_on_its_side_and_identity_on_the_other():
     assert (out[positive, 0].abs() < 1e-12).all()
     assert torch.equal(out[positive, 1:], z[positive, 1:])
     assert torch.equal(out[~positive], z[~positive])
+    constant_gate = Suppression(E0, torch.ones_like)(z)  # a falloff that is not 0 at alignment 0
+    assert torch.equal(constant_gate[~positive], z[~positive])
     both = Suppression(E0, HARD, both_ways=True)(z)
     assert both[:, 0].abs().max() < 1e-12
     assert z[:, 0].abs().max() > 0.5
@@ -170,6 +193,11 @@ def test_directions_must_fit_and_not_vanish(bad):
     for steer in (Suppression(bad), Repulsion(bad)):
         with pytest.raises(ValueError, match="width 5"):
             steer(latents())
+
+
+def test_repulsion_needs_a_plane():
+    with pytest.raises(ValueError, match="nowhere to turn"):
+        Repulsion((1.0,))(torch.ones(3, 1))
 
 
 def test_difference_of_means_finds_a_planted_direction_and_shuffled_labels_do_not():

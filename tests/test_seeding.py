@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import torch
 
 from nbutils.seeding import generator, seeded, stream_seed
@@ -21,3 +25,15 @@ def test_seeded_puts_the_global_generator_back_after_an_exception():
     except RuntimeError:
         pass
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_pin_sets_threads_kernels_and_determinism_for_this_process_and_its_children():
+    program = (
+        "import os, torch\nfrom nbutils import seeding\nseeding.pin(1)\n"
+        "print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), os.environ['MKL_CBWR'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["1", "True", "AVX2"]

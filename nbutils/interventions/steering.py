@@ -24,7 +24,7 @@ class Suppression:
 
     Args:
         direction: v `[K]`; scaled to unit length.
-        falloff: alignment in [0, 1] -> gate in [0, 1].
+        falloff: alignment in (0, 1] -> gate in [0, 1].
         strength: 0 leaves everything, 1 applies the gate in full.
         both_ways: also act on activations aligned with −v.
     """
@@ -43,7 +43,7 @@ class Suppression:
         along = x @ v  # (...,)
         alignment = along / x.norm(dim=-1).clamp_min(1e-12)
         alignment = alignment.abs() if self.both_ways else alignment
-        gate = self.strength * self.falloff(alignment.clamp(0, 1))
+        gate = torch.where(alignment > 0, self.strength * self.falloff(alignment.clamp(0, 1)), 0.0)
         return x - (gate * along).unsqueeze(-1) * v
 
 
@@ -66,6 +66,8 @@ class Repulsion:
 
     def __call__(self, x: Tensor) -> Tensor:
         v = _unit(self.direction, x)
+        if len(v) < 2:
+            raise ValueError("on a line there is nowhere to turn: repulsion needs activations of width 2 or more")
         length = x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         unit = x / length
         cosine = unit @ v

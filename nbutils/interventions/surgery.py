@@ -18,26 +18,30 @@ from nbutils.hooks import submodule
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def ablate(model: Model, site: str, dims: Sequence[int]) -> Model:
+def ablate(model: Model, site: str, dims: Sequence[int], strength: float = 1.0) -> Model:
     """Return a copy in which latent dimensions are always zero: producer rows and biases, and consumer columns, are 0.
 
     Args:
         model: any module in which `site` stands between two linear layers.
         site: dotted path of the latent's module, e.g. `"bottleneck"`.
         dims: latent dimensions.
+        strength: in [0, 1]; what is zeroed at 1 is multiplied by 1 − strength below.
 
     Raises:
         KeyError: no such site.
-        ValueError: no linear layer on one side, widths that disagree, or dims out of range.
+        ValueError: no linear layer on one side, widths that disagree, weights at the site itself, or dims or strength
+            out of range.
     """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in [0, 1]; got {strength}")
     model = copy.deepcopy(model)
     producer, consumer = _neighbors(model, site)
     dropped = _checked(dims, producer.out_features)
     with torch.no_grad():
-        producer.weight[dropped] = 0
+        producer.weight[dropped] *= 1 - strength
         if producer.bias is not None:
-            producer.bias[dropped] = 0
-        consumer.weight[:, dropped] = 0
+            producer.bias[dropped] *= 1 - strength
+        consumer.weight[:, dropped] *= 1 - strength
     return model
 
 
@@ -67,7 +71,9 @@ def _neighbors(model: nn.Module, site: str) -> tuple[nn.Linear, nn.Linear]:
     modules = list(model.modules())
     at = modules.index(target)
     inside = set(target.modules())
-    before = [m for m in modules[:at] if isinstance(m, nn.Linear)]
+    if next(target.parameters(), None) is not None and not isinstance(target, nn.Linear):
+        raise ValueError(f"{site!r} has weights of its own; name the module whose output is the latent")
+    before = [m for m in modules[: at + 1] if isinstance(m, nn.Linear)]  # a linear site produces its own output
     after = [m for m in modules[at:] if isinstance(m, nn.Linear) and m not in inside]
     if not before or not after:
         raise ValueError(f"{site!r} needs a linear layer before it and one after it")

@@ -437,7 +437,8 @@ def _plotly() -> dict[str, Markup]:
     """Return the scripts that draw the figures of a page."""
     from plotly.offline import get_plotlyjs
 
-    theme = {"accents": dict(zip(LIGHT.accents, DARK.accents, strict=True)), "layout": DARK.plotly()}
+    light, dark = ((theme.ink, theme.muted, *theme.accents) for theme in (LIGHT, DARK))
+    theme = {"colours": dict(zip(light, dark, strict=True)), "layout": DARK.plotly()}
     return {
         "theme": Markup(json.dumps(theme, sort_keys=True)),
         "library": Markup(get_plotlyjs()),

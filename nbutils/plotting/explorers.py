@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 
 from nbutils.plotting import theme as themes
 from nbutils.plotting.color_cubes import plot_cube_slices
-from nbutils.plotting.figures import PLOTLY
+from nbutils.plotting.figures import PLOTLY, SCREEN_PIXELS_PER_INCH
 from nbutils.plotting.latents import latent_sphere
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def color_cube_explorer(
             return
         status.value = f'<p role="status">{html.escape(chosen)}</p>'
         alt = html.escape(f"Slices of the colour cube, reconstructed around true colours: {chosen}", quote=True)
-        cube.value = f'<img alt="{alt}" src="data:image/png;base64,{b64encode(picture).decode()}">'
+        data = b64encode(picture).decode()
+        cube.value = f'<img style="max-width:100%;height:auto" alt="{alt}" src="data:image/png;base64,{data}">'
         text = f"Latents on the unit sphere: {chosen}"
         sphere.outputs = (
             {"output_type": "display_data", "data": {PLOTLY: latents, "text/plain": text}, "metadata": {}},
@@ -115,7 +116,7 @@ def _png(result: Result) -> bytes:
     with themes.use(themes.current()):
         fig = view_cube(result)
         try:
-            fig.savefig(out, format="png")
+            fig.savefig(out, format="png", dpi=SCREEN_PIXELS_PER_INCH)  # the size at which `show` displays
         finally:
             plt.close(fig)
     return out.getvalue()

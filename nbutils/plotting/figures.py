@@ -74,7 +74,10 @@ def show(
         raise ValueError(f"figure {name!r} needs alt text that says what a sighted reader takes from it")
     if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name):
         raise ValueError(f"a figure's name takes lower-case letters, digits, - and _, got {name!r}")
-    folder = layout.assets(stem or claims.stem())
+    stem = stem or claims.stem()
+    if Path(stem).name != stem:
+        raise ValueError(f"stem must be a notebook's name without folder, got {stem!r}")
+    folder = layout.assets(stem)
 
     pictures: dict[str, bytes] = {}
     bundle: dict[str, Any] = {"text/plain": alt}
@@ -109,7 +112,7 @@ def manifest(stem: str) -> dict[str, dict[str, Any]]:
     """Return the manifest of a notebook's figures by name; empty where there is none.
 
     An entry is `{"light": {"file", "sha256", "bytes"}, "dark": the same, "cell": execution count or None,
-    "alt": text}`.
+    "alt": text, "source": where the data came from or None}`.
 
     Raises:
         ValueError: the file is not a manifest.
@@ -251,7 +254,7 @@ def _enter(folder: Path, name: str, alt: str, pictures: dict[str, bytes]) -> Non
     for look, file in (("light", f"{name}.png"), ("dark", f"{name}.dark.png")):
         content = atomic.write(folder / file, pictures[look]).read_bytes()
         entry[look] = {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt}}
+    entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt, "source": claims.source()}}
     text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False)
     atomic.write(folder / "manifest.json", text + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -20,8 +21,10 @@ class Ensemble:
     Member *i* starts from `build()` run under the initialisation stream of seed *i*, and stays a function of that seed
     alone: members share no draws and no arithmetic. One seed is an ensemble of one.
 
-    Double precision is the default because training is chaotic. In float32 the rounding of a differently shaped matrix
-    product grows, over 1,501 steps of the colour cube, into parameters that differ by 1; in float64 into 1e-11.
+    Double precision is the default because training is chaotic. Over the 1,501 steps of the colour cube a difference
+    in rounding grew into other networks for most seeds in float32; in float64 it stayed below 1e-8 for 94 of 100
+    seeds, and became another network for one. Members are therefore also laid out so that their rounding does not
+    depend on the others (`flat`): member i is the single run of seed i to the last bit.
 
     Args:
         build: returns a freshly initialised module; called once a seed.
@@ -47,7 +50,7 @@ class Ensemble:
         dtype: torch.dtype = torch.float64,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.seeds = tuple(seeds)
+        self.seeds = tuple(operator.index(seed) for seed in seeds)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"an ensemble needs distinct seeds, at least one; got {self.seeds}")
         self.build = build

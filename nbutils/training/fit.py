@@ -7,9 +7,11 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
@@ -40,7 +42,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """A member that left the run: its loss was not finite at `step`; its weights are those it had there."""
+    """A member that left the run: its loss or gradient was not finite at `step`; its weights are those it had there."""
 
     seed: int
     step: int
@@ -54,7 +56,7 @@ class Fit:
     Attributes:
         ensemble: the trained ensemble (the one given, trained in place).
         history: tidy: columns seed, step, term, value. Terms are losses before weighting, and `total`.
-        failures: members whose loss became NaN or infinite.
+        failures: members whose loss or gradient became NaN or infinite.
     """
 
     ensemble: Ensemble
@@ -99,19 +101,25 @@ def fit(
         label: of the progress bar.
 
     Returns:
-        The ensemble, its history, and members that failed. A member whose loss is NaN or infinite is frozen at the
-        weights it had, and the others go on.
+        The ensemble, its history, and members that failed. A member whose loss or gradient is NaN or infinite is
+        frozen at the weights it had, and the others go on.
 
     Raises:
-        ValueError: the timeline lacks a parameter; `every` or `log_every` is below 1.
+        ValueError: the timeline lacks a parameter, two terms have one name, `every` or `log_every` is below 1, the
+            executor is none, or the run cannot be described in a checkpoint.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     for name in ("lr", *(term.name for term in objective.terms)):
         if name not in timeline.parameters:
             raise ValueError(f"the timeline has no column {name!r}; it has {', '.join(timeline.parameters)}")
+    names = ["total", objective.name, *(term.name for term in objective.terms)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the loss and its terms need names of their own, none of them 'total'; got {names[1:]}")
     for name, number in (("every", every), ("log_every", log_every)):
         if number < 1:
             raise ValueError(f"{name} must be 1 or more; got {number}")
+    if not (executor is None or executor == "loky" or hasattr(executor, "submit")):
+        raise ValueError(f"executor must be None, 'loky' or a PEP 3148 executor; got {executor!r}")
     if executor is None:
         loop = _Loop(ensemble, batches, objective, timeline, optimizer, log_every)
         return loop.run(Path(checkpoint) if checkpoint else None, every, label)
@@ -142,11 +150,14 @@ def fit(
 
 def _train_share(ensemble, batches, objective, timeline, optimizer, part, every, log_every):
     """Train some members in a worker; return plain data, which travels cheaper than live objects."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes use the cores
-    os.environ[progress.SILENT_VARIABLE] = "1"  # the caller shows one bar for all
-    loop = _Loop(ensemble, batches, objective, timeline, optimizer, log_every)
-    loop.run(part, every, label="")
-    return {name: tensor.cpu() for name, tensor in ensemble.state().items()}, loop._seed_rows(), tuple(loop.failures)
+    try:
+        loop = _Loop(ensemble, batches, objective, timeline, optimizer, log_every)
+        loop.run(part, every, label=None)  # the caller shows one bar for all
+    finally:
+        torch.set_num_threads(threads)  # a thread of the caller's own process is an executor, too
+    return {name: tensor.cpu() for name, tensor in ensemble.state().items()}, loop.seed_rows(), tuple(loop.failures)
 
 
 def _parts(checkpoint: str | Path | None, workers: int) -> list[Path | None]:
@@ -172,21 +183,25 @@ class _Loop:
         self.timeline: Timeline = timeline
         self.log_every: int = log_every
         self.optimizer: torch.optim.Optimizer = optimizer([ensemble.flat])
+        self.initial = hashlib.sha256(ensemble.flat.detach().cpu().numpy().tobytes()).hexdigest()[:16]
         self.step = 0
         self.failures: list[Failure] = []
         self.rows: list[tuple[int, str, Tensor]] = []  # (step, term, values [members]), made a table at the end
 
-    def run(self, path: Path | None, every: int, label: str) -> Fit:
-        if path and path.exists():
-            self._restore(path)
+    def run(self, path: Path | None, every: int, label: str | None) -> Fit:
+        if path:
+            self._identity()  # a run that cannot be described is refused before its work, not after
+            if path.exists():
+                self._restore(path)
         steps = len(self.timeline)
         # Freeing one large block makes glibc keep what is freed later (its thresholds adapt to the largest) instead of
         # handing each step's buffers back to the system and having them cleared anew: a third of the time otherwise.
         large = torch.empty(24 * 2**20, dtype=torch.uint8)
         del large
         drawn: dict[str, Tensor] = {}
-        with progress.bar(steps, label) as bar:
-            bar.update(self.step)
+        with progress.bar(steps, label) if label is not None else nullcontext() as bar:
+            if bar is not None:
+                bar.update(self.step)
             while self.step < steps:
                 block, offset = divmod(self.step, self.batches.block)
                 if offset == 0 or not drawn:
@@ -194,20 +209,25 @@ class _Loop:
                     drawn = {key: torch.stack([draw[key] for draw in draws], dim=1) for key in draws[0]}
                 self._train_step({key: value[offset] for key, value in drawn.items()})
                 self.step += 1
-                bar.update(1)
+                if bar is not None:
+                    bar.update(1)
                 if path and (self.step % every == 0 or self.step == steps):
                     self._save(path)
-        return Fit(self.ensemble, _tidy(self._seed_rows()), tuple(self.failures))
+        return Fit(self.ensemble, _tidy(self.seed_rows()), tuple(self.failures))
 
     def _train_step(self, drawn: dict[str, Tensor]) -> None:
         weights = self.timeline[self.step]
-        batch = self.batches.batch({k: v.to(self.ensemble.device) for k, v in drawn.items()}, self.ensemble.dtype)
+        batch = self.batches.batch(drawn, self.ensemble.dtype)
+        batch = {name: tensor.to(self.ensemble.device) for name, tensor in batch.items()}
         output, activations = self.ensemble(batch["input"], self.objective.sites, training=True)
         total, values = self.objective(output, batch, activations, weights)
-        if not total.isfinite().all():
-            self._freeze(total.detach())
-        frozen, kept = self._frozen()
+        frozen, _ = self._frozen()
         self.ensemble.backward(total.masked_fill(frozen, 0.0).sum())
+        # A gradient can overflow where the loss did not; either way the weights of this step are the last good ones.
+        finite = total.detach().isfinite() & self.ensemble.flat.grad.isfinite().all(1)
+        if not finite.all():
+            self._freeze(total.detach(), finite)
+        _, kept = self._frozen()
         for group in self.optimizer.param_groups:
             group["lr"] = weights["lr"]
         self.optimizer.step()
@@ -217,11 +237,10 @@ class _Loop:
             for name, value in {"total": total, **values}.items():
                 self.rows.append((self.step, name, value.detach().double().cpu()))
 
-    def _freeze(self, total: Tensor) -> None:
+    def _freeze(self, total: Tensor, finite: Tensor) -> None:
         gone = {failure.seed for failure in self.failures}
-        for member, loss in enumerate(total.tolist()):
-            seed = self.ensemble.seeds[member]
-            if seed not in gone and not torch.isfinite(total[member]):
+        for seed, loss, well in zip(self.ensemble.seeds, total.tolist(), finite.tolist(), strict=True):
+            if seed not in gone and not well:
                 self.failures.append(Failure(seed, self.step, loss))
 
     def _frozen(self) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
@@ -234,7 +253,7 @@ class _Loop:
         kept = (self.ensemble.flat.detach(), *self.ensemble.buffers.values())
         return mask, [(tensor, members, tensor[members].clone()) for tensor in kept]
 
-    def _seed_rows(self) -> list[tuple[int, int, str, float]]:
+    def seed_rows(self) -> list[tuple[int, int, str, float]]:
         return [
             (seed, step, term, value)
             for step, term, values in self.rows
@@ -249,13 +268,16 @@ class _Loop:
             "seeds": self.ensemble.seeds,
             "parameters": {name: list(tensor.shape) for name, tensor in self.ensemble.state().items()},
             "dtype": str(self.ensemble.dtype),
-            "batches": repr(self.batches),
-            "objective": [
-                self.objective.name,
-                *(f"{t.name}@{t.site}/{t.label}: {t.loss}" for t in self.objective.terms),
-            ],
+            "model": repr(self.ensemble._template),
+            "initial parameters": self.initial,
+            "batches": _named(self.batches),
+            "loss": f"{self.objective.name}: {_named(self.objective.loss)}",
+            "terms": [f"{t.name}@{t.site}/{t.label}: {_named(t.loss)}" for t in self.objective.terms],
             "timeline": [len(self.timeline), *frame.columns, values],
-            "optimizer": type(self.optimizer).__name__,
+            "optimizer": [
+                type(self.optimizer).__name__,
+                {k: v for k, v in self.optimizer.defaults.items() if k != "lr"},
+            ],
             "log_every": self.log_every,
         }
 
@@ -283,6 +305,20 @@ class _Loop:
         self.step = where["step"]
         self.failures = [Failure(*failure) for failure in where["failures"]]
         self.rows = [(step, term, tensors["history"][i]) for i, (step, term) in enumerate(where["history"])]
+
+
+def _named(thing: object) -> str:
+    """Return a name that is the same in the next process.
+
+    Raises:
+        ValueError: it has only an address to be told by.
+    """
+    if isinstance(thing, FunctionType):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    name = repr(thing)
+    if " at 0x" in name:
+        raise ValueError(f"a checkpoint cannot name {name}; give it a repr, as a frozen dataclass has")
+    return name
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,14 +1,23 @@
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const theme = JSON.parse(document.getElementById("dark-theme").textContent);
+  // Theme colours change with the scheme; the colours of single points are data and stay.
+  const recolour = (node) => {
+    if (typeof node === "string") return theme.colours[node.toLowerCase()] ?? node;
+    if (Array.isArray(node)) return node.map(recolour);
+    if (node === null || typeof node !== "object") return node;
+    const isData = (key, value) => key === "marker" && Array.isArray(value?.color);
+    return Object.fromEntries(Object.entries(node).map(([k, v]) => [k, isData(k, v) ? v : recolour(v)]));
+  };
   const draw = (box) => {
-    let text = document.getElementById(box.dataset.figure).textContent;
-    if (dark.matches) text = text.replace(/#[0-9a-f]{6}\b/gi, (c) => theme.accents[c.toLowerCase()] ?? c);
-    const { data, layout } = JSON.parse(text);
+    const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
+    const { data, layout } = dark.matches ? recolour(figure) : figure;
     if (dark.matches) layout.template = { ...layout.template, layout: theme.layout };
+    layout.width = Math.min(layout.width ?? box.clientWidth, box.clientWidth); // a narrow page shows all of it
     Plotly.react(box, data, layout, { responsive: true, displaylogo: false });
   };
   const drawAll = () => document.querySelectorAll(".plotly-figure").forEach(draw);
   drawAll();
   dark.addEventListener("change", drawAll);
+  addEventListener("resize", drawAll);
 })();
