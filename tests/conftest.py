@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("MKL_CBWR", "AVX2")  # as `seeding.pin` does: must be there before the first matrix product
+
 from pathlib import Path
 
 import nbformat
