@@ -10,6 +10,7 @@ from nbutils.training.regularizers import (
     AngularAnchor,
     AntiAnchor,
     AxisAlignedSubspace,
+    ParameterDrift,
     Planarity,
     Separate,
     Unitarity,
@@ -129,3 +130,29 @@ def test_separate_reaches_about_twenty_degrees():
             dtype=torch.float64,
         )
         assert Separate()(z)[0].item() == pytest.approx(expected, abs=0.01)
+
+
+def test_drift_is_the_mean_over_all_parameters_of_a_member():
+    reference = {"w": latents(3, 4, 5), "b": latents(3, 2, seed=1)}
+    moved = {name: tensor.clone() for name, tensor in reference.items()}
+    drift = ParameterDrift(reference)
+    assert drift(moved).tolist() == [0, 0, 0]
+    moved["w"][1, 2, 3] -= 1.1
+    moved["b"][2] += 2.2
+    assert torch.allclose(drift(moved), torch.tensor([0, 1.1 / 22, 4.4 / 22], dtype=torch.float64))
+    assert torch.allclose(drift.select([2])({k: v[2:] for k, v in moved.items()}), drift(moved)[2:])
+    reference["w"] += 1  # the reference is a copy
+    assert drift(moved)[0] == 0
+    pull = torch.autograd.grad(drift({k: v.requires_grad_() for k, v in moved.items()}).sum(), list(moved.values()))
+    assert torch.allclose(pull[1], torch.tensor([[0.0] * 2, [0] * 2, [1 / 22] * 2], dtype=torch.float64))
+    for wrong in ({"w": moved["w"]}, {**moved, "b": moved["b"][:2]}):
+        with pytest.raises(ValueError, match="reference"):
+            drift(wrong)
+
+
+def test_drift_is_told_apart_by_its_reference():
+    reference = {"w": latents(3, 4)}
+    text = repr(ParameterDrift(reference))
+    assert text == repr(ParameterDrift(dict(reference)))
+    reference["w"][0, 0] += 1e-12
+    assert repr(ParameterDrift(reference)) != text

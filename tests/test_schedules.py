@@ -348,3 +348,20 @@ def test_a_refused_target_leaves_the_movement_under_way():
         parameter.advance(-1)
     assert parameter.value == 0.5
     assert parameter.advance(5) == 1.0
+
+
+def test_a_section_is_one_phase_from_step_0():
+    sheet = Timeline.from_csv(layout.dopesheet("02-poisoned-mnist"))
+    sections = {name: sheet.section(name) for name in ("clean", "poison", "rehabilitate")}
+    assert [len(section) for section in sections.values()] == [1900] * 3
+    for (name, section), drift in zip(sections.items(), (0, 1000, 500), strict=True):
+        assert {(section[step]["lr"], section[step]["drift"]) for step in range(1900)} == {(1e-3, drift)}
+        assert section.phase(0) == section.phase(1899) == name
+        assert section.frame().index[[0, -1]].tolist() == [0, 1899]
+    with pytest.raises(IndexError):
+        sections["clean"][1900]
+    resolved = timeline("STEP,PHASE,ACTION,a\n0,one,,0\n4,two,save,4\n6,one,,\n8,,,8\n")
+    assert resolved.section("two").actions(0) == ("save",)
+    for wrong, count in (("three", 0), ("one", 2)):
+        with pytest.raises(KeyError, match=f"expected one phase '{wrong}', got {count}; .*one, two, one"):
+            resolved.section(wrong)

@@ -12,14 +12,17 @@ import pytest
 import torch
 
 from nbutils import layout
+from nbutils.data import digits
 from nbutils.data.color_cube import ColorBatches
 from nbutils.models.color_mlp import ColorMLP
+from nbutils.models.mnist_net import MnistNet
+from nbutils.schedules import Dopesheet
 from nbutils.schedules.timeline import Timeline
 from nbutils.training.checkpoints import CheckpointError
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
-from nbutils.training.objective import Objective, Term
-from nbutils.training.regularizers import AngularAnchor, AntiAnchor, AxisAlignedSubspace, Separate
+from nbutils.training.objective import Objective, ParameterTerm, Term, cross_entropy
+from nbutils.training.regularizers import AngularAnchor, AntiAnchor, AxisAlignedSubspace, ParameterDrift, Separate
 
 RED, ANTI_RED = (1.0, 0, 0, 0, 0), (-1.0, 0, 0, 0, 0)
 OBJECTIVE = Objective(
@@ -427,3 +430,83 @@ def test_stacked_layers_and_vmap_give_the_same_numbers_and_gradients(short):
         assert torch.allclose(seen_a["bottleneck"], seen_b["bottleneck"], atol=1e-12)
     results = [fit(e, ColorBatches(), OBJECTIVE, short).ensemble for e in (fast, general)]
     assert all(difference(results[0], i, results[1], i) < 1e-9 for i in range(3))
+
+
+DIGIT_PHASES = "STEP,PHASE,lr,drift:linear:step\n0,clean,1e-3,0\n12,poison,,1000\n19,,,\n"
+
+
+@pytest.fixture(scope="module")
+def few_digits():
+    return digits.load("embedded").train[:128]
+
+
+def train_digits(seeds, data, phase, model=MnistNet, start=None, reference=None, **options):
+    timeline = Timeline(Dopesheet.from_text(DIGIT_PHASES)).section(phase)
+    ensemble = Ensemble(model, seeds, dtype=torch.float32)
+    terms = []
+    if start is not None:
+        ensemble.load(start)
+        terms = [ParameterTerm("drift", ParameterDrift(reference or start))]
+    batches = digits.DigitBatches(data, digits.Trigger.checkerboard(), phase, batch_size=16)
+    return fit(ensemble, batches, Objective(terms, cross_entropy, "cross-entropy"), timeline, log_every=1, **options)
+
+
+class Vectorised(MnistNet):
+    one_by_one = False
+
+
+def test_members_one_by_one_and_vmap_are_one_computation(few_digits):
+    one_by_one, vectorised = Ensemble(MnistNet, [0, 1]), Ensemble(Vectorised, [0, 1])
+    images = torch.randn(2, 4, 1, 28, 28, dtype=torch.float64)
+    results = []
+    for ensemble in (one_by_one, vectorised):
+        output, seen = ensemble(images, ["net.3"], training=True)
+        ensemble.backward(output.square().sum() + seen["net.3"].square().sum())
+        results.append((output, seen["net.3"], ensemble.flat.grad.clone()))
+    assert results[0][2].abs().max() > 0
+    for a, b in zip(*results, strict=True):
+        assert a.shape == b.shape
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_convolutional_member_equals_its_single_run_bit_for_bit_in_single_precision(few_digits):
+    several = train_digits([2, 5], few_digits, "clean").ensemble
+    alone = train_digits([5], few_digits, "clean").ensemble
+    assert difference(several, 1, alone, 0) == 0
+    assert difference(several, 0, alone, 0) > 0.01
+
+
+def test_drift_holds_weights_near_its_reference_and_follows_shares_of_seeds(few_digits):
+    start = {k: v.clone() for k, v in train_digits([0, 1, 2], few_digits, "clean").ensemble.state().items()}
+    held = train_digits([0, 1, 2], few_digits, "poison", start=start)
+    drift = held.history[held.history.term == "drift"].set_index(["step", "seed"]).value
+    assert (drift.loc[0] == 0).all()
+    assert (drift.loc[6] > 0).all()
+    free = Ensemble(MnistNet, [0, 1, 2], dtype=torch.float32)
+    free.load(start)
+    batches = digits.DigitBatches(few_digits, digits.Trigger.checkerboard(), "poison", batch_size=16)
+    timeline = Timeline(Dopesheet.from_text(DIGIT_PHASES)).section("poison")
+    fit(free, batches, Objective([], cross_entropy), timeline)
+    distances = [ParameterDrift(start)(ensemble.state()) for ensemble in (held.ensemble, free)]
+    assert (distances[0] < 0.7 * distances[1]).all()
+    with ThreadPoolExecutor(2) as executor:
+        shared = train_digits([0, 1, 2], few_digits, "poison", start=start, executor=executor, workers=2)
+    # A worker that took another member's reference would pull towards another network.
+    assert all(difference(held.ensemble, i, shared.ensemble, i) == 0 for i in range(3))
+
+
+def test_a_checkpoint_belongs_to_the_reference_it_drifts_from(few_digits, tmp_path):
+    path = tmp_path / "poison.safetensors"
+    start = {k: v.clone() for k, v in Ensemble(MnistNet, [0], dtype=torch.float32).state().items()}
+    first = train_digits([0], few_digits, "poison", start=start, checkpoint=path)
+    again = train_digits([0], few_digits, "poison", start=start, checkpoint=path)
+    assert difference(first.ensemble, 0, again.ensemble, 0) == 0
+    other = {**start, "net.9.bias": start["net.9.bias"] + 1e-6}
+    with pytest.raises(CheckpointError, match="another run: terms"):
+        train_digits([0], few_digits, "poison", start=start, reference=other, checkpoint=path)
+
+
+def test_cross_entropy_is_a_members_mean():
+    logits, labels = torch.randn(3, 5, 10), torch.randint(10, (3, 5))
+    expected = [torch.nn.functional.cross_entropy(logits[i], labels[i]) for i in range(3)]
+    assert torch.allclose(cross_entropy(logits, labels), torch.stack(expected))

@@ -62,8 +62,12 @@ _KNOWN: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: kind, folder, r
 }
 
 
-def find(name: str) -> Source:
-    """Look for a data set under `$NBUTILS_DATA`.
+def find(name: str, root: str | Path | None = None) -> Source:
+    """Look for a data set.
+
+    Args:
+        name: of a known data set.
+        root: the folder it may lie under; `$NBUTILS_DATA` by default.
 
     Raises:
         KeyError: no such data set is known; the message lists those that are.
@@ -71,7 +75,7 @@ def find(name: str) -> Source:
     if name not in _KNOWN:
         raise KeyError(f"no data set {name!r}; known are {', '.join(_KNOWN)}")
     kind, folder, required = _KNOWN[name]
-    base = os.environ.get(DATA_VARIABLE)
+    base = root or os.environ.get(DATA_VARIABLE)
     if not base:
         return Source(name, kind, False, (), None, required)
     path = Path(base).expanduser() / folder

@@ -67,6 +67,25 @@ class Timeline:
         place = bisect(self._phases, self._index(step), key=operator.itemgetter(0))
         return self._phases[place - 1][1] if place else ""
 
+    def section(self, phase: str) -> Timeline:
+        """Return one phase as a timeline of its own that begins at step 0.
+
+        Raises:
+            KeyError: no phase has this name, or several have; the message lists the sheet's.
+        """
+        places = [place for place, (_, name) in enumerate(self._phases) if name == phase]
+        if len(places) != 1:
+            named = ", ".join(name for _, name in self._phases) or "none"
+            raise KeyError(f"expected one phase {phase!r}, got {len(places)}; the sheet's phases are {named}")
+        ends = [step for step, _ in self._phases[1:]] + [len(self)]
+        start, end = self._phases[places[0]][0], ends[places[0]]
+        section = object.__new__(Timeline)
+        section.parameters = self.parameters
+        section._values = self._values[start:end]
+        section._phases = [(0, phase)]
+        section._actions = {step - start: names for step, names in self._actions.items() if start <= step < end}
+        return section
+
     def actions(self, step: int) -> tuple[str, ...]:
         """Return the names of what happens at exactly `step`.
 

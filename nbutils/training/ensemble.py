@@ -120,7 +120,10 @@ class Ensemble:
     def __call__(
         self, inputs: Tensor, sites: Sequence[str] = (), *, training: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run all members, each on its own batch.
+        """Run all members, each on its own batch: stacked, through `vmap`, or one after the other.
+
+        A model that says `one_by_one = True` has its members run in turn, which suits those whose operators gain
+        nothing from one more axis.
 
         Args:
             inputs: `[members, batch, ...]`, or `[1, batch, ...]` for the same batch to all.
@@ -151,10 +154,20 @@ class Ensemble:
             model.train(training)
             if self._stacked is not None:
                 return model(inputs), seen
+            if getattr(model, "one_by_one", False):
+                results = [one(*state, x) for state, x in zip(self._members(), inputs, strict=True)]
+                outputs, seen_by = zip(*results, strict=True)
+                return torch.stack(outputs), {site: torch.stack([s[site] for s in seen_by]) for site in sites}
             return torch.vmap(one, randomness="different")(self.parameters, self.buffers, inputs)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _members(self) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Return (parameters, buffers) of each member, views that gradients flow through."""
+        # `unbind` rather than an index a member: going back it fills each parameter's gradient once.
+        rows = [{name: tensor.unbind() for name, tensor in kind.items()} for kind in (self.parameters, self.buffers)]
+        return [tuple({name: row[i] for name, row in kind.items()} for kind in rows) for i in range(len(self))]
 
     def _stack(self) -> nn.Module | None:
         """Return the model with stacked linear layers, or None where only `vmap` can run all members at once.

@@ -20,7 +20,7 @@ from torch import Tensor
 from nbutils import progress
 from nbutils.training import checkpoints
 from nbutils.training.ensemble import Ensemble
-from nbutils.training.objective import Objective
+from nbutils.training.objective import Objective, ParameterTerm, Term
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,8 @@ def fit(
         log_every: steps between rows of the history.
         executor: any PEP 3148 executor splits the seeds over `workers` tasks; `"loky"` makes one process a core of
             this machine. None trains here.
-        workers: tasks for the executor; the number of cores by default.
+        workers: tasks for the executor; the number of cores by default. One a seed keeps the cores busy to the end
+            where members gain nothing from each other (see `Ensemble`).
         label: of the progress bar.
 
     Returns:
@@ -127,13 +128,21 @@ def fit(
     if executor == "loky":
         from loky import get_reusable_executor
 
-        executor = get_reusable_executor(max_workers=workers)
+        executor = get_reusable_executor(max_workers=min(workers, os.cpu_count() or 1))
     bounds = [len(ensemble) * i // workers for i in range(workers + 1)]
     shares = [list(range(a, b)) for a, b in pairwise(bounds)]
     parts = _parts(checkpoint, workers)
     tasks = [
         executor.submit(
-            _train_share, ensemble.select(share), batches, objective, timeline, optimizer, part, every, log_every
+            _train_share,
+            ensemble.select(share),
+            batches,
+            objective.select(share),
+            timeline,
+            optimizer,
+            part,
+            every,
+            log_every,
         )
         for share, part in zip(shares, parts, strict=True)
     ]
@@ -220,7 +229,7 @@ class _Loop:
         batch = self.batches.batch(drawn, self.ensemble.dtype)
         batch = {name: tensor.to(self.ensemble.device) for name, tensor in batch.items()}
         output, activations = self.ensemble(batch["input"], self.objective.sites, training=True)
-        total, values = self.objective(output, batch, activations, weights)
+        total, values = self.objective(output, batch, activations, weights, self.ensemble.parameters)
         frozen, _ = self._frozen()
         self.ensemble.backward(total.masked_fill(frozen, 0.0).sum())
         # A gradient can overflow where the loss did not; either way the weights of this step are the last good ones.
@@ -272,7 +281,7 @@ class _Loop:
             "initial parameters": self.initial,
             "batches": _named(self.batches),
             "loss": f"{self.objective.name}: {_named(self.objective.loss)}",
-            "terms": [f"{t.name}@{t.site}/{t.label}: {_named(t.loss)}" for t in self.objective.terms],
+            "terms": [f"{term.name}@{_place(term)}: {_named(term.loss)}" for term in self.objective.terms],
             "timeline": [len(self.timeline), *frame.columns, values],
             "optimizer": [
                 type(self.optimizer).__name__,
@@ -305,6 +314,10 @@ class _Loop:
         self.step = where["step"]
         self.failures = [Failure(*failure) for failure in where["failures"]]
         self.rows = [(step, term, tensors["history"][i]) for i, (step, term) in enumerate(where["history"])]
+
+
+def _place(term: Term | ParameterTerm) -> str:
+    return f"{term.site}/{term.label}" if isinstance(term, Term) else "parameters"
 
 
 def _named(thing: object) -> str:

@@ -1,10 +1,13 @@
-"""What training minimises: a reconstruction loss and scheduled terms on activations."""
+"""What training minimises: a main loss, and scheduled terms on activations and on parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor], Tensor]
@@ -13,6 +16,12 @@ Loss = Callable[[Tensor], Tensor]
 def mean_squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of each member: `[members, batch, ...]` twice -> `[members]`."""
     return (output - target).square().flatten(1).mean(1)
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross-entropy of each member: logits `[members, batch, classes]`, labels `[members, batch]`."""
+    losses = F.cross_entropy(output.flatten(0, 1), target.flatten(), reduction="none")
+    return losses.view(target.shape).mean(1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,33 @@ class Term:
         return (losses * label).sum(1) / (label.sum(1) + 1e-8)
 
 
+class ParameterLoss(Protocol):
+    """A loss on parameters. Its `repr` must identify it, reference weights included: a checkpoint compares it."""
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of each member `[members]` for parameters by name, `[members, ...]`."""
+
+    def select(self, members: Sequence[int]) -> ParameterLoss:
+        """Return the loss for some of the members."""
+
+
+@dataclass(frozen=True)
+class ParameterTerm:
+    """One scheduled loss term on the weights themselves.
+
+    Args:
+        name: its weight's column in the dopesheet, and its name in the history.
+        loss: e.g. `nbutils.training.regularizers.ParameterDrift`.
+    """
+
+    name: str
+    loss: ParameterLoss
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the term of each member `[members]`, not yet weighted."""
+        return self.loss(parameters)
+
+
 @dataclass(frozen=True)
 class Objective:
     """A main loss plus scheduled terms.
@@ -51,14 +87,22 @@ class Objective:
         name: the main loss's name in the history.
     """
 
-    terms: Sequence[Term] = ()
+    terms: Sequence[Term | ParameterTerm] = ()
     loss: Callable[[Tensor, Tensor], Tensor] = mean_squared_error
     name: str = "reconstruction"
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Modules whose activations the terms read."""
-        return tuple(dict.fromkeys(term.site for term in self.terms))
+        return tuple(dict.fromkeys(term.site for term in self.terms if isinstance(term, Term)))
+
+    def select(self, members: Sequence[int]) -> Objective:
+        """Return the objective for some members of the ensemble."""
+        terms = [
+            replace(term, loss=term.loss.select(members)) if isinstance(term, ParameterTerm) else term
+            for term in self.terms
+        ]
+        return replace(self, terms=terms)
 
     def __call__(
         self,
@@ -66,6 +110,7 @@ class Objective:
         batch: Mapping[str, Tensor],
         activations: Mapping[str, Tensor],
         weights: Mapping[str, float],
+        parameters: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total loss `[members]` and each term before weighting, by name.
 
@@ -74,11 +119,13 @@ class Objective:
             batch: what the sampler made; `target` is read here.
             activations: site -> activations.
             weights: the schedule's values at this step, a value for each term.
+            parameters: name -> `[members, ...]`.
         """
         total = self.loss(output, batch["target"])
         values = {self.name: total}
         for term in self.terms:
             if weights[term.name] != 0:
-                values[term.name] = term(activations, batch)
+                on_weights = isinstance(term, ParameterTerm)
+                values[term.name] = term(parameters) if on_weights else term(activations, batch)
                 total = total + weights[term.name] * values[term.name]
         return total, values

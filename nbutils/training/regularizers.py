@@ -1,14 +1,16 @@
-"""Losses on activations: where concepts should sit in a latent space, and where nothing should.
+"""Losses on activations: where concepts should sit in a latent space, and where nothing should; and on weights.
 
-Each regularizer is a callable on latents `[..., batch, K]` that returns one loss a sample, `[..., batch]`, so the same
-object serves a single model (`[batch, K]`) and an ensemble (`[members, batch, K]`). Weights come from the schedule,
-labels from the batch (`nbutils.training.objective`). Source document: Ex 2.9.1 and its neighbours.
+Each regularizer of activations is a callable on latents `[..., batch, K]` that returns one loss a sample,
+`[..., batch]`, so the same object serves a single model (`[batch, K]`) and an ensemble (`[members, batch, K]`). Weights
+come from the schedule, labels from the batch (`nbutils.training.objective`). Source document: Ex 2.9.1 and its
+neighbours.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import get_ident
@@ -118,6 +120,47 @@ class Separate:
         unit = latents / (latents.norm(dim=-1, keepdim=True) + 1e-8)
         flat = unit.reshape(-1, *unit.shape[-2:])  # (members, batch, K)
         return _PairwisePower.apply(flat, self.power, self.shift).reshape(unit.shape[:-1])
+
+
+class ParameterDrift:
+    """Mean absolute distance of all parameters of a member from where they were: mean |θ − θ_ref|.
+
+    Source document: "Poisoned MNIST", which holds the poisoned weights near the clean ones by it.
+
+    Args:
+        reference: name -> `[members, ...]`, e.g. `ensemble.state()`; copied, so the ensemble may train on.
+    """
+
+    def __init__(self, reference: Mapping[str, Tensor]) -> None:
+        self.reference = {name: tensor.detach().clone() for name, tensor in reference.items()}
+
+    def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the drift of each member `[members]` from parameters by name, `[members, ...]`.
+
+        Raises:
+            ValueError: parameters and reference have other names or shapes.
+        """
+        if parameters.keys() != self.reference.keys():
+            raise ValueError(f"the reference has {sorted(self.reference)}; got parameters {sorted(parameters)}")
+        total, count = 0, 0
+        for name, tensor in parameters.items():
+            reference = self.reference[name]
+            if reference.shape != tensor.shape:
+                raise ValueError(f"the reference of {name} is {tuple(reference.shape)}; got {tuple(tensor.shape)}")
+            total = total + (tensor - reference.to(tensor)).abs().flatten(1).sum(1)
+            count += tensor[0].numel()
+        return total / count
+
+    def select(self, members: Sequence[int]) -> ParameterDrift:
+        """Return the drift of some of the members."""
+        return ParameterDrift({name: tensor[list(members)] for name, tensor in self.reference.items()})
+
+    def __repr__(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in self.reference.items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy())
+        return f"ParameterDrift({digest.hexdigest()[:16]})"
 
 
 class _PairwisePower(torch.autograd.Function):
