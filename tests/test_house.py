@@ -120,7 +120,7 @@ def test_every_imported_package_is_declared():
 HOMES = ["root/a", "work/main", "home/anna", "Users/anna"]
 HOSTS = [
     "pypi" + ".org",
-    "pythonhosted" + ".org",
+    "python" + "hosted.org",
     "download.pytorch" + ".org",
 ]  # whole, they would find themselves
 PRIVATE = re.compile(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import torch
+from memory import peak_gigabytes
 from torch import nn
 
 from nbutils import layout
@@ -56,7 +55,9 @@ def measure() -> list[dict[str, object]]:
             "a fixed number, not timed here",
         ),
     ]
-    peak = _peak_memory()
+    peak = peak_gigabytes(
+        "import bench_ensemble as b; b.sweep(b.Timeline.from_csv(b.layout.dopesheet('01-color-cube')), None)"
+    )
     rows.append(
         {
             "name": "peak memory of the 100-seed run, largest process",
@@ -119,16 +120,3 @@ def _seconds(work) -> float:
 
 def _row(name: str, ours: float, reference: float, note: str) -> dict[str, object]:
     return {"name": name, "ours": ours, "reference": reference, "ratio": reference / ours, "unit": "s", "note": note}
-
-
-def _peak_memory() -> float:
-    """Return the peak resident memory of a fresh process that trains 100 seeds, in GB."""
-    program = (
-        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
-        "import bench_ensemble as b\n"
-        "b.sweep(b.Timeline.from_csv(b.layout.dopesheet('01-color-cube')), None)\n"
-        "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
-    )
-    folder = str(layout.root() / "tests" / "benchmarks")
-    result = subprocess.run([sys.executable, "-c", program, folder], check=True, capture_output=True, text=True)
-    return int(result.stdout.split()[-1]) / 1e6  # kilobytes; `getrusage` would start from the parent's peak

@@ -6,15 +6,13 @@ its row says so where it cannot be imported.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import torch
+from memory import peak_gigabytes
 from torch import Tensor
 
-from nbutils import layout
 from nbutils.hooks import edit
 from nbutils.interventions import sweeps
 from nbutils.interventions.ablation import edits
@@ -57,7 +55,9 @@ def _measure() -> list[dict[str, object]]:
     agreement = f"reference: the limit; accuracies differ by {apart} of {IMAGES} items at most"
     extrapolated = f"extrapolated from {len(TIMED)} units"
     last = plain(model, images.to(memory_format=torch.channels_last), Site(LAYERS["conv2"], 37), torch.channels_last)[1]
-    peak = _peak_memory()
+    peak = peak_gigabytes(
+        "import bench_sweep as b; b.sweep(b.network(), b.digits(b.IMAGES), torch.zeros(b.IMAGES, dtype=int), b.UNITS)"
+    )
     return [
         _row(f"{units} units, one full hooked forward each", swept, units * seconds, "s", extrapolated),
         _row("the same, channels last", swept, units * last, "s", "extrapolated from 1 unit"),
@@ -139,16 +139,3 @@ def _timed(work: Callable):
 
 def _row(name: str, ours: float, reference: float, unit: str, note: str) -> dict[str, object]:
     return {"name": name, "ours": ours, "reference": reference, "ratio": reference / ours, "unit": unit, "note": note}
-
-
-def _peak_memory() -> float:
-    """Return the peak resident memory of a fresh process that sweeps all units, in GB."""
-    program = (
-        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
-        "import bench_sweep as b\n"
-        "b.sweep(b.network(), b.digits(b.IMAGES), torch.zeros(b.IMAGES, dtype=int), b.UNITS)\n"
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    )
-    folder = str(layout.root() / "tests" / "benchmarks")
-    result = subprocess.run([sys.executable, "-c", program, folder], check=True, capture_output=True, text=True)
-    return int(result.stdout.split()[-1]) / 1e6  # kilobytes; `getrusage` would begin with this process's peak
