@@ -1,4 +1,4 @@
-"""The command line: `python -m nbutils list | doctor | run | test | render | update`."""
+"""The command line: `python -m nbutils list | doctor | run | record | test | render | update`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         help="set a parameter; a value that names an existing file is taken from the current folder",
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/run)")
+    record = add("record", _record, "Keep the results and figures of runs on real data in large-assets/.")
+    record.add_argument("--source", type=Path, required=True, metavar="DIR", help="where `run --out` wrote to")
     add("test", _test, "Run the tests, then compare the notebooks with their stored outputs.", chooses=False)
     render = add("render", _render, "Write the supplement: one offline HTML page a notebook, and an index.")
     render.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/html)")
@@ -140,7 +143,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from nbutils import progress
-    from nbutils.notebook import execute
+    from nbutils.notebook import execute, record
 
     chosen = layout.notebooks(*options.notebooks)
     if not chosen:
@@ -164,12 +167,33 @@ def _run(options: argparse.Namespace) -> int:
             except execute.CellFailure as failure:
                 copy, problem, failures = failure.copy, failure, failures + 1
             seconds = time.perf_counter() - start
+            record.note_run(out / path.stem, _command(path, parameters), date.today().isoformat(), seconds)
             line = f"{path.stem}   {seconds:.1f} s   {_verdict(out / path.stem)}   {_short(copy)}"
             bar.write(f"{line}   FAILED" if problem else line, file=sys.stdout)
             if problem:
                 bar.write(f"nbutils: {problem}", file=sys.stderr)
             bar.update()
     return 1 if failures else 0
+
+
+def _command(notebook: Path, parameters: dict[str, Any]) -> str:
+    """Return what to type for the same run; files by their names, because their folders are the reader's own."""
+    words = ["python -m nbutils run", notebook.stem.split("-")[0]]
+    for name, value in parameters.items():
+        if name in ("PROFILE", "DATA"):
+            words.append(f"--{name.lower()} {value}")
+        else:
+            words.append(f"-p {name}={Path(value).name if isinstance(value, str) else value}")
+    return " ".join(words)
+
+
+def _record(options: argparse.Namespace) -> int:
+    from nbutils.notebook import record
+
+    for path in layout.notebooks(*options.notebooks):
+        for written in record.record(path, options.source):
+            print(_short(written))
+    return 0
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 OUT_VARIABLE = "NBUTILS_OUT"  # folder that receives figures and results instead of large-assets/
+RECORDED = "real"  # in a notebook's assets: figures of the recorded run on real data
 
 
 def root() -> Path:
@@ -58,3 +59,8 @@ def assets(stem: str) -> Path:
 def dopesheet(stem: str) -> Path:
     """Return the path of a notebook's parameter schedule."""
     return root() / "dopesheets" / f"{stem}.csv"
+
+
+def recorded(stem: str) -> Path:
+    """Return the path of the results of a notebook's last recorded run on real data, whatever `$NBUTILS_OUT` says."""
+    return root() / "large-assets" / stem / "results.real.json"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("MKL_CBWR", "AVX2")  # as `seeding.pin` does: must be there before the first matrix product
-
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from nbutils import layout
+from nbutils import layout, seeding
+
+seeding.pin_kernels()  # must be done before the first computation
 
 
 class Project:

@@ -190,10 +190,18 @@ def test_readme_table_shows_numbers_failures_and_missing_runs(tmp_path):
         "metrics": {"r_mean": 0.93041, "r_std": None},
     }
     results.write_text(json.dumps(record), encoding="utf-8")
+    real = record | {"claims": {"good": {"value": 1.0, "holds": True}}, "metrics": {"poisoned.asr": 0.98412}}
+    results.with_name("results.real.json").write_text(json.dumps(real), encoding="utf-8")
+    path = tmp_path / "notebooks" / "01-first.ipynb"
+    content = json.loads(path.read_text())
+    entry = {"label": "ASR", "format": "{poisoned.asr:.3f}", "record": "real"}
+    content["metadata"]["nbutils"]["readme"]["rows"].append(entry)
+    path.write_text(json.dumps(content), encoding="utf-8")
 
     first, second = readme.table(tmp_path).splitlines()[2:]
     assert r"[01 · Title \| of it](notebooks/01-first.ipynb)" in first
-    assert "| r 0.930 ± nan | .931 | 1 of 2 hold; fails: `bad` |" in first
+    verdict = "1 of 2 hold; fails: `bad`; on real data 1 of 1 hold"
+    assert f"| r 0.930 ± nan<br>ASR 0.984 | .931<br>– | {verdict} |" in first
     assert "not run" in second
 
     write_notebook("01-first", "{unheard_of:.3f}")

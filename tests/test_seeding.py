@@ -30,10 +30,14 @@ def test_seeded_puts_the_global_generator_back_after_an_exception():
 def test_pin_sets_threads_kernels_and_determinism_for_this_process_and_its_children():
     program = (
         "import os, torch\nfrom nbutils import seeding\nseeding.pin(1)\n"
-        "print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), os.environ['MKL_CBWR'])"
+        "print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), os.environ['MKL_CBWR'],"
+        " os.environ['ONEDNN_MAX_CPU_ISA'], torch.backends.cpu.get_cpu_capability())"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    chosen = ("MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    environment = {name: value for name, value in os.environ.items() if name not in chosen}
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    assert result.stdout.split() == ["1", "True", "AVX2"]
+    *settings, capability = result.stdout.split()
+    assert settings == ["1", "True", "AVX2", "AVX2"]
+    assert capability != "AVX512"

@@ -8,12 +8,14 @@ A notebook says in `metadata.nbutils.readme` what its row shows:
                "source": ".931 ± .034"}]}
 
 `format` is a template over the metrics recorded in `results.json`; `source` is what the source system
-reports, where it reports that number. `python -m nbutils.notebook.readme` rewrites the table in place.
+reports, where it reports that number. An entry with `"record": "real"` reads `results.real.json`, the recorded
+run on real data. `python -m nbutils.notebook.readme` rewrites the table in place.
 """
 
 from __future__ import annotations
 
 import json
+import string
 import sys
 from pathlib import Path
 
@@ -23,6 +25,7 @@ BEGIN = "<!-- results: written by `make update`, not by hand -->"
 END = "<!-- end of results -->"
 HEADINGS = ("notebook", "question", "found", "source", "claims")
 NOTHING = "–"
+RECORDS = {"embedded": "results.json", "real": "results.real.json"}
 
 
 def table(root: Path | None = None) -> str:
@@ -38,8 +41,9 @@ def table(root: Path | None = None) -> str:
     root = root or layout.root()
     rows = [HEADINGS, ("---",) * len(HEADINGS)]
     for notebook in sorted((root / "notebooks").glob("[0-9][0-9]-*.ipynb")):
-        results = root / "large-assets" / notebook.stem / "results.json"
-        rows.append(_row(notebook, claims.load(results) if results.exists() else None))
+        folder = root / "large-assets" / notebook.stem
+        paths = {kind: folder / name for kind, name in RECORDS.items()}
+        rows.append(_row(notebook, {kind: claims.load(path) for kind, path in paths.items() if path.exists()}))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -69,21 +73,23 @@ def main() -> None:
     print(f"README.md: results table {'is current' if new == old else 'rewritten'}")
 
 
-def _row(notebook: Path, record: claims.Record | None) -> tuple[str, ...]:
+def _row(notebook: Path, records: dict[str, claims.Record]) -> tuple[str, ...]:
     content = json.loads(notebook.read_text(encoding="utf-8"))
     spec = content["metadata"].get("nbutils", {}).get("readme")
     if not isinstance(spec, dict) or not {"question", "rows"} <= set(spec):
         raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec!r}")
     found, source = [], []
-    for entry in spec["rows"] if record else ():
-        found.append(f"{entry['label']} {_filled(entry['format'], record.metrics, notebook.name)}")
-        source.append(entry.get("source") or NOTHING)
+    for entry in spec["rows"]:
+        if record := records.get(entry.get("record", "embedded")):
+            found.append(f"{entry['label']} {_filled(entry['format'], record.metrics, notebook.name)}")
+            source.append(entry.get("source") or NOTHING)
+    real = f"; on real data {_verdict(records['real'])}" if "real" in records else ""
     row = (
         f"[{_title(content, notebook.name)}](notebooks/{notebook.name})",
         spec["question"],
-        "<br>".join(found) if record else "not run",
+        "<br>".join(found) if records else "not run",
         "<br>".join(source) or NOTHING,
-        _verdict(record) if record else NOTHING,
+        _verdict(records["embedded"]) + real if "embedded" in records else NOTHING,
     )
     return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row)
 
@@ -100,12 +106,19 @@ def _filled(template: str, metrics: dict[str, float | int | None], name: str) ->
     # A metric that was not finite is stored as null.
     values = {key: float("nan") if value is None else value for key, value in metrics.items()}
     try:
-        return template.format(**values)
+        return _Template().vformat(template, (), values)
     except (KeyError, IndexError, ValueError) as error:
         there = ", ".join(sorted(metrics)) or "none"
         raise ValueError(
             f"{name}: the README template {template!r} does not fit ({error!r}); recorded metrics: {there}"
         ) from None
+
+
+class _Template(string.Formatter):
+    """Takes a field's whole name for a metric's, dots included."""
+
+    def get_field(self, field_name, args, kwargs):
+        return kwargs[field_name], field_name
 
 
 def _verdict(record: claims.Record) -> str:

@@ -428,33 +428,37 @@ def load_manifest(assets: Path) -> dict[str, dict[str, Any]]:
 
 def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
     """Yield faults of the figure files: each listed one exists, unchanged and small, and none is unlisted."""
-    manifest = load_manifest(assets)
     outputs = (output for _, cell in _code_cells(notebook) for output in cell.outputs)
-    if not manifest and any("image/png" in output.get("data", {}) for output in outputs):
+    if not load_manifest(assets) and any("image/png" in output.get("data", {}) for output in outputs):
         yield f"the notebook shows figures, but {assets.name}/manifest.json lists none"
-    listed = set()
-    for name, entry in manifest.items():
+    listed: set[Path] = set()
+    for folder in (assets, assets / layout.RECORDED):
+        yield from _figure_faults(folder, folder.relative_to(assets.parent).as_posix(), listed)
+    if assets.is_dir():
+        for file in sorted(assets.rglob("*")):
+            if file.suffix.lower() in FIGURE_SUFFIXES and file not in listed:
+                yield f"{file.relative_to(assets.parent).as_posix()} is not in the manifest"
+
+
+def _figure_faults(folder: Path, shown: str, listed: set[Path]) -> Iterator[str]:
+    for name, entry in load_manifest(folder).items():
         if not str(entry.get("alt", "")).strip():
             yield f"figure {name}: no alt text in the manifest"
         for scheme in ("light", "dark"):
             if scheme not in entry:
                 yield f"figure {name}: no {scheme} version in the manifest"
                 continue
-            file = assets / entry[scheme]["file"]
-            listed.add(file.name)
+            file = folder / entry[scheme]["file"]
+            listed.add(file)
             if not file.is_file():
-                yield f"figure {name}: {assets.name}/{file.name} is missing"
+                yield f"figure {name}: {shown}/{file.name} is missing"
                 continue
             content = file.read_bytes()
             if hashlib.sha256(content).hexdigest() != entry[scheme]["sha256"]:
-                yield f"figure {name}: {assets.name}/{file.name} is not the file that the manifest describes"
+                yield f"figure {name}: {shown}/{file.name} is not the file that the manifest describes"
             if len(content) >= MAX_FIGURE_BYTES:
                 size = f"{len(content):,} bytes; a figure stays under {MAX_FIGURE_BYTES:,}"
                 yield f"figure {name}: {file.name} has {size}"
-    if assets.is_dir():
-        for file in sorted(assets.rglob("*")):
-            if file.suffix.lower() in FIGURE_SUFFIXES and file.name not in listed:
-                yield f"{assets.name}/{file.name} is not in the manifest"
 
 
 def check_heading(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:

@@ -101,11 +101,41 @@ def show(
             pictures[look.name] = picture
 
     if len(pictures) == 2:
-        _enter(folder, name, alt, pictures)
+        _enter(folder, name, alt, pictures, claims.source())
         if PLOTLY not in bundle:
             bundle["image/png"] = b64encode(pictures["light"]).decode()
             metadata["image/png"] = {"alt": alt, "width": width}
     _display(bundle, metadata, alt)
+
+
+def show_recorded(name: str, *, stem: str | None = None) -> None:
+    """Display a figure of the recorded run on real data, and enter it among this run's as `recorded-<name>`.
+
+    Args:
+        name: the figure's name in that run.
+        stem: the notebook's stem; the one given to `claims.begin` when not given.
+
+    Raises:
+        KeyError: no such figure is recorded.
+    """
+    stem = stem or claims.stem()
+    folder = layout.recorded(stem).parent / layout.RECORDED
+    entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if name not in entries:
+        raise KeyError(f"no figure {name!r} is recorded for {stem}; there are {', '.join(entries) or 'none'}")
+    entry = entries[name]
+    alt = f"Recorded on {entry['source']}. {entry['alt']}"
+    pictures = {look: (folder / entry[look]["file"]).read_bytes() for look in ("light", "dark")}
+    _enter(layout.assets(stem), f"recorded-{name}", alt, pictures, entry["source"])
+    width = round(_pixels(pictures["light"]) * SCREEN_PIXELS_PER_INCH / PIXELS_PER_INCH)
+    bundle = {"text/plain": alt, "image/png": b64encode(pictures["light"]).decode()}
+    _display(bundle, {"image/png": {"alt": alt, "width": width}}, alt)
+
+
+def _pixels(png: bytes) -> int:
+    from PIL import Image
+
+    return Image.open(BytesIO(png)).width
 
 
 def manifest(stem: str) -> dict[str, dict[str, Any]]:
@@ -249,12 +279,12 @@ def _recolour(figure: Figure, look: Theme) -> list[tuple[Callable[[Any], None], 
     return undo[::-1]
 
 
-def _enter(folder: Path, name: str, alt: str, pictures: dict[str, bytes]) -> None:
+def _enter(folder: Path, name: str, alt: str, pictures: dict[str, bytes], source: str | None) -> None:
     entry: dict[str, Any] = {}
     for look, file in (("light", f"{name}.png"), ("dark", f"{name}.dark.png")):
         content = atomic.write(folder / file, pictures[look]).read_bytes()
         entry[look] = {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt, "source": claims.source()}}
+    entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt, "source": source}}
     text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False)
     atomic.write(folder / "manifest.json", text + "\n")
 

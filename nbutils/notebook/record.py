@@ -1,0 +1,73 @@
+"""Keep a run on real data: its results and figures become part of the project, the data do not.
+
+`python -m nbutils run 02 --data real --profile full --out build/full`, then
+`python -m nbutils record 02 --source build/full`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from nbutils import atomic, claims, layout
+from nbutils.notebook.regression import load_manifest
+
+RUN = "run.json"  # beside a run's results: its command, date and duration
+
+
+def note_run(folder: Path, command: str, date: str, seconds: float) -> None:
+    """Write how the results in a folder came about.
+
+    Args:
+        folder: `<out>/<stem>`.
+        command: what to type for the same again.
+        date: of the run, ISO 8601.
+        seconds: it took.
+    """
+    text = json.dumps({"command": command, "date": date, "seconds": round(seconds)}, indent=1)
+    atomic.write(folder / RUN, text + "\n")
+
+
+def record(notebook: Path, source: Path) -> list[Path]:
+    """Copy a run's results to `results.real.json`, and its figures to `real/`, among the notebook's assets.
+
+    Which figures, the notebook says: `metadata.nbutils.recorded`, a list of names; all where it says nothing.
+
+    Args:
+        notebook: the committed notebook; it is only read.
+        source: the folder that the run wrote to, `--out`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError: the run left no results there.
+        ValueError: its results are damaged or of embedded data, or a figure is missing; nothing is changed.
+    """
+    made, kept = source / notebook.stem, layout.recorded(notebook.stem)
+    for path in (made / "results.json", made / RUN):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; let `run {notebook.stem} --data real --out {source}` finish")
+    if claims.load(made / "results.json").source.startswith("embedded"):
+        raise ValueError(f"{made / 'results.json'} is of embedded data; run with --data real")
+    results = json.loads((made / "results.json").read_text(encoding="utf-8"))
+    results |= json.loads((made / RUN).read_text(encoding="utf-8"))
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    there = load_manifest(made)
+    names = content["metadata"].get("nbutils", {}).get("recorded", list(there))
+    if missing := [name for name in names if name not in there]:
+        raise ValueError(f"{made} has no figure {', '.join(missing)}; it has {', '.join(there) or 'none'}")
+
+    folder = kept.parent / layout.RECORDED
+    pictures = {entry["file"]: made / entry["file"] for n in names for k, entry in there[n].items() if k in _LOOKS}
+    contents = {name: path.read_bytes() for name, path in pictures.items()}
+    shutil.rmtree(folder, ignore_errors=True)
+    written = [atomic.write(folder / name, picture) for name, picture in contents.items()]
+    listing = json.dumps({name: there[name] for name in names}, indent=1, sort_keys=True, ensure_ascii=False)
+    written.append(atomic.write(folder / "manifest.json", listing + "\n"))
+    written.append(atomic.write(kept, json.dumps(results, indent=1, ensure_ascii=False) + "\n"))
+    return written
+
+
+_LOOKS = ("light", "dark")
