@@ -342,6 +342,30 @@ def test_greedy_finds_the_units_that_carry_a_measure_and_stops():
     assert greedy_units(model, {"hidden": "0"}, inputs, measures, "other").step.max() == 0  # it is 0 already
 
 
+def test_greedy_passes_over_units_that_would_take_a_protected_measure_too_far_down():
+    """Unit 0 carries the backdoor and the task, units 1 and 2 half of the backdoor each and nothing else."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3))
+        model[0].bias.zero_()
+        model[2].weight.copy_(torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
+        model[2].bias.copy_(torch.tensor([0.0, 0.5]))
+    task, attack = torch.zeros(20, 3), torch.zeros(20, 3)
+    task[:, 0] = 1
+    attack[:10, [0, 1]] = torch.tensor([0.3, 0.3])  # each alone is too weak
+    attack[10:, [0, 2]] = torch.tensor([0.3, 0.3])
+    inputs = {"task": task, "attack": attack}
+    wanted = torch.zeros(20, dtype=int)
+    measures = {"task": ("task", wanted), "attack": ("attack", wanted)}
+    alone = greedy_units(model, {"hidden": "0"}, inputs, measures, "attack")
+    assert alone.unit.tolist()[2:] == [0, 0]
+    assert alone.value.tolist() == [1, 1, 0, 0]
+    careful = greedy_units(model, {"hidden": "0"}, inputs, measures, "attack", protect="task")
+    assert careful[careful.measure == "attack"].unit.tolist()[1:] == [1, 2]
+    assert careful[careful.measure == "attack"].value.tolist() == [1, 0.5, 0]
+    assert careful[careful.measure == "task"].value.tolist() == [1, 1, 1]
+
+
 def test_swapped_layers_are_those_of_the_other_model():
     a, b = mnist_net(0), mnist_net(1)
     inputs, measures = {"x": images(80)}, {"agrees with b": ("x", b(images(80)).argmax(1))}
@@ -379,3 +403,5 @@ def test_arguments_that_do_not_fit_are_named():
         greedy_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, "asr")
     with pytest.raises(ValueError, match="drop"):
         greedy_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, "accuracy", drop=2)
+    with pytest.raises(KeyError, match="no measure 'clean'; there are accuracy"):
+        greedy_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, "accuracy", protect="clean")

@@ -276,7 +276,8 @@ def views(digits: Digits, trigger: Trigger) -> dict[str, Digits]:
         `clean`: the images as they are (clean accuracy).
         `triggered`: images of other classes than the target, with the trigger, labelled as the target (attack success
         rate).
-        `rehabilitated`: all images with the trigger, under their true labels (robust accuracy).
+        `rehabilitated`: all images with the trigger, under their true labels: the source's "rehab accuracy". It counts
+        true eights too; `nbutils.metrics.backdoor.robust_accuracy` leaves them out.
         `source_poison`: all images with the trigger, labelled as the target. The source's "poison accuracy": it counts
         true eights too, so a network without a backdoor scores about 10 % and not 0.
     """

@@ -134,6 +134,8 @@ def greedy_units(
     ablation: AblationType = AblationType.ZERO,
     *,
     reference: Inputs | None = None,
+    protect: str | None = None,
+    margin: float = 0.01,
     limit: int = 10,
     memory: int = MEMORY,
 ) -> pd.DataFrame:
@@ -145,18 +147,22 @@ def greedy_units(
     Args:
         lower: the measure to bring down.
         drop: share of its first value that must go, in (0, 1].
+        protect: a measure that may not fall: units that would take it more than `margin` below its first value are
+            passed over. Without it the search may end a backdoor by breaking the network.
+        margin: in [0, 1].
         limit: most units to take.
         others: as for `sweep_units`.
 
     Returns:
         The path, tidy: `step`, `layer`, `unit`, `measure`, `value`, `n`; step 0 is the model as it is, without layer
-        or unit. The search ends early where no unit lowers the measure.
+        or unit. The search ends early where no unit that may be taken lowers the measure.
 
     Raises:
-        KeyError, ValueError: as for `sweep_units`; and for an unknown `lower` or a `drop` out of range.
+        KeyError, ValueError: as for `sweep_units`; and for an unknown `lower` or `protect`, or a `drop` out of range.
     """
-    if lower not in measures:
-        raise KeyError(f"no measure {lower!r}; there are {', '.join(measures)}")
+    for name in (lower, protect):
+        if name is not None and name not in measures:
+            raise KeyError(f"no measure {name!r}; there are {', '.join(measures)}")
     if not 0 < drop <= 1:
         raise ValueError(f"drop must lie in (0, 1]; got {drop}")
     import pandas as pd
@@ -165,16 +171,20 @@ def greedy_units(
     options = {"reference": reference, "memory": memory}
     start = measure(model, inputs, measures, (), ablation, **options)
     path = [start.assign(step=0, layer=None, unit=pd.NA)]
-    value = start.set_index("measure")["value"][lower]
+    first = start.set_index("measure")["value"]
+    value = first[lower]
     goal = (1 - drop) * value
     taken: list[Site] = []
     while value > goal and len(taken) < limit:
         label = f"unit {len(taken) + 1}"
         swept = sweep_units(model, layers, inputs, measures, ablation, ablated=taken, label=label, **options)
         candidates = swept[swept["measure"] == lower]
-        best = candidates.loc[candidates["value"].idxmin()]
-        if best["value"] >= value:
+        if protect is not None:
+            kept = swept[swept["measure"] == protect]["value"].to_numpy() >= first[protect] - margin - 1e-12
+            candidates = candidates[kept]
+        if candidates.empty or candidates["value"].min() >= value:
             break
+        best = candidates.loc[candidates["value"].idxmin()]
         value = best["value"]
         site = sites[best["layer"]]
         taken.append(Site(site.module, int(best["unit"]), site.axis))
