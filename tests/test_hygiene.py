@@ -176,6 +176,13 @@ SPOILT: dict[str, tuple[Callable[[Example], object], str]] = {
 }
 
 
+def test_a_recorded_run_may_have_claims_that_fail(example: Example) -> None:
+    spoil_claim(example)
+    results = example.assets / "results.json"
+    example.assets.joinpath("results.real.json").write_text(results.read_text())
+    assert len(faults(example)) == 1  # of results.json alone
+
+
 @pytest.mark.parametrize("spoil", SPOILT)
 def test_a_spoilt_notebook_is_caught(example: Example, spoil: str) -> None:
     edit, expected = SPOILT[spoil]

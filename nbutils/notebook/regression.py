@@ -486,7 +486,10 @@ def check_cell_length(notebook: NotebookNode, path: Path, assets: Path) -> Itera
 
 
 def check_results(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield faults of the recorded results: they load, and every claim holds."""
+    """Yield faults of the recorded results: they load, and every claim of the notebook as committed holds.
+
+    A recorded run on real data may have claims that fail: those are results, which the README shows.
+    """
     makes_claims = any(re.search(r"\bcheck\(", cell.source) for _, cell in _code_cells(notebook))
     if makes_claims and not (assets / "results.json").is_file():
         yield f"the notebook makes claims, but there is no {assets.name}/results.json"
@@ -497,7 +500,7 @@ def check_results(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
             yield str(error)
             continue
         for name, claim in record.claims.items():
-            if not claim["holds"]:
+            if not claim["holds"] and file.name == "results.json":
                 yield f"{assets.name}/{file.name}: the claim {name!r} does not hold (value {claim['value']})"
 
 
