@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="set a parameter; a value that names an existing file is taken from the current folder",
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/run)")
-    record = add("record", _record, "Keep the results and figures of runs on real data in large-assets/.")
+    record = add("record", _record, "Keep a long run in large-assets/: on real data, or in the full profile.")
     record.add_argument("--source", type=Path, required=True, metavar="DIR", help="where `run --out` wrote to")
     add("test", _test, "Run the tests, then compare the notebooks with their stored outputs.", chooses=False)
     render = add("render", _render, "Write the supplement: one offline HTML page a notebook, and an index.")
@@ -233,7 +233,7 @@ def _test(options: argparse.Namespace) -> int:
         "--nbval",
         "--nbval-current-env",
         "--nbval-cell-timeout",
-        "300",
+        "900",
         "-n",
         "2",
         "--dist",
@@ -264,7 +264,8 @@ def _update(options: argparse.Namespace) -> int:
     from nbutils.notebook import execute
 
     failures = 0
-    for path in layout.notebooks(*options.notebooks):
+    # An index shows what the others recorded, so it comes last.
+    for path in sorted(layout.notebooks(*options.notebooks), key=lambda path: path.stem.startswith("00")):
         try:
             changes = execute.update(path)
         except execute.CellFailure as failure:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 OUT_VARIABLE = "NBUTILS_OUT"  # folder that receives figures and results instead of large-assets/
-RECORDED = "real"  # in a notebook's assets: figures of the recorded run on real data
+RECORDED = ("real", "full")  # kept runs: on real data, and on embedded data in the full profile
 
 
 def root() -> Path:
@@ -61,6 +61,18 @@ def dopesheet(stem: str) -> Path:
     return root() / "dopesheets" / f"{stem}.csv"
 
 
-def recorded(stem: str) -> Path:
-    """Return the path of the results of a notebook's last recorded run on real data, whatever `$NBUTILS_OUT` says."""
-    return root() / "large-assets" / stem / "results.real.json"
+def recorded(stem: str, which: str = "real") -> Path:
+    """Return the path of the results of a notebook's last recorded run, whatever `$NBUTILS_OUT` says.
+
+    Its figures lie in the folder `which` beside it.
+
+    Args:
+        stem: the notebook's stem.
+        which: one of `RECORDED`.
+
+    Raises:
+        KeyError: no such kind of run is kept.
+    """
+    if which not in RECORDED:
+        raise KeyError(f"recorded runs are {', '.join(RECORDED)}; got {which!r}")
+    return root() / "large-assets" / stem / f"results.{which}.json"

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from nbutils.hooks import submodule
-from nbutils.models.mnist_net import LAYERS, MnistNet, StateError, load_state
+from nbutils.models.mnist_net import LAYERS, MnistNet, load_state
+from nbutils.models.states import StateError
 
 
 @pytest.fixture(scope="module")

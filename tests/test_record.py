@@ -50,8 +50,34 @@ def test_a_run_on_real_data_is_kept_with_its_command_and_shown_again(study, proj
     figures.show_recorded("kept")
     entry = figures.manifest("02-study")["recorded-kept"]
     assert (entry["source"], entry["alt"]) == ("mnist", "Recorded on mnist. A line, kept.")
-    with pytest.raises(KeyError, match=r"no figure 'other' is recorded for 02-study; there are kept"):
+    with pytest.raises(KeyError, match=r"no figure 'other' in real; there are kept"):
         figures.show_recorded("other")
+    (project.root / "large-assets" / "01-first").mkdir()
+    for file in real.iterdir():
+        (project.root / "large-assets" / "01-first" / file.name).write_bytes(file.read_bytes())
+    figures.show_from("01-first", "kept")
+    assert figures.manifest("02-study")["01-first-kept"]["alt"] == "A line, kept."
+
+
+def test_a_full_run_on_embedded_data_is_kept_beside_the_one_on_real_data(study, project, tmp_path, monkeypatch):
+    for data in ("real", "embedded"):
+        out = tmp_path / data
+        assert cli.main(["run", "02", "--data", data, "--profile", "full", "--out", str(out)]) == 0
+        assert cli.main(["record", "02", "--source", str(out)]) == 0
+    found = {which: json.loads(layout.recorded("02-study", which).read_text())["source"] for which in layout.RECORDED}
+    assert found == {"real": "mnist", "full": "embedded digits"}
+    assert (project.root / "large-assets" / "02-study" / "full" / "kept.png").is_file()
+
+    monkeypatch.setenv(layout.OUT_VARIABLE, str(tmp_path / "later"))
+    monkeypatch.setattr(claims, "_record", None)
+    claims.begin("02-study", profile="quick", source="embedded digits")
+    for which in layout.RECORDED:
+        figures.show_recorded("kept", which)
+    entries = figures.manifest("02-study")
+    assert entries["recorded-full-kept"]["alt"].startswith("Recorded in the full profile on embedded digits.")
+    assert entries["recorded-kept"]["source"] == "mnist"
+    with pytest.raises(KeyError, match="recorded runs are real, full; got 'best'"):
+        layout.recorded("02-study", "best")
 
 
 def test_what_cannot_be_recorded_changes_nothing(study, project, tmp_path, capsys):
@@ -61,7 +87,7 @@ def test_what_cannot_be_recorded_changes_nothing(study, project, tmp_path, capsy
 
     execute.run(study, tmp_path / "out")
     record.note_run(tmp_path / "out" / "02-study", "run", "2000-01-01", 1)
-    with pytest.raises(ValueError, match=r"results\.json is of embedded data; run with --data real"):
+    with pytest.raises(ValueError, match=r"is of embedded data in the quick profile; run with --data real, or with"):
         record.record(study, tmp_path / "out")
 
     execute.run(study, tmp_path / "out", {"DATA": "real"})

@@ -350,6 +350,19 @@ def test_a_refused_target_leaves_the_movement_under_way():
     assert parameter.advance(5) == 1.0
 
 
+def test_the_first_steps_are_those_of_the_whole():
+    whole = timeline("STEP,PHASE,ACTION,a\n0,one,start,0\n4,two,save,4\n8,,end,8\n")
+    part = whole.first(5)
+    assert len(part) == 5
+    assert [part[step] for step in range(5)] == [whole[step] for step in range(5)]
+    assert (part.phase(3), part.phase(4), part.actions(4)) == ("one", "two", ("save",))
+    with pytest.raises(IndexError):
+        part[5]
+    for wrong in (0, 10):
+        with pytest.raises(ValueError, match=f"1 to 9 steps, got {wrong}"):
+            whole.first(wrong)
+
+
 def test_a_section_is_one_phase_from_step_0():
     sheet = Timeline.from_csv(layout.dopesheet("02-poisoned-mnist"))
     sections = {name: sheet.section(name) for name in ("clean", "poison", "rehabilitate")}

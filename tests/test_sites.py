@@ -34,3 +34,20 @@ def test_units_are_counted_on_the_named_axis():
     for axis in (4, -4):  # axis -4 is the items
         with pytest.raises(ValueError, match="no axis"):
             Site("attention", axis=axis).count(output)
+
+
+def test_a_site_selects_its_unit_and_knows_where_positions_lie():
+    heads, image, hidden = torch.randn(2, 7, 3, 8), torch.randn(2, 4, 5, 6), torch.randn(2, 9)
+    assert torch.equal(Site("a", 1, axis=-2).select(heads), heads[:, :, 1])
+    assert Site("a").select(heads) is heads
+    assert [site.unit for site in Site("a", axis=2).each(heads)] == [0, 1, 2]
+    assert Site("a", 1, axis=2).position_axes(heads) == (1,)
+    assert Site("a", 1, axis=-2).position_axes(heads) == (1,)
+    assert Site("conv", 1).position_axes(image) == (2, 3)
+    assert Site("mlp").position_axes(hidden) == ()
+    assert Site("mlp").position_axes(heads[:, :, 0]) == (1,)
+    assert Site("a", positions=(-3,), axis=2).position_axes(heads) == (1,)
+    with pytest.raises(ValueError, match="no axis 4"):
+        Site("a", positions=(4,)).position_axes(heads)
+    with pytest.raises(ValueError, match="axis 0"):
+        Site("a", positions=(0,))

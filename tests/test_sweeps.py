@@ -11,7 +11,7 @@ from nbutils.interventions import sweeps
 from nbutils.interventions.ablation import AblationType, edits, gather, zero_weights
 from nbutils.interventions.chains import Chain, Replay, engine
 from nbutils.interventions.sites import Site
-from nbutils.interventions.sweeps import IGNORED, greedy_units, measure, swap_layers, sweep_units
+from nbutils.interventions.sweeps import IGNORED, SWEPT, greedy_units, measure, swap_layers, sweep_units
 
 LAYERS = {"conv1": "0", "conv2": "3", "fc1": "7", "fc2": "9"}
 CLASSES = 10
@@ -94,7 +94,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("build", "sites", "widths"), CASES)
-@pytest.mark.parametrize("ablation", AblationType)
+@pytest.mark.parametrize("ablation", SWEPT)
 def test_both_engines_agree_with_one_full_forward_a_unit(build, sites, widths, ablation):
     model, x, twin = build(), images(), images(seed=5)
     natural = gather(model, [site.module for site in sites], ablation, [twin])
@@ -118,7 +118,7 @@ def test_both_engines_agree_with_one_full_forward_a_unit(build, sites, widths, a
         assert moved > 1e-2  # far above the tolerance: an engine that replaced nothing would show
 
 
-@pytest.mark.parametrize("ablation", AblationType)
+@pytest.mark.parametrize("ablation", SWEPT)
 def test_a_model_that_is_no_chain_is_replayed(ablation):
     model, x = Residual().eval(), images()
     sites = [Site("first", axis=-1), Site("block.0", axis=2), Site("block", axis=1), Site("head")]
@@ -180,7 +180,7 @@ def test_a_chain_is_read_only_where_nothing_happens_between_modules(kind):
         swept(Replay(Twice(*layers), x), x, [Site("0")])
 
 
-@pytest.mark.parametrize("ablation", AblationType)
+@pytest.mark.parametrize("ablation", SWEPT)
 def test_the_frame_holds_every_unit_and_counts_as_a_full_forward_does(ablation):
     model, x, y = mnist_net(), images(50), labels(50)
     twins = images(50, seed=6)
@@ -393,6 +393,8 @@ def test_arguments_that_do_not_fit_are_named():
     for wrong in (y[:-1], y.float(), torch.full_like(y, IGNORED)):
         with pytest.raises(ValueError, match="one class an item"):
             sweep_units(model, ["0"], {"x": x}, {"accuracy": ("x", wrong)})
+    with pytest.raises(ValueError, match="got BATCH_ALL_TOK_MEAN"):
+        sweep_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, AblationType.BATCH_ALL_TOK_MEAN)
     with pytest.raises(ValueError, match="TOKENWISE_MEAN_CLEAN needs reference"):
         sweep_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, AblationType.TOKENWISE_MEAN_CLEAN)
     with pytest.raises(ValueError, match="twin an item"):

@@ -108,6 +108,23 @@ def test_one_step_is_adam_on_the_sum_of_the_weighted_terms(short):
         assert torch.allclose(ensemble.state()[name][0], tensor, atol=1e-9), name
 
 
+def test_variants_of_a_seed_start_alike_and_are_told_apart():
+    ensemble = Ensemble(ColorMLP, [4, 9]).across(["plain", "other"])
+    assert ensemble.seeds == (4, 9, 4, 9)
+    assert ensemble.variants == ("plain", "plain", "other", "other")
+    assert torch.equal(ensemble.flat[:2], ensemble.flat[2:])
+    assert not torch.equal(ensemble.flat[0], ensemble.flat[1])
+    with torch.no_grad():
+        ensemble.flat[2] = 0
+    assert ensemble.flat[0].any()  # their weights are their own
+    assert ensemble.select([3, 0]).variants == ("other", "plain")
+    for wrong in ([], ["a", "a"], [""]):
+        with pytest.raises(ValueError, match="distinct names"):
+            Ensemble(ColorMLP, [4]).across(wrong)
+    with pytest.raises(ValueError, match="without variants"):
+        ensemble.across(["more"])
+
+
 def test_members_are_ordinary_modules_with_their_own_weights():
     ensemble = Ensemble(ColorMLP, [0, 1])
     x = torch.rand(7, 3, dtype=torch.float64)

@@ -1,8 +1,10 @@
-"""Clean and corrupt inputs that correspond item by item."""
+"""Clean and corrupt inputs that correspond item by item, and a loader that gives them in batches with keys."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -39,3 +41,80 @@ class Pairs:
     def __getitem__(self, items: slice | Tensor) -> Pairs:
         """Return some of the pairs: a slice, indices, or a mask `[N]`."""
         return Pairs(self.clean[items], self.corrupt[items], self.labels[items], self.target)
+
+
+class Paired(Protocol):
+    """What a loader can take apart: `Pairs`, or anything else with clean and corrupt inputs, item by item."""
+
+    @property
+    def clean(self) -> Tensor: ...
+
+    @property
+    def corrupt(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, items: slice) -> Paired: ...
+
+
+P = TypeVar("P", bound=Paired)
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch(Generic[P]):
+    """Some of the pairs.
+
+    Attributes:
+        key: number of the batch, by which its ablations are found again.
+        pairs: the batch, of the kind that the loader was given.
+    """
+
+    key: int
+    pairs: P
+
+    @property
+    def clean(self) -> Tensor:
+        """The clean inputs `[items, ...]`."""
+        return self.pairs.clean
+
+    @property
+    def corrupt(self) -> Tensor:
+        """The corrupt inputs `[items, ...]`."""
+        return self.pairs.corrupt
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class PairLoader(Generic[P]):
+    """Give pairs in batches, in order, always the same; the last batch holds what is left, however few.
+
+    A batch is cut out when its turn comes. Pairs that read themselves from disk by slices are therefore never all in
+    memory.
+
+    Args:
+        pairs: what to give.
+        batch_size: items a batch, 1 or more.
+
+    Raises:
+        ValueError: no pairs, or a batch size below 1.
+    """
+
+    pairs: P
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more; got {self.batch_size}")
+        if not len(self.pairs):
+            raise ValueError("a loader needs at least one pair; got none")
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-len(self.pairs) // self.batch_size)
+
+    def __iter__(self) -> Iterator[PairBatch[P]]:
+        for key in range(len(self)):
+            start = key * self.batch_size
+            yield PairBatch(key, self.pairs[start : start + self.batch_size])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 IGNORED = -1  # the wanted class of an item that a measure leaves out
 MEMORY = 500_000_000  # bytes
+SWEPT = (AblationType.ZERO, AblationType.RESAMPLE, AblationType.TOKENWISE_MEAN_CLEAN)  # what a sweep can replace by
 SAVE_SECONDS = 5.0  # between two writes of a store
 
 Layers = Mapping[str, str | Site] | Sequence[str]
@@ -337,6 +338,8 @@ def _sites(layers: Layers) -> dict[str, Site]:
 def _check(inputs: Inputs, measures: Measures, ablation: AblationType, reference: Inputs | None) -> None:
     if not measures:
         raise ValueError("give at least one measure")
+    if ablation not in SWEPT:
+        raise ValueError(f"a sweep replaces by {', '.join(kind.name for kind in SWEPT)}; got {ablation.name}")
     for name, (source, wanted) in measures.items():
         if source not in inputs:
             raise KeyError(f"measure {name!r} is on input {source!r}; there are {', '.join(inputs)}")

@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nbutils.models.states import fill
+
 LAYERS = {"conv1": "net.0", "conv2": "net.3", "fc1": "net.7", "fc2": "net.9"}
 """Layer name -> dotted module path. A unit's activation is the output of that module, before its ReLU."""
-
-
-class StateError(ValueError):
-    """A file of weights cannot be used: the message names the file, and the parameter where there is one."""
 
 
 class MnistNet(nn.Module):
@@ -64,49 +62,4 @@ def load_state(path: str | Path) -> MnistNet:
         FileNotFoundError: there is no such file.
         StateError: not a file of tensors; a parameter is missing, unknown, of the wrong shape, or not finite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"expected a state dict at {path}; there is no such file")
-    found = _read(path)
-    model = MnistNet()
-    own = model.state_dict()
-    unknown = [name for name in found if name not in own]
-    for name, expected in own.items():
-        if name not in found:
-            got = f"has {unknown[0]!r} instead" if unknown else f"has {len(found)} of the {len(own)} parameters"
-            raise StateError(f"{path}: expected a parameter {name!r} of shape {tuple(expected.shape)}; the file {got}")
-        tensor = found[name]
-        if not isinstance(tensor, Tensor):
-            raise StateError(f"{path}: {name!r} must be a tensor; got {type(tensor).__name__}")
-        if tensor.shape != expected.shape:
-            raise StateError(f"{path}: {name!r} must have shape {tuple(expected.shape)}; got {tuple(tensor.shape)}")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise StateError(
-                f"{path}: {name!r} must hold finite real numbers; got {tensor.dtype} with others among them"
-            )
-    if unknown:
-        raise StateError(f"{path}: {unknown[0]!r} is no parameter of this network; expected {', '.join(own)}")
-    model.load_state_dict(found)
-    return model.eval()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise StateError(f"{path} is not a whole safetensors file ({error})") from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the reader meets damaged files with exceptions of many types
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise StateError(
-            f"{path} could not be read as a state dict without running code from it; "
-            f"expected tensors by name, saved by torch.save(model.state_dict(), ...) or safetensors ({reason[0]})"
-        ) from None
-    if not isinstance(content, dict):
-        raise StateError(f"{path}: expected a state dict (tensors by name); got {type(content).__name__}")
-    return content
+    return fill(MnistNet(), path)

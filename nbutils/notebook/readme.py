@@ -9,7 +9,8 @@ A notebook says in `metadata.nbutils.readme` what its row shows:
 
 `format` is a template over the metrics recorded in `results.json`; `source` is what the source system
 reports, where it reports that number. An entry with `"record": "real"` reads `results.real.json`, the recorded
-run on real data. `python -m nbutils.notebook.readme` rewrites the table in place.
+run on real data; with `"full"`, `results.full.json`, that of the full profile on embedded data.
+`python -m nbutils.notebook.readme` rewrites the table in place.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BEGIN = "<!-- results: written by `make update`, not by hand -->"
 END = "<!-- end of results -->"
 HEADINGS = ("notebook", "question", "found", "source", "claims")
 NOTHING = "–"
-RECORDS = {"embedded": "results.json", "real": "results.real.json"}
+RECORDS = {"embedded": "results.json", **{which: f"results.{which}.json" for which in layout.RECORDED}}
 
 
 def table(root: Path | None = None) -> str:
@@ -81,15 +82,16 @@ def _row(notebook: Path, records: dict[str, claims.Record]) -> tuple[str, ...]:
     found, source = [], []
     for entry in spec["rows"]:
         if record := records.get(entry.get("record", "embedded")):
-            found.append(f"{entry['label']} {_filled(entry['format'], record.metrics, notebook.name)}")
+            found.append(f"{entry['label']} {filled(entry['format'], record.metrics, notebook.name)}")
             source.append(entry.get("source") or NOTHING)
-    real = f"; on real data {_verdict(records['real'])}" if "real" in records else ""
+    others = {"full": "in the full profile", "real": "on real data"}
+    recorded = "".join(f"; {text} {_verdict(records[which])}" for which, text in others.items() if which in records)
     row = (
         f"[{_title(content, notebook.name)}](notebooks/{notebook.name})",
         spec["question"],
         "<br>".join(found) if records else "not run",
         "<br>".join(source) or NOTHING,
-        _verdict(records["embedded"]) + real if "embedded" in records else NOTHING,
+        _verdict(records["embedded"]) + recorded if "embedded" in records else NOTHING,
     )
     return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row)
 
@@ -102,7 +104,12 @@ def _title(content: dict, name: str) -> str:
     raise ValueError(f"{name} has no heading '# NN · title' in a Markdown cell")
 
 
-def _filled(template: str, metrics: dict[str, float | int | None], name: str) -> str:
+def filled(template: str, metrics: dict[str, float | int | None], name: str) -> str:
+    """Return a template with recorded metrics in it.
+
+    Raises:
+        ValueError: it names a metric that is not recorded; the message begins with `name` and lists those that are.
+    """
     # A metric that was not finite is stored as null.
     values = {key: float("nan") if value is None else value for key, value in metrics.items()}
     try:

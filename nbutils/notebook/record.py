@@ -1,7 +1,7 @@
-"""Keep a run on real data: its results and figures become part of the project, the data do not.
+"""Keep a long run: its results and figures become part of the project, real data do not.
 
 `python -m nbutils run 02 --data real --profile full --out build/full`, then
-`python -m nbutils record 02 --source build/full`.
+`python -m nbutils record 02 --source build/full`. A run in the full profile on embedded data is kept beside it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def note_run(folder: Path, command: str, date: str, seconds: float) -> None:
 def record(notebook: Path, source: Path) -> list[Path]:
     """Copy a run's results to `results.real.json`, and its figures to `real/`, among the notebook's assets.
 
+    A run on embedded data in the full profile goes to `results.full.json` and `full/`.
+
     Which figures, the notebook says: `metadata.nbutils.recorded`, a list of names; all where it says nothing.
 
     Args:
@@ -43,14 +45,22 @@ def record(notebook: Path, source: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: the run left no results there.
-        ValueError: its results are damaged or of embedded data, or a figure is missing; nothing is changed.
+        ValueError: its results are damaged, or of embedded data in the quick profile, which `update` keeps; or a figure
+            is missing. Nothing is changed.
     """
-    made, kept = source / notebook.stem, layout.recorded(notebook.stem)
+    made = source / notebook.stem
     for path in (made / "results.json", made / RUN):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; let `run {notebook.stem} --data real --out {source}` finish")
-    if claims.load(made / "results.json").source.startswith("embedded"):
-        raise ValueError(f"{made / 'results.json'} is of embedded data; run with --data real")
+    found = claims.load(made / "results.json")
+    embedded = found.source.startswith("embedded")
+    if embedded and found.profile != "full":
+        raise ValueError(
+            f"{made / 'results.json'} is of embedded data in the {found.profile} profile; "
+            "run with --data real, or with --profile full"
+        )
+    which = "full" if embedded else "real"
+    kept = layout.recorded(notebook.stem, which)
     results = json.loads((made / "results.json").read_text(encoding="utf-8"))
     results |= json.loads((made / RUN).read_text(encoding="utf-8"))
     content = json.loads(notebook.read_text(encoding="utf-8"))
@@ -59,7 +69,7 @@ def record(notebook: Path, source: Path) -> list[Path]:
     if missing := [name for name in names if name not in there]:
         raise ValueError(f"{made} has no figure {', '.join(missing)}; it has {', '.join(there) or 'none'}")
 
-    folder = kept.parent / layout.RECORDED
+    folder = kept.parent / which
     pictures = {entry["file"]: made / entry["file"] for n in names for k, entry in there[n].items() if k in _LOOKS}
     contents = {name: path.read_bytes() for name, path in pictures.items()}
     shutil.rmtree(folder, ignore_errors=True)

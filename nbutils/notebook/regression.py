@@ -432,7 +432,7 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
     if not load_manifest(assets) and any("image/png" in output.get("data", {}) for output in outputs):
         yield f"the notebook shows figures, but {assets.name}/manifest.json lists none"
     listed: set[Path] = set()
-    for folder in (assets, assets / layout.RECORDED):
+    for folder in (assets, *(assets / which for which in layout.RECORDED)):
         yield from _figure_faults(folder, folder.relative_to(assets.parent).as_posix(), listed)
     if assets.is_dir():
         for file in sorted(assets.rglob("*")):

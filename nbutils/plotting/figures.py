@@ -108,25 +108,48 @@ def show(
     _display(bundle, metadata, alt)
 
 
-def show_recorded(name: str, *, stem: str | None = None) -> None:
-    """Display a figure of the recorded run on real data, and enter it among this run's as `recorded-<name>`.
+def show_recorded(name: str, which: str = "real", *, stem: str | None = None) -> None:
+    """Display a figure of a recorded run, and enter it among this run's as `recorded-<name>`.
 
     Args:
         name: the figure's name in that run.
+        which: one of `layout.RECORDED`; of `"full"`, the name here is `recorded-full-<name>`.
         stem: the notebook's stem; the one given to `claims.begin` when not given.
 
     Raises:
         KeyError: no such figure is recorded.
     """
     stem = stem or claims.stem()
-    folder = layout.recorded(stem).parent / layout.RECORDED
-    entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    folder = layout.recorded(stem, which).parent / which
+    if which == "real":
+        _show_kept(folder, name, stem, f"recorded-{name}", "Recorded on {source}. {alt}")
+    else:
+        _show_kept(folder, name, stem, f"recorded-{which}-{name}", "Recorded in the full profile on {source}. {alt}")
+
+
+def show_from(other: str, name: str, *, stem: str | None = None) -> None:
+    """Display a committed figure of another notebook, and enter it among this run's as `<other>-<name>`.
+
+    Args:
+        other: the other notebook's stem.
+        name: the figure's name there.
+        stem: the notebook's stem; the one given to `claims.begin` when not given.
+
+    Raises:
+        KeyError: it has no such figure.
+    """
+    folder = layout.root() / "large-assets" / other
+    _show_kept(folder, name, stem or claims.stem(), f"{other}-{name}", "{alt}")
+
+
+def _show_kept(folder: Path, name: str, stem: str, entered_as: str, description: str) -> None:
+    entries = manifest_of(folder)
     if name not in entries:
-        raise KeyError(f"no figure {name!r} is recorded for {stem}; there are {', '.join(entries) or 'none'}")
+        raise KeyError(f"no figure {name!r} in {folder.name}; there are {', '.join(entries) or 'none'}")
     entry = entries[name]
-    alt = f"Recorded on {entry['source']}. {entry['alt']}"
+    alt = description.format(source=entry["source"], alt=entry["alt"])
     pictures = {look: (folder / entry[look]["file"]).read_bytes() for look in ("light", "dark")}
-    _enter(layout.assets(stem), f"recorded-{name}", alt, pictures, entry["source"])
+    _enter(layout.assets(stem), entered_as, alt, pictures, entry["source"])
     width = round(_pixels(pictures["light"]) * SCREEN_PIXELS_PER_INCH / PIXELS_PER_INCH)
     bundle = {"text/plain": alt, "image/png": b64encode(pictures["light"]).decode()}
     _display(bundle, {"image/png": {"alt": alt, "width": width}}, alt)
@@ -139,7 +162,12 @@ def _pixels(png: bytes) -> int:
 
 
 def manifest(stem: str) -> dict[str, dict[str, Any]]:
-    """Return the manifest of a notebook's figures by name; empty where there is none.
+    """Return the manifest of a notebook's figures by name (see `manifest_of`)."""
+    return manifest_of(layout.assets(stem))
+
+
+def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the manifest of a folder's figures by name; empty where there is none.
 
     An entry is `{"light": {"file", "sha256", "bytes"}, "dark": the same, "cell": execution count or None,
     "alt": text, "source": where the data came from or None}`.
@@ -147,7 +175,7 @@ def manifest(stem: str) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: the file is not a manifest.
     """
-    path = layout.assets(stem) / "manifest.json"
+    path = folder / "manifest.json"
     if not path.exists():
         return {}
     try:

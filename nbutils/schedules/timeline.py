@@ -86,6 +86,21 @@ class Timeline:
         section._actions = {step - start: names for step, names in self._actions.items() if start <= step < end}
         return section
 
+    def first(self, steps: int) -> Timeline:
+        """Return the first `steps` steps, which a shorter run has in common with this one.
+
+        Raises:
+            ValueError: fewer than 1, or more than there are.
+        """
+        if not 1 <= steps <= len(self):
+            raise ValueError(f"expected 1 to {len(self)} steps, got {steps}")
+        part = object.__new__(Timeline)
+        part.parameters = self.parameters
+        part._values = self._values[:steps]
+        part._phases = [(step, name) for step, name in self._phases if step < steps]
+        part._actions = {step: names for step, names in self._actions.items() if step < steps}
+        return part
+
     def actions(self, step: int) -> tuple[str, ...]:
         """Return the names of what happens at exactly `step`.
 

@@ -35,7 +35,9 @@ class Ensemble:
 
     Attributes:
         seeds: the members' seeds.
+        variants: what sets members of one seed apart, `""` where nothing does (see `across`).
         parameters: name -> `[members, ...]`, views of `flat`.
+        gradients: likewise, views of `flat.grad`.
         buffers: name -> `[members, ...]`.
         flat: all parameters `[members, width]`, what an element-wise optimizer works on; `flat.grad` likewise.
 
@@ -54,6 +56,7 @@ class Ensemble:
         self.seeds = tuple(operator.index(seed) for seed in seeds)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"an ensemble needs distinct seeds, at least one; got {self.seeds}")
+        self.variants: tuple[str, ...] = ("",) * len(self.seeds)
         self.build = build
         self.dtype = dtype
         self.device = torch.device(device)
@@ -79,23 +82,23 @@ class Ensemble:
         self.flat = flat.contiguous()
         self.flat.grad = torch.zeros_like(self.flat)
         self.parameters: dict[str, Tensor] = {}
-        self._gradients: list[Tensor] = []  # views of flat.grad, one a parameter
+        self.gradients: dict[str, Tensor] = {}
         start = 0
         for name, like in self._template.named_parameters():
             columns = slice(start, start + like.numel())
             self.parameters[name] = self.flat[:, columns].unflatten(1, like.shape).requires_grad_()
-            self._gradients.append(self.flat.grad[:, columns].unflatten(1, like.shape))
+            self.gradients[name] = self.flat.grad[:, columns].unflatten(1, like.shape)
             start = columns.stop
         self._stacked = self._stack()
 
     def backward(self, loss: Tensor) -> None:
         """Write the gradient of a scalar loss to `flat.grad`; parameters the loss does not reach get 0."""
         gradients = torch.autograd.grad(loss, list(self.parameters.values()), materialize_grads=True)
-        torch._foreach_copy_(self._gradients, gradients)
+        torch._foreach_copy_(list(self.gradients.values()), gradients)
 
     def __getstate__(self) -> dict[str, object]:
         # Views would travel as copies and come apart from the memory they share.
-        return {k: v for k, v in vars(self).items() if k not in ("parameters", "_gradients", "_stacked")}
+        return {k: v for k, v in vars(self).items() if k not in ("parameters", "gradients", "_stacked")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
@@ -192,11 +195,32 @@ class Ensemble:
         """Return an ensemble of some members, with copies of their parameters."""
         chosen = copy.copy(self)
         chosen.seeds = tuple(self.seeds[i] for i in members)
+        chosen.variants = tuple(self.variants[i] for i in members)
         index = torch.as_tensor(list(members), device=self.device)
         chosen.buffers = {k: v[index].clone() for k, v in self.buffers.items()}
         chosen._template = copy.deepcopy(self._template)
         chosen._lay_out(self.flat.detach()[index])
         return chosen
+
+    def across(self, variants: Sequence[str]) -> Ensemble:
+        """Return an ensemble that has each member once a variant: all seeds of the first, all of the next, and so on.
+
+        Members of one seed start from the same weights and meet the same batches, so variants are compared in pairs.
+
+        Args:
+            variants: names of what the training of one member differs by, distinct and not empty.
+
+        Raises:
+            ValueError: no variants, one twice, an empty name, or this ensemble has variants already.
+        """
+        variants = tuple(variants)
+        if not all(variants) or not variants or len(set(variants)) != len(variants) or any(self.variants):
+            raise ValueError(
+                f"an ensemble without variants, and distinct names for them, are needed; got {self!r} and {variants}"
+            )
+        repeated = self.select([*range(len(self))] * len(variants))
+        repeated.variants = tuple(variant for variant in variants for _ in self.seeds)
+        return repeated
 
     def state(self) -> dict[str, Tensor]:
         """Return parameters and buffers by name, `[members, ...]`, sharing memory."""

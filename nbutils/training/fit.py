@@ -40,6 +40,26 @@ class Batches(Protocol):
         """Turn the draws of one step `[members, ...]` into `input`, `target` and labels `[members, batch, ...]`."""
 
 
+Step = Callable[[Mapping[str, Tensor], Mapping[str, float]], tuple[Tensor, dict[str, Tensor]]]
+
+
+class Rule(Protocol):
+    """How members learn, where that is not the gradient of the objective.
+
+    Its `repr` must identify it: a checkpoint compares it.
+    """
+
+    def bind(self, ensemble: Ensemble, objective: Objective) -> Step:
+        """Return a function of a batch and the schedule's values, called once a step.
+
+        It writes what the optimizer is to descend along to `ensemble.flat.grad`, and returns the total loss
+        `[members]` and its parts by name, all detached.
+        """
+
+    def select(self, members: Sequence[int]) -> Rule:
+        """Return the rule for some of the members."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A member that left the run: its loss or gradient was not finite at `step`; its weights are those it had there."""
@@ -47,6 +67,7 @@ class Failure:
     seed: int
     step: int
     loss: float
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,8 @@ class Fit:
 
     Attributes:
         ensemble: the trained ensemble (the one given, trained in place).
-        history: tidy: columns seed, step, term, value. Terms are losses before weighting, and `total`.
+        history: tidy: columns seed, step, term, value, and variant where the ensemble has variants. Terms are losses
+            before weighting, and `total`.
         failures: members whose loss or gradient became NaN or infinite.
     """
 
@@ -75,6 +97,7 @@ def fit(
     objective: Objective,
     timeline: Timeline,
     *,
+    rule: Rule | None = None,
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer] = adam,
     checkpoint: str | Path | None = None,
     every: int = 250,
@@ -90,6 +113,7 @@ def fit(
         batches: draws the members' batches.
         objective: loss and scheduled terms.
         timeline: must have a column `lr` and one a term. Step k trains with `timeline[k]`.
+        rule: how members learn; None: by the gradient of the objective.
         optimizer: makes an element-wise optimizer for the ensemble's flat parameters `[members, width]`.
         checkpoint: file to resume from if it is there, and to write every `every` steps and at the end. With an
             executor each worker has its own, with `.part-i-of-n` in the name.
@@ -122,7 +146,7 @@ def fit(
     if not (executor is None or executor == "loky" or hasattr(executor, "submit")):
         raise ValueError(f"executor must be None, 'loky' or a PEP 3148 executor; got {executor!r}")
     if executor is None:
-        loop = _Loop(ensemble, batches, objective, timeline, optimizer, log_every)
+        loop = _Loop(ensemble, batches, objective, timeline, rule, optimizer, log_every)
         return loop.run(Path(checkpoint) if checkpoint else None, every, label)
     workers = min(workers or os.cpu_count() or 1, len(ensemble))
     if executor == "loky":
@@ -139,6 +163,7 @@ def fit(
             batches,
             objective.select(share),
             timeline,
+            None if rule is None else rule.select(share),
             optimizer,
             part,
             every,
@@ -157,16 +182,18 @@ def fit(
     return Fit(ensemble, history, tuple(failure for result in results for failure in result[2]))
 
 
-def _train_share(ensemble, batches, objective, timeline, optimizer, part, every, log_every):
+def _train_share(ensemble, batches, objective, timeline, rule, optimizer, part, every, log_every):
     """Train some members in a worker; return plain data, which travels cheaper than live objects."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the processes use the cores
     try:
-        loop = _Loop(ensemble, batches, objective, timeline, optimizer, log_every)
+        loop = _Loop(ensemble, batches, objective, timeline, rule, optimizer, log_every)
         loop.run(part, every, label=None)  # the caller shows one bar for all
     finally:
         torch.set_num_threads(threads)  # a thread of the caller's own process is an executor, too
-    return {name: tensor.cpu() for name, tensor in ensemble.state().items()}, loop.seed_rows(), tuple(loop.failures)
+    # Clones, because a view is pickled with all the memory it shares: the whole ensemble, once for every parameter.
+    state = {name: tensor.cpu().clone() for name, tensor in ensemble.state().items()}
+    return state, loop.seed_rows(), tuple(loop.failures)
 
 
 def _parts(checkpoint: str | Path | None, workers: int) -> list[Path | None]:
@@ -185,11 +212,13 @@ def _parts(checkpoint: str | Path | None, workers: int) -> list[Path | None]:
 class _Loop:
     """The state of a run between two steps: what a checkpoint holds."""
 
-    def __init__(self, ensemble, batches, objective, timeline, optimizer, log_every) -> None:
+    def __init__(self, ensemble, batches, objective, timeline, rule, optimizer, log_every) -> None:
         self.ensemble: Ensemble = ensemble
         self.batches: Batches = batches
         self.objective: Objective = objective
         self.timeline: Timeline = timeline
+        self.rule: Rule | None = rule
+        self.learn: Step = self._descend if rule is None else rule.bind(ensemble, objective)
         self.log_every: int = log_every
         self.optimizer: torch.optim.Optimizer = optimizer([ensemble.flat])
         self.initial = hashlib.sha256(ensemble.flat.detach().cpu().numpy().tobytes()).hexdigest()[:16]
@@ -228,50 +257,60 @@ class _Loop:
         weights = self.timeline[self.step]
         batch = self.batches.batch(drawn, self.ensemble.dtype)
         batch = {name: tensor.to(self.ensemble.device) for name, tensor in batch.items()}
-        output, activations = self.ensemble(batch["input"], self.objective.sites, training=True)
-        total, values = self.objective(output, batch, activations, weights, self.ensemble.parameters)
-        frozen, _ = self._frozen()
-        self.ensemble.backward(total.masked_fill(frozen, 0.0).sum())
+        # Batch normalisation changes its buffers on the way forward, before anyone knows that a member failed.
+        buffers = {name: buffer.clone() for name, buffer in self.ensemble.buffers.items()}
+        total, values = self.learn(batch, weights)
         # A gradient can overflow where the loss did not; either way the weights of this step are the last good ones.
-        finite = total.detach().isfinite() & self.ensemble.flat.grad.isfinite().all(1)
+        # Sums first: a finite sum has finite terms, and takes a twentieth of the time of asking each.
+        finite = total.isfinite() & self.ensemble.flat.grad.sum(1).isfinite()
         if not finite.all():
-            self._freeze(total.detach(), finite)
-        _, kept = self._frozen()
+            finite = total.isfinite() & self.ensemble.flat.grad.isfinite().all(1)
+            self._freeze(total, finite)
+        frozen = self._frozen()
+        weights_before = self.ensemble.flat.detach()[frozen]  # a copy, as a mask makes it
         for group in self.optimizer.param_groups:
             group["lr"] = weights["lr"]
         self.optimizer.step()
-        for tensor, members, rows in kept:
-            tensor[members] = rows
+        if self.failures:
+            self.ensemble.flat.detach()[frozen] = weights_before
+            for name, buffer in self.ensemble.buffers.items():
+                buffer[frozen] = buffers[name][frozen]
         if self.step % self.log_every == 0 or self.step == len(self.timeline) - 1:
             for name, value in {"total": total, **values}.items():
                 self.rows.append((self.step, name, value.detach().double().cpu()))
 
+    def _descend(self, batch: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+        output, activations = self.ensemble(batch["input"], self.objective.sites, training=True)
+        total, values = self.objective(output, batch, activations, weights, self.ensemble.parameters)
+        self.ensemble.backward(total.masked_fill(self._frozen(), 0.0).sum())
+        return total.detach(), values
+
     def _freeze(self, total: Tensor, finite: Tensor) -> None:
-        gone = {failure.seed for failure in self.failures}
-        for seed, loss, well in zip(self.ensemble.seeds, total.tolist(), finite.tolist(), strict=True):
-            if seed not in gone and not well:
-                self.failures.append(Failure(seed, self.step, loss))
+        gone = {(failure.seed, failure.variant) for failure in self.failures}
+        for (seed, variant), loss, well in zip(self._names(), total.tolist(), finite.tolist(), strict=True):
+            if (seed, variant) not in gone and not well:
+                self.failures.append(Failure(seed, self.step, loss, variant))
 
-    def _frozen(self) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-        """Return the mask of frozen members, and what the optimizer must not change: (tensor, members, values)."""
-        mask = torch.zeros(len(self.ensemble), dtype=torch.bool, device=self.ensemble.device)
-        if not self.failures:
-            return mask, []
-        members = torch.tensor([self.ensemble.seeds.index(failure.seed) for failure in self.failures])
-        mask[members] = True
-        kept = (self.ensemble.flat.detach(), *self.ensemble.buffers.values())
-        return mask, [(tensor, members, tensor[members].clone()) for tensor in kept]
+    def _frozen(self) -> Tensor:
+        """Return which members have failed: the optimizer and the forward pass must leave no trace in them."""
+        gone = {(failure.seed, failure.variant) for failure in self.failures}
+        return torch.tensor([name in gone for name in self._names()], device=self.ensemble.device)
 
-    def seed_rows(self) -> list[tuple[int, int, str, float]]:
+    def _names(self) -> list[tuple[int, str]]:
+        return list(zip(self.ensemble.seeds, self.ensemble.variants, strict=True))
+
+    def seed_rows(self) -> list[tuple[int, str, int, str, float]]:
         return [
-            (seed, step, term, value)
+            (seed, variant, step, term, value)
             for step, term, values in self.rows
-            for seed, value in zip(self.ensemble.seeds, values.tolist(), strict=True)
+            for (seed, variant), value in zip(self._names(), values.tolist(), strict=True)
         ]
 
     def _identity(self) -> dict[str, object]:
         """Describe the run: everything that must agree for a checkpoint to continue it."""
         frame = self.timeline.frame()
+        more = {"variants": self.ensemble.variants} if any(self.ensemble.variants) else {}
+        more |= {"rule": _named(self.rule)} if self.rule is not None else {}
         values = hashlib.sha256(frame.to_numpy().tobytes()).hexdigest()[:16]
         return {
             "seeds": self.ensemble.seeds,
@@ -288,6 +327,7 @@ class _Loop:
                 {k: v for k, v in self.optimizer.defaults.items() if k != "lr"},
             ],
             "log_every": self.log_every,
+            **more,
         }
 
     def _save(self, path: Path) -> None:
@@ -338,7 +378,8 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _tidy(rows: Sequence[tuple[int, int, str, float]]) -> pd.DataFrame:
+def _tidy(rows: Sequence[tuple[int, str, int, str, float]]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(rows, columns=["seed", "step", "term", "value"])
+    frame = pd.DataFrame(rows, columns=["seed", "variant", "step", "term", "value"])
+    return frame if frame["variant"].any() else frame.drop(columns="variant")
