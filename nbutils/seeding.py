@@ -65,12 +65,16 @@ def pin(threads: int = 1) -> None:
     this size spend their time waiting for each other; processes use the cores (see `nbutils.training.fit`).
 
     Args:
-        threads: OpenMP threads for torch, 1 or more.
+        threads: threads for torch and for the matrix products of NumPy and SciPy, 1 or more. Two made a probe's fit
+            on two cores ten times slower.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     if threads < 1:
         raise ValueError(f"threads must be 1 or more; got {threads}")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))  # for the libraries that are loaded later
+    threadpool_limits(threads)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # would write NaN to every fresh buffer first

@@ -31,13 +31,16 @@ def test_pin_sets_threads_kernels_and_determinism_for_this_process_and_its_child
     program = (
         "import os, torch\nfrom nbutils import seeding\nseeding.pin(1)\n"
         "print(torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), os.environ['MKL_CBWR'],"
-        " os.environ['ONEDNN_MAX_CPU_ISA'], torch.backends.cpu.get_cpu_capability())"
+        " os.environ['ONEDNN_MAX_CPU_ISA'], torch.backends.cpu.get_cpu_capability())\n"
+        "import scipy.linalg, threadpoolctl\n"  # a BLAS that was loaded before and one that was not
+        "print(*{pool['num_threads'] for pool in threadpoolctl.threadpool_info()})"
     )
-    chosen = ("MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    chosen = ("MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OPENBLAS_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in chosen}
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    *settings, capability = result.stdout.split()
+    *settings, capability, pools = result.stdout.split()
     assert settings == ["1", "True", "AVX2", "AVX2"]
     assert capability != "AVX512"
+    assert pools == "1"

@@ -80,8 +80,10 @@ def fit_probe(features: ArrayLike, targets: ArrayLike, *, C: float = 1.0) -> Pip
     targets = np.asarray(targets)
     if len(found := np.unique(targets)) < 2:
         raise UndefinedProbeError(f"undefined: a probe needs two classes or more to be fitted; all items are {found}")
-    # Double precision: in single, the optimizer stops at places that depend on the processor.
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000))
+    # Double precision and Newton steps to the optimum: stopped short of it, as L-BFGS is by default, or in single
+    # precision, the coefficients, and with them rankings of channels, depend on the processor.
+    optimum = LogisticRegression(C=C, solver="newton-cg", tol=1e-8, max_iter=1000)
+    probe = make_pipeline(StandardScaler(), optimum)
     return probe.fit(np.asarray(features, dtype=np.float64), targets)
 
 
