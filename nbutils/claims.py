@@ -163,7 +163,7 @@ def load(path: Path) -> Record:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are no text, text that is no JSON, a number too long
         raise ValueError(f"{path} is not JSON: {error}") from None
     defect = _defect(content)
     if defect:

@@ -93,6 +93,9 @@ def check_tensor(tensor: object, name: str, shape: tuple[int, ...], path: str | 
     """
     if not isinstance(tensor, Tensor):
         raise StateError(f"{path}: {name} must be a tensor; got {type(tensor).__name__}")
+    if tensor.is_nested or tensor.is_meta or tensor.layout != torch.strided:
+        found = "a nested one" if tensor.is_nested else "one without values" if tensor.is_meta else tensor.layout
+        raise StateError(f"{path}: {name} must be a dense tensor; got {found}")
     if tensor.shape != shape:
         raise StateError(f"{path}: {name} must have shape {shape}; got {tuple(tensor.shape)}")
     if tensor.is_floating_point() == whole or tensor.is_complex() or not tensor.isfinite().all():

@@ -62,7 +62,7 @@ def record(notebook: Path, source: Path) -> list[Path]:
     which = "full" if embedded else "real"
     kept = layout.recorded(notebook.stem, which)
     results = json.loads((made / "results.json").read_text(encoding="utf-8"))
-    results |= json.loads((made / RUN).read_text(encoding="utf-8"))
+    results |= _run(made / RUN)
     content = json.loads(notebook.read_text(encoding="utf-8"))
     there = load_manifest(made)
     names = content["metadata"].get("nbutils", {}).get("recorded", list(there))
@@ -78,6 +78,16 @@ def record(notebook: Path, source: Path) -> list[Path]:
     written.append(atomic.write(folder / "manifest.json", listing + "\n"))
     written.append(atomic.write(kept, json.dumps(results, indent=1, ensure_ascii=False) + "\n"))
     return written
+
+
+def _run(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.keys() != {"command", "date", "seconds"}:
+        raise ValueError(f"{path} must have command, date and seconds of a run; got {content!r}")
+    return content
 
 
 _LOOKS = ("light", "dark")

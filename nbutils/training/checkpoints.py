@@ -1,11 +1,13 @@
 """Checkpoints that are whole or absent, and that know which run they belong to.
 
 A checkpoint is one safetensors file: tensors, and a JSON description of the run in its header. It is written beside
-its place and renamed into it, so a process killed while writing leaves the previous checkpoint. Nothing is unpickled.
+its place and renamed into it, so a process killed while writing leaves the previous checkpoint. A digest in the header
+tells of every changed bit. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +18,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nbutils import atomic
+from nbutils.data import arrays
 
-FORMAT = "nbutils checkpoint 1"
+FORMAT = "nbutils checkpoint 2"
 
 
 class CheckpointError(ValueError):
@@ -34,6 +37,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], run: Mapping[str, Any], pro
         progress: where the run stands (JSON).
     """
     header = {"format": FORMAT, "run": json.dumps(run), "progress": json.dumps(progress)}
+    header["content"] = _digest(header, tensors)
     content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata=header)
     atomic.write(path, content)
 
@@ -49,7 +53,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
         Tensors by name, and the progress.
 
     Raises:
-        CheckpointError: truncated, not a checkpoint, or of another run (the first difference is named).
+        CheckpointError: damaged, not a checkpoint, or of another run (the first difference is named).
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -61,8 +65,11 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
         raise CheckpointError(f"{path} is not a checkpoint: expected format {FORMAT!r}, got {header.get('format')!r}")
     try:
         found, progress = json.loads(header["run"]), json.loads(header["progress"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} has no readable description of its run ({error!r})") from None
+        whole = header["content"] == _digest(header, tensors) and isinstance(found, dict) and isinstance(progress, dict)
+    except (KeyError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its content is not what was written; delete it to start again")
     expected = json.loads(json.dumps(run))  # tuples become lists, as in the file
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
@@ -71,6 +78,11 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
                 f"the file has {_brief(found.get(key))}; give another path, or delete it to start again"
             )
     return tensors, progress
+
+
+def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    text = "\n".join([header["run"], header["progress"], arrays.digest(tensors)])
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _brief(value: object) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -345,15 +345,32 @@ class _Loop:
 
     def _restore(self, path: Path) -> None:
         tensors, where = checkpoints.read(path, self._identity())
+        try:
+            self._set(tensors, where)
+        except (ValueError, KeyError, IndexError, TypeError) as error:  # whole, but not what `_save` writes
+            raise checkpoints.CheckpointError(
+                f"{path} does not hold this run ({type(error).__name__}: {error}); delete it to start again"
+            ) from None
+
+    def _set(self, tensors: dict[str, Tensor], where: dict[str, Any]) -> None:
         self.ensemble.load(_under("ensemble/", tensors))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer/", tensors).items():
+            if tensor.shape not in ((), self.ensemble.flat.shape):
+                raise ValueError(f"{name} is {tuple(tensor.shape)}")
             index, key = name.split("/", 1)
             state.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step = where["step"]
         self.failures = [Failure(*failure) for failure in where["failures"]]
-        self.rows = [(step, term, tensors["history"][i]) for i, (step, term) in enumerate(where["history"])]
+        self.rows = [(step, str(term), tensors["history"][i]) for i, (step, term) in enumerate(where["history"])]
+        steps = [self.step, *(failure.step for failure in self.failures), *(step for step, _, _ in self.rows)]
+        if not all(isinstance(step, int) and 0 <= step <= len(self.timeline) for step in steps):
+            raise ValueError(f"steps {steps} of {len(self.timeline)}")
+        if any(failure.seed not in self.ensemble.seeds for failure in self.failures):
+            raise ValueError(f"failures {self.failures}")
+        if any(values.shape != (len(self.ensemble),) for _, _, values in self.rows):
+            raise ValueError(f"a history of {tuple(tensors['history'].shape)}")
 
 
 def _place(term: Term | ParameterTerm) -> str:

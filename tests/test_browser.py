@@ -1,0 +1,322 @@
+"""The collection in the place where it is used: JupyterLab in a browser, and the supplement without a network.
+
+Screenshots go to `build/browser/`. The browser is the machine's own Chromium; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nbutils import layout
+from nbutils.notebook import render
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+AXE_VARIABLE = "NBUTILS_AXE"  # path of axe.min.js; `.ci/run` has npm fetch it
+NOTEBOOKS = layout.notebooks()
+SCREENSHOTS = layout.root() / "build" / "browser"
+MINUTES = 30  # a notebook that takes one on two free cores may have to share them
+SLOW = 120_000  # milliseconds that a page may take for a step where others use the machine
+SCHEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="found no chromium or google-chrome"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[str]:
+    """Start JupyterLab on copies of the notebooks, with a token; yield its address with `{}` for a path."""
+    home = tmp_path_factory.mktemp("lab")
+    shutil.copytree(layout.root() / "notebooks", home / "notebooks")
+    settings = {
+        "notebook-extension/tracker": '{"windowingMode": "none"}',  # else cells out of sight have no elements
+        "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+    }
+    for name, text in settings.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    token = secrets.token_hex(16)
+    environment = os.environ | {
+        f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    environment |= {"IPYTHONDIR": str(home / "ipython"), layout.OUT_VARIABLE: str(home / "out")}
+    environment.pop("PYTEST_VERSION", None)  # kernels are to behave as a reader's
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    options = {
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "IdentityProvider.token": token,
+        "ServerApp.root_dir": home / "notebooks",
+        "LabApp.user_settings_dir": home / "settings",
+        "LabApp.workspaces_dir": home / "workspaces",
+        "LabApp.expose_app_in_browser": True,  # so that commands can be given, and cells looked at, by name
+    }
+    log = (home / "log").open("w")
+    process = subprocess.Popen(
+        [*command, *(f"--{name}={value}" for name, value in options.items())],
+        cwd=home,
+        env=environment,
+        stdout=log,
+        stderr=log,
+    )
+    address = f"http://127.0.0.1:{port}/{{}}?token={token}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(address.format("api/status"), timeout=10).close()
+                break
+            except OSError:
+                assert process.poll() is None, (home / "log").read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()  # shuts the kernels down, too
+        process.wait(timeout=60)
+        log.close()
+
+
+CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets.map((cell, index) => {
+    const outputs = cell.model.type === 'code' ? cell.model.outputs.toJSON() : [];
+    return {
+        index,
+        ran: cell.model.type !== 'code' || !cell.model.sharedModel.source.trim() || cell.model.executionCount !== null,
+        errors: outputs.filter(o => o.output_type === 'error').map(o => `cell ${index}: ${o.ename}: ${o.evalue}`),
+        widget: outputs.some(o => o.data && 'application/vnd.jupyter.widget-view+json' in o.data),
+    };
+})"""
+COMMAND = "([name, options]) => { window.jupyterapp.commands.execute(name, options); }"
+BUSY = "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status !== 'idle'"
+
+
+def command(page: playwright.Page, name: str, **options: object) -> None:
+    page.evaluate(COMMAND, [name, options])
+
+
+def wait_until_idle(page: playwright.Page, seconds: float) -> None:
+    """Wait until no cell is running or waiting to."""
+    end = time.monotonic() + seconds
+    quiet = 0
+    while quiet < 3:  # between two cells the kernel is idle for a moment
+        assert time.monotonic() < end, f"still running after {seconds:.0f} s"
+        waiting = page.locator(".jp-InputPrompt", has_text="[*]").count()
+        quiet = 0 if waiting or page.evaluate(BUSY) else quiet + 1
+        page.wait_for_timeout(500)
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request, browser, lab) -> Iterator[tuple[str, playwright.Page]]:
+    """Open a notebook and run all its cells; yield its stem and the page."""
+    stem = request.param.stem
+    page = browser.new_page(viewport={"width": 1500, "height": 1100})
+    page.set_default_timeout(SLOW)
+    page.goto(lab.format(f"lab/tree/{stem}.ipynb"))
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel")
+    command(page, "notebook:restart-clear-output")  # asks first
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.wait_for_timeout(3000)
+    wait_until_idle(page, 120)
+    assert not all(cell["ran"] for cell in page.evaluate(CELLS))  # nothing is left of the stored run
+    command(page, "notebook:run-all-cells")
+    page.wait_for_timeout(2000)
+    wait_until_idle(page, 60 * MINUTES)
+    yield stem, page
+    page.close()
+
+
+def test_all_cells_run_without_an_error(notebook):
+    _, page = notebook
+    cells = page.evaluate(CELLS)
+    assert [error for cell in cells for error in cell["errors"]] == []
+    assert all(cell["ran"] for cell in cells)
+
+
+def explorers(page: playwright.Page) -> list[playwright.Locator]:
+    """Return the outputs that hold controls; bars of progress are widgets, too, and hold none."""
+    cells = [cell["index"] for cell in page.evaluate(CELLS) if cell["widget"]]
+    found = [page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".jp-OutputArea-output") for cell in cells]
+    return [output for output in found if output.locator("select, [role=slider]").count()]
+
+
+def shown(output: playwright.Locator) -> str:
+    """Return what an explorer shows: its words, numbers and pictures."""
+    return output.evaluate_all(
+        "all => all.map(e => [e.innerText, ...[...e.querySelectorAll('img')].map(i => i.src)].join('|')).join('|')"
+    )
+
+
+def test_moving_a_control_changes_what_an_explorer_shows(notebook):
+    _, page = notebook
+    source = page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.source")
+    outputs = explorers(page)
+    assert outputs or "explorer(" not in str(source)
+    for output in outputs:
+        output.first.scroll_into_view_if_needed()
+        for control in (output.locator("[role=slider]").first, output.locator("select").first):
+            if not control.count():
+                continue
+            before = shown(output)
+            if control.get_attribute("role") == "slider":
+                control.press("ArrowLeft")
+            else:
+                options = control.locator("option").all_inner_texts()
+                control.select_option(label=options[-1])
+            for _ in range(240):
+                page.wait_for_timeout(250)
+                if shown(output) != before:
+                    break
+            assert shown(output) != before
+            assert output.locator("[role=alert]").count() == 0
+
+
+def test_running_a_cell_twice_stacks_nothing(notebook):
+    _, page = notebook
+    for cell in page.evaluate(CELLS):
+        if cell["widget"]:
+            output = page.locator(".jp-Notebook .jp-Cell").nth(cell["index"]).locator(".jp-OutputArea-output")
+            before = output.count(), output.locator("select, [role=slider]").count()
+            if before[1]:
+                page.evaluate(
+                    "i => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = i }", cell["index"]
+                )
+                command(page, "notebook:run-cell")
+                page.wait_for_timeout(1000)
+                wait_until_idle(page, 300)
+                output.locator("select, [role=slider]").first.wait_for()
+                assert (output.count(), output.locator("select, [role=slider]").count()) == before
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_screenshot_in(notebook, scheme):
+    stem, page = notebook
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    command(page, "apputils:change-theme", theme=SCHEMES[scheme])
+    page.wait_for_selector(f"body[data-jp-theme-name='{SCHEMES[scheme]}']", state="attached")
+    page.wait_for_timeout(2000)
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.content.scrollToItem(0)")
+    page.wait_for_timeout(500)
+    page.screenshot(path=SCREENSHOTS / f"{stem}-top-{scheme}.png")
+    for number, output in enumerate(explorers(page), start=1):
+        output.first.evaluate("e => e.scrollIntoView({block: 'start'})")
+        page.wait_for_timeout(500)
+        page.screenshot(path=SCREENSHOTS / f"{stem}-explorer-{number}-{scheme}.png")
+    pictures = page.locator(".jp-Notebook .jp-RenderedImage img")
+    assert pictures.evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 0)")
+
+
+@pytest.fixture(scope="module")
+def supplement(tmp_path_factory) -> list[Path]:
+    """Render the committed notebooks and an index."""
+    return render.render_all(NOTEBOOKS, tmp_path_factory.mktemp("html"))
+
+
+@pytest.fixture(params=SCHEMES)
+def offline(request, browser) -> Iterator[tuple[str, playwright.Page, list[str]]]:
+    """Yield a scheme, a page that has no network, and the requests and errors that it meets."""
+    context = browser.new_context(offline=True, color_scheme=request.param, viewport={"width": 1200, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(SLOW)
+    troubles: list[str] = []
+
+    def noted(made: playwright.Request) -> None:
+        if not made.url.startswith(("file:", "data:", "blob:")):
+            troubles.append(f"asked for {made.url}")
+
+    page.on("request", noted)
+    page.on("requestfailed", lambda made: troubles.append(f"failed: {made.url[:200]}"))
+    page.on("pageerror", lambda error: troubles.append(f"script: {error}"))
+    yield request.param, page, troubles
+    context.close()
+
+
+def html_pages(supplement: list[Path]) -> list[Path]:
+    return [path for path in supplement if path.suffix == ".html"]
+
+
+def test_the_supplement_needs_no_network(supplement, offline):
+    scheme, page, troubles = offline
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    assert len(html_pages(supplement)) == len(NOTEBOOKS) + 1
+    for path in html_pages(supplement):
+        page.goto(path.as_uri())
+        for picture in page.locator("img").all():
+            picture.scroll_into_view_if_needed()
+            assert picture.evaluate("i => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 0")
+        for formula in page.locator("math").all():
+            box = formula.bounding_box()
+            assert box is None or (box["width"] > 0 and box["height"] > 0)  # None where it is folded away
+        prose = "".join(page.locator(".prose").all_inner_texts())
+        assert not re.search(r"\$\$|\\(frac|sum|mathrm|cdot|left|alpha|theta|hat|bar)\b", prose)  # none is as typed
+        for figure in page.locator(".js-plotly-plot").all():
+            assert figure.locator("svg, canvas").count()
+        page.evaluate("() => scrollTo(0, 0)")
+        page.screenshot(path=SCREENSHOTS / f"supplement-{path.stem}-{scheme}.png")
+    assert troubles == []
+
+
+def test_a_page_that_asks_for_something_is_noticed(offline):
+    _, page, troubles = offline
+    page.set_content("<img src='http://192.0.2.1/x.png'><script>throw Error('no')</script>")
+    assert {trouble.split(":")[0] for trouble in troubles} == {"asked for http", "failed", "script"}
+
+
+def test_the_supplement_is_used_by_keyboard(supplement, browser):
+    page = browser.new_page()
+    focused = (
+        "() => { const e = document.activeElement; return e.tagName + ' ' + (e.getAttribute('href') ?? e.innerText) }"
+    )
+    for path in html_pages(supplement):
+        page.goto(path.as_uri())
+        places = []
+        for _ in range(min(6, page.locator("a[href], summary, button").count())):
+            page.keyboard.press("Tab")
+            places.append(page.evaluate(focused))
+            assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") != "none"
+        assert len(set(places)) >= min(3, len(places)) > 0, places
+    page.close()
+
+
+@pytest.mark.skipif(
+    not Path(os.environ.get(AXE_VARIABLE, "/nowhere")).is_file(), reason=f"${AXE_VARIABLE} names no axe.min.js"
+)
+def test_axe_finds_nothing_serious_in_the_supplement(supplement, offline):
+    _, page, _ = offline
+    check = (
+        "async () => (await axe.run()).violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 200))])"
+    )
+    for path in html_pages(supplement):
+        page.goto(path.as_uri())
+        page.add_script_tag(path=os.environ[AXE_VARIABLE])
+        found = page.evaluate(check)
+        assert [violation for violation in found if violation[0] in ("serious", "critical")] == [], path.name
+
+        page.evaluate("() => document.querySelectorAll('img').forEach(i => i.removeAttribute('alt'))")
+        page.evaluate("() => document.body.append(document.createElement('img'))")  # the control
+        assert "image-alt" in [violation[1] for violation in page.evaluate(check)]
