@@ -82,7 +82,9 @@ def test_a_seed_sweep_survives_a_killed_worker(client, tmp_path):
     try:  # to the last bit what this process computes
         pd.testing.assert_frame_equal(runs.run(train, sweep, tmp_path / "here"), table, check_exact=True)
         for configuration in sweep[::5]:
-            here, there = (runs.arrays(train, configuration, folder)["weight"] for folder in (tmp_path / "here", store))
+            here, there = (
+                runs.results(train, [configuration], folder)[0]["weight"] for folder in (tmp_path / "here", store)
+            )
             assert torch.equal(here, there)
     finally:
         torch.set_num_threads(threads)

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -116,11 +118,83 @@ def test_tables_and_arrays_come_back(tmp_path):
     assert table.loss.isna().tolist() == [False, True] * 2
 
     assert list(runs.run(weights, [{"seed": 3}], tmp_path).columns) == ["seed", "loss", "error"]
-    kept = runs.arrays(weights, {"seed": 3}, tmp_path)
+    (kept,) = runs.results(weights, [{"seed": 3}], tmp_path)
     assert torch.equal(kept["w"], torch.full((2, 3), 3))
     assert kept["b"].tolist() == [0, 1, 2]
-    with pytest.raises(FileNotFoundError):
-        runs.arrays(weights, {"seed": 4}, tmp_path)
+
+
+def test_results_come_back_as_they_were_returned(tmp_path):
+    table = pd.DataFrame({"step": [0, 1], "loss": [1 / 3, 0.1], "name": ["a", None]})
+    kinds = table.assign(step=table.step.astype("int32"), kind=pd.Categorical(["x", "y"], ["y", "x"], ordered=True))
+
+    def mixed(seed):
+        scores = {"by": {"hand": np.arange(3.0)}, "rank": 1}
+        return {
+            "loss": 0.5,
+            "history": table,
+            "w": torch.full((2, 3), seed),
+            "left": None,
+            "scores": scores,
+            "kinds": kinds,
+        }
+
+    for _ in range(2):  # computed, then read
+        first, second = runs.results(mixed, [{"seed": 3}, {"seed": 4}], tmp_path)
+        assert list(first) == ["loss", "history", "w", "left", "scores", "kinds"]
+        assert (first["loss"], first["left"]) == (0.5, None)
+        pd.testing.assert_frame_equal(first["history"], table)
+        pd.testing.assert_frame_equal(first["kinds"], kinds)
+        assert torch.equal(second["w"], torch.full((2, 3), 4))
+        assert isinstance(first["scores"]["by"]["hand"], np.ndarray)
+        assert (first["scores"]["by"]["hand"].tolist(), first["scores"]["rank"]) == ([0, 1, 2], 1)
+    assert list(runs.run(mixed, [{"seed": 3}], tmp_path).columns) == ["seed", "loss", "left", "scores/rank", "error"]
+    (alone,) = runs.results(lambda: table, [{}], tmp_path)
+    pd.testing.assert_frame_equal(alone, table)
+
+
+def test_results_of_a_sweep_with_failures_raise_and_keep_the_others(tmp_path, log):
+    some = seeds(log, 3)
+    with pytest.raises(runs.RunError, match=r"1 of 4 failed, .* no luck with 9"):
+        runs.results(measure, [*some, {"seed": 9, "log": str(log), "plan": "fail"}], tmp_path)
+    before = len(calls(log))
+    assert [found["double"] for found in runs.results(measure, some, tmp_path)] == [0, 2, 4]
+    assert len(calls(log)) == before
+
+
+@dataclass(frozen=True)
+class Scale:
+    by: torch.Tensor
+
+
+def test_networks_arrays_and_dataclasses_count_by_their_content(tmp_path):
+    ran = deque()  # no list: what a function reads of those would count
+    offset = {"of": torch.zeros(2)}
+
+    def total(network, scale):
+        ran.append(1)
+        return {"y": float(network(scale.by[None]).detach().sum() + offset["of"].sum())}
+
+    def configuration(weight=1.0, by=2.0):
+        network = torch.nn.Linear(2, 1, bias=False)
+        torch.nn.init.constant_(network.weight, weight)
+        return {"network": network, "scale": Scale(torch.full((2,), by))}
+
+    def times():
+        before = len(ran)
+        table = runs.run(total, [configuration()], tmp_path)
+        assert list(table.columns) == ["y", "error"]  # arrays and networks are no part of a row
+        return len(ran) - before
+
+    assert times() == 1
+    assert times() == 0  # another network of the same weights, another tensor of the same values
+    runs.run(total, [configuration(weight=1.5), configuration(by=3.0)], tmp_path)
+    assert len(ran) == 3
+    offset["of"] = torch.ones(2)  # read by the function, not given to it
+    assert times() == 1
+    layers = configuration() | {"network": torch.nn.Sequential(configuration()["network"], torch.nn.ReLU())}
+    runs.run(total, [layers], tmp_path)
+    runs.run(total, [layers | {"network": torch.nn.Sequential(layers["network"][0], torch.nn.Tanh())}], tmp_path)
+    assert len(ran) == 6  # the same weights in another network
 
 
 def compiled(text, **names):
@@ -160,7 +234,7 @@ def test_two_lambdas_on_a_line_are_two_functions(tmp_path):
 
 
 def test_what_cannot_be_told_apart_is_refused(tmp_path):
-    for configuration, name in [({"x": torch.zeros(2)}, "'x' is a Tensor"), ({"x": {"y": {1}}}, "'x' is a set")]:
+    for configuration, name in [({"x": torch.zeros}, "'x' is a builtin"), ({"x": {"y": {1}}}, "'x' is a set")]:
         with pytest.raises(ValueError, match=name):
             runs.run(measure, [configuration], tmp_path)
     with pytest.raises(ValueError, match="'error' not among them"):
@@ -286,7 +360,7 @@ class Thirty:
     def stored(self) -> list[int]:
         """Return the tasks whose results are in the store; fail on a file that is half-written."""
         contents = [json.loads(path.read_text()) for path in self.store.glob("*.json")]
-        return sorted(round(content["result"]["rows"][0][0] ** 0.5) for content in contents)
+        return sorted(round(content["result"]["row"]["square"] ** 0.5) for content in contents)
 
     def resume(self, finished: list[int]) -> None:
         """Run to the end: nothing finished is computed again, and the table is complete."""

@@ -17,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -37,6 +38,10 @@ class ResultError(ValueError):
     """A result file cannot be used: the message names it and says why."""
 
 
+class RunError(RuntimeError):
+    """Some configurations failed: the message says how many, and why the first did."""
+
+
 def run(
     function: Callable[..., Any],
     configurations: Sequence[Mapping[str, Any]],
@@ -49,15 +54,16 @@ def run(
     """Call a function with each configuration whose result is not in the store yet.
 
     A result belongs to the function's source, the configuration and the version of this package. The source includes
-    functions and classes of the same module or notebook that the function mentions, and the numbers, texts, lists and
-    paths that it reads from there. It includes no packages, models or arrays: what else a result depends on belongs
-    in the configuration.
+    functions and classes of the same module or notebook that the function mentions, and whatever it reads from there
+    that a configuration could hold. It includes no packages and no other objects: what else a result depends on
+    belongs in the configuration.
 
     Args:
         function: takes a configuration as keyword arguments. Returns a mapping of names, not `error`, to numbers,
-            texts, truth values, None and arrays; or a table without arrays (its index is dropped).
-        configurations: argument name -> number, text, truth value, None, path, or lists and dicts of them. A path to a
-            file counts by the file's content.
+            texts, truth values, None, arrays, tables and mappings of all these; or one table. Tables hold numbers,
+            texts, truth values and None; their index is dropped.
+        configurations: argument name -> number, text, truth value, None, path, array, network, or lists, dicts and
+            dataclasses of them. A file, an array and a network count by their content.
         store: folder of the result files; made if missing. Several processes may use it at a time.
         executor: any PEP 3148 executor, e.g. `dask.distributed.Client(...).get_executor()`; `"loky"` makes one process
             a core of this machine. None computes here. Other processes are pinned first (`nbutils.seeding.pin`) if
@@ -66,10 +72,10 @@ def run(
         label: of the progress bar, which also counts failures.
 
     Returns:
-        One row a configuration, in their order, or as many as its table has: the configuration, the result's numbers
-        and texts, and `error`: None, or the exception of a configuration that failed. The others go on, and the next
-        call tries it again. A result's column replaces the configuration's of the same name. Arrays stay on disk: see
-        `arrays`.
+        One row a configuration, in their order, or as many as its table has: the numbers and texts of configuration
+        and result, and `error`: None, or the exception of a configuration that failed. The others go on, and the next
+        call tries it again. A result's column replaces the configuration's of the same name. Arrays and the tables of
+        a mapping stay on disk: see `results`.
 
     Raises:
         ValueError: no plain function, a configuration of other things than listed, or no executor.
@@ -85,7 +91,7 @@ def run(
     missing: dict[Path, Mapping[str, Any]] = {}  # of equal configurations, one is computed
     for path, configuration in zip(paths, configurations, strict=True):
         try:
-            tables[path] = _read(path)[0]
+            tables[path] = _read(path)["rows"]
         except FileNotFoundError:
             missing[path] = configuration
         except ValueError as error:
@@ -105,7 +111,7 @@ def run(
             else:
                 if not path.exists():
                     _write(path, *outcome)
-                tables[path] = _read(path)[0]  # so a table is the same whether its parts are new or not
+                tables[path] = _read(path)["rows"]  # so a table is the same whether its parts are new or not
             bar.update()
 
         _compute(function, missing, executor, workers, keep)
@@ -113,7 +119,7 @@ def run(
     import pandas as pd
 
     rows = [
-        {**configuration, "error": None, **row}
+        {**_told(configuration), "error": None, **row}
         for path, configuration in zip(paths, configurations, strict=True)
         for row in tables[path]
     ]
@@ -121,18 +127,36 @@ def run(
     return pd.DataFrame(rows, columns=[*columns, "error"])
 
 
-def arrays(function: Callable[..., Any], configuration: Mapping[str, Any], store: str | Path) -> dict[str, Tensor]:
-    """Return the arrays by name in the result of a configuration that `run` finished; do not change them in place.
+def results(
+    function: Callable[..., Any],
+    configurations: Sequence[Mapping[str, Any]],
+    store: str | Path,
+    *,
+    executor: Executor | Literal["loky"] | None = None,
+    workers: int | None = None,
+    label: str = "runs",
+) -> list[Any]:
+    """As `run`, but return what the function returned for every configuration: tables, or dicts.
+
+    Do not change arrays in place: they may be returned again.
 
     Raises:
-        FileNotFoundError: it is not finished.
-        ValueError: its files are damaged, or as for `run`.
+        RunError: a configuration failed; the results of the others are kept.
+        ValueError, KeyboardInterrupt: as for `run`.
     """
-    path = _path(function, _source(function), configuration, Path(store))
-    return _read(path)[1]
+    table = run(function, configurations, store, executor=executor, workers=workers, label=label)
+    failed = table[table["error"].notna()]
+    if len(failed):
+        first = {name: value for name, value in failed.iloc[0].items() if name != "error" and value == value}
+        raise RunError(
+            f"{label}: {len(failed)} of {len(configurations)} failed, the others are kept; "
+            f"the first, {first}: {failed.iloc[0]['error']}"
+        )
+    source = _source(function)
+    return [_result(_path(function, source, each, Path(store))) for each in configurations]
 
 
-_Outcome = str | tuple[list[str], list[list[Any]], dict[str, Any]]  # an error; or columns, rows and arrays
+_Outcome = str | tuple[dict[str, Any], dict[str, Any]]  # an error; or JSON and arrays by name
 
 
 def _compute(
@@ -199,18 +223,77 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _plain_result(result: Any) -> tuple[list[str], list[list[Any]], dict[str, Any]]:
-    """Return a result's columns, its rows, and its arrays by name."""
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and isinstance(result, pandas.DataFrame):
-        columns = [str(name) for name in result.columns]
-        rows = [[_plain_cell(value, columns[i]) for i, value in enumerate(row)] for row in result.to_numpy(object)]
-        return columns, rows, {}
+def _plain_result(result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a result as JSON, and its arrays by name."""
+    if _is_table(result):
+        return {"table": _plain_table(result)}, {}
     if not isinstance(result, Mapping):
         raise ValueError(f"a run returns a mapping or a DataFrame; got {type(result).__name__}")
-    large = {str(name): value for name, value in result.items() if getattr(value, "shape", ()) != ()}
-    row = {str(name): _plain_cell(value, name) for name, value in result.items() if name not in large}
-    return list(row), [list(row.values())], large
+    paths = dict(_flat(result))
+    named = {"/".join(path): value for path, value in paths.items()}
+    if len(named) < len(paths):
+        raise ValueError(f"names of a result must differ; got {['/'.join(path) for path in paths]}")
+    large = {name: value for name, value in named.items() if _is_array(value)}
+    numpy = [name for name, value in large.items() if _is("numpy", "ndarray", value)]
+    tables = {}
+    for name, value in named.items():
+        if _is_table(value):
+            tables[name], columns = _plain_columns(name, value)
+            large |= columns
+    row = {name: _plain_cell(value, name) for name, value in named.items() if name not in tables and name not in large}
+    return {"row": row, "tables": tables, "paths": list(paths), "numpy": numpy}, large
+
+
+def _flat(result: Mapping[Any, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in result.items():
+        path = (*above, str(name))
+        if isinstance(value, Mapping):
+            yield from _flat(value, path)
+        else:
+            yield path, value
+
+
+def _is_table(value: object) -> bool:
+    return _is("pandas", "DataFrame", value)
+
+
+def _plain_table(table: pd.DataFrame) -> dict[str, Any]:
+    columns = [str(name) for name in table.columns]
+    rows = [[_plain_cell(value, columns[i]) for i, value in enumerate(row)] for row in table.to_numpy(object)]
+    return {"columns": columns, "rows": rows}
+
+
+def _plain_columns(name: str, table: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return a table that may be large: its columns as JSON, their numbers as arrays."""
+    plain, numbers = [], {}
+    for i, (column, values) in enumerate(table.items()):
+        kept: dict[str, Any] = {"name": str(column)}
+        if values.dtype == "category":
+            kept |= {"categories": [_plain_cell(value, column) for value in values.cat.categories]}
+            kept |= {"ordered": bool(values.cat.ordered), "numbers": f"{name}:{i}"}
+            numbers[f"{name}:{i}"] = values.cat.codes.to_numpy(copy=True)
+        elif values.dtype.kind in "bif" and values.dtype.name in _NUMBERS:
+            kept["numbers"] = f"{name}:{i}"
+            numbers[f"{name}:{i}"] = values.to_numpy(copy=True)
+        else:
+            kept["values"] = [_plain_cell(value, column) for value in values]
+        plain.append(kept)
+    return plain, numbers
+
+
+_NUMBERS = {"bool", "int8", "int16", "int32", "int64", "float32", "float64"}  # what a file of arrays holds
+
+
+def _table(columns: Sequence[Mapping[str, Any]], arrays: Mapping[str, Tensor]) -> pd.DataFrame:
+    import pandas as pd
+
+    found = []
+    for column in columns:
+        values = arrays[column["numbers"]].numpy().copy() if "numbers" in column else column["values"]
+        if "categories" in column:
+            values = pd.Categorical.from_codes(values, column["categories"], ordered=column["ordered"])
+        found.append(pd.Series(values, name=column["name"], dtype=None if len(values) else object))
+    return pd.concat(found, axis=1) if found else pd.DataFrame()
 
 
 def _plain_cell(value: Any, name: object) -> Any:
@@ -221,6 +304,28 @@ def _plain_cell(value: Any, name: object) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"a result holds numbers, texts, truth values and None; {name!r} is a {type(value).__name__}")
+
+
+def _told(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row shows of a configuration: all but arrays, networks and what holds them."""
+    return {name: value for name, value in configuration.items() if not _is_large(value)}
+
+
+def _is_large(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_large, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_is_large, value))
+    return _is_array(value) or _is("torch.nn", "Module", value) or is_dataclass(value)
+
+
+def _is_array(value: object) -> bool:
+    return (_is("numpy", "ndarray", value) or _is("torch", "Tensor", value)) and value.shape != ()
+
+
+def _is(module: str, kind: str, value: object) -> bool:
+    """Tell whether a value is of a type of a module, which nobody has imported if there are no such values."""
+    return module in sys.modules and isinstance(value, getattr(sys.modules[module], kind))
 
 
 def _plain(value: Any, name: str) -> Any:
@@ -234,12 +339,25 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(item, name) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item, name) for key, item in value.items()}
+    if _is_array(value):
+        if value.dtype == object:
+            return {"array": _plain(value.tolist(), name)}
+        import torch
+
+        return {"array": array_files.digest({"": torch.as_tensor(value)})}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__qualname__} | {
+            field.name: _plain(getattr(value, field.name), name) for field in fields(value)
+        }
+    if _is("torch.nn", "Module", value):
+        state = array_files.digest(value.state_dict())
+        return {"network": repr(value), "state": state, "training": value.training}
     try:
         return _plain_cell(value, name)
     except ValueError:
         raise ValueError(
-            f"a configuration holds numbers, texts, truth values, None, paths, and lists and dicts of them; "
-            f"{name!r} is a {type(value).__name__}"
+            f"a configuration holds numbers, texts, truth values, None, paths, arrays, networks, and lists, dicts and "
+            f"dataclasses of them; {name!r} is a {type(value).__name__}"
         ) from None
 
 
@@ -279,10 +397,8 @@ def _simple(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the values that a configuration could hold."""
     found = {}
     for name, value in values.items():
-        try:
+        with suppress(ValueError):
             found[name] = _plain(value, name)
-        except ValueError:
-            continue
     return found
 
 
@@ -326,30 +442,52 @@ def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _write(path: Path, columns: list[str], rows: list[list[Any]], large: Mapping[str, Any]) -> None:
-    result = {"columns": columns, "rows": rows, "arrays": array_files.put(path.parent, large) if large else None}
+def _write(path: Path, plain: Mapping[str, Any], large: Mapping[str, Any]) -> None:
+    result = {**plain, "arrays": array_files.put(path.parent, large) if large else None}
     atomic.write(path, json.dumps({"sha256": _digest(result), "result": result}) + "\n")
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Return the rows and the arrays of a result file.
+def _read(path: Path) -> dict[str, Any]:
+    """Return what `_write` wrote, with `rows` in the place of its row or table.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or its arrays are.
+        ResultError: it is damaged, or its arrays are.
     """
     text = path.read_bytes()
     try:
         content = json.loads(text)
         result = content["result"]
         whole = content["sha256"] == _digest(result)
-        rows = [dict(zip(result["columns"], row, strict=True)) for row in result["rows"]]
+        rows = _rows(result["table"]) if "table" in result else [result["row"]]
         key = result["arrays"]
     except (ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise ResultError(f"{path} is damaged")
     try:
-        return rows, array_files.get(path.parent, key) if key else {}
-    except FileNotFoundError as error:
+        return {**result, "rows": rows, "large": array_files.get(path.parent, key) if key else {}}
+    except (FileNotFoundError, array_files.ArrayError) as error:
         raise ResultError(f"{path} is damaged: {error}") from None
+
+
+def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+
+
+def _result(path: Path) -> Any:
+    import pandas as pd
+
+    read = _read(path)
+    if "table" in read:
+        return pd.DataFrame(read["rows"], columns=read["table"]["columns"])
+    tables = {name: _table(columns, read["large"]) for name, columns in read["tables"].items()}
+    large = {name: array.numpy() if name in read["numpy"] else array for name, array in read["large"].items()}
+    found = read["row"] | tables | large
+    result: dict[str, Any] = {}
+    for path in read["paths"]:
+        inner = result
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = found["/".join(path)]
+    return result
