@@ -126,6 +126,7 @@ def test_tables_and_arrays_come_back(tmp_path):
 def test_results_come_back_as_they_were_returned(tmp_path):
     table = pd.DataFrame({"step": [0, 1], "loss": [1 / 3, 0.1], "name": ["a", None]})
     kinds = table.assign(step=table.step.astype("int32"), kind=pd.Categorical(["x", "y"], ["y", "x"], ordered=True))
+    kinds = kinds.assign(unit=pd.array([3, None], "Int64"), layer=pd.array([None, "fc"], "string"))
 
     def mixed(seed):
         scores = {"by": {"hand": np.arange(3.0)}, "rank": 1}

@@ -62,8 +62,8 @@ def run(
         function: takes a configuration as keyword arguments. Returns a mapping of names, not `error`, to numbers,
             texts, truth values, None, arrays, tables and mappings of all these; or one table. Tables hold numbers,
             texts, truth values and None; their index is dropped.
-        configurations: argument name -> number, text, truth value, None, path, array, network, or lists, dicts and
-            dataclasses of them. A file, an array and a network count by their content.
+        configurations: argument name -> number, text, truth value, None, path, array, network, ensemble, or lists,
+            dicts and dataclasses of them. Files, arrays and networks count by their content.
         store: folder of the result files; made if missing. Several processes may use it at a time.
         executor: any PEP 3148 executor, e.g. `dask.distributed.Client(...).get_executor()`; `"loky"` makes one process
             a core of this machine. None computes here. Other processes are pinned first (`nbutils.seeding.pin`) if
@@ -276,7 +276,11 @@ def _plain_columns(name: str, table: pd.DataFrame) -> tuple[list[dict[str, Any]]
             kept["numbers"] = f"{name}:{i}"
             numbers[f"{name}:{i}"] = values.to_numpy(copy=True)
         else:
-            kept["values"] = [_plain_cell(value, column) for value in values]
+            missing = values.isna() & (values.dtype != object)  # pandas' own kinds hold its NA, which JSON has not
+            kept["values"] = [
+                None if m else _plain_cell(value, column) for m, value in zip(missing, values, strict=True)
+            ]
+            kept["dtype"] = table.dtypes.iloc[i].name
         plain.append(kept)
     return plain, numbers
 
@@ -292,7 +296,7 @@ def _table(columns: Sequence[Mapping[str, Any]], arrays: Mapping[str, Tensor]) -
         values = arrays[column["numbers"]].numpy().copy() if "numbers" in column else column["values"]
         if "categories" in column:
             values = pd.Categorical.from_codes(values, column["categories"], ordered=column["ordered"])
-        found.append(pd.Series(values, name=column["name"], dtype=None if len(values) else object))
+        found.append(pd.Series(values, name=column["name"], dtype=column.get("dtype")))
     return pd.concat(found, axis=1) if found else pd.DataFrame()
 
 
@@ -316,7 +320,8 @@ def _is_large(value: Any) -> bool:
         return any(map(_is_large, value.values()))
     if isinstance(value, list | tuple):
         return any(map(_is_large, value))
-    return _is_array(value) or _is("torch.nn", "Module", value) or is_dataclass(value)
+    ensemble = _is("nbutils.training.ensemble", "Ensemble", value)
+    return ensemble or _is_array(value) or _is("torch.nn", "Module", value) or is_dataclass(value)
 
 
 def _is_array(value: object) -> bool:
@@ -348,6 +353,12 @@ def _plain(value: Any, name: str) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {"type": type(value).__qualname__} | {
             field.name: _plain(getattr(value, field.name), name) for field in fields(value)
+        }
+    if _is("nbutils.training.ensemble", "Ensemble", value):
+        return {
+            "seeds": list(value.seeds),
+            "variants": repr(value.variants),
+            "state": array_files.digest(value.state()),
         }
     if _is("torch.nn", "Module", value):
         state = array_files.digest(value.state_dict())
@@ -384,7 +395,9 @@ def _source(function: Callable[..., Any]) -> list[Any]:
                 read[name] = cell.cell_contents
         parts[part].append(_simple(read))
         for value in read.values():
-            members = vars(value).values() if isinstance(value, type) else [value]
+            members = [value]
+            if isinstance(value, type | dict):
+                members = value.values() if isinstance(value, dict) else vars(value).values()
             for member in members:
                 if isinstance(member, FunctionType) and member.__module__ == function.__module__:
                     visit(member)
