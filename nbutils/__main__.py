@@ -182,7 +182,7 @@ def _command(notebook: Path, parameters: dict[str, Any]) -> str:
     for name, value in parameters.items():
         if name in ("PROFILE", "DATA"):
             words.append(f"--{name.lower()} {value}")
-        else:
+        elif name != "RUNS":  # where a run keeps what is finished changes nothing of it
             words.append(f"-p {name}={Path(value).name if isinstance(value, str) else value}")
     return " ".join(words)
 
