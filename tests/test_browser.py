@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from nbutils import layout
@@ -48,10 +49,16 @@ def browser() -> Iterator[playwright.Browser]:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Iterator[str]:
+def lab_folder(tmp_path_factory) -> Path:
+    """Return the folder that JupyterLab serves."""
+    return tmp_path_factory.mktemp("lab") / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def lab(lab_folder) -> Iterator[str]:
     """Start JupyterLab on copies of the notebooks, with a token; yield its address with `{}` for a path."""
-    home = tmp_path_factory.mktemp("lab")
-    shutil.copytree(layout.root() / "notebooks", home / "notebooks")
+    home = lab_folder.parent
+    shutil.copytree(layout.root() / "notebooks", lab_folder)
     settings = {
         "notebook-extension/tracker": '{"windowingMode": "none"}',  # else cells out of sight have no elements
         "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
@@ -73,7 +80,7 @@ def lab(tmp_path_factory) -> Iterator[str]:
         "ServerApp.port": port,
         "ServerApp.port_retries": 0,
         "IdentityProvider.token": token,
-        "ServerApp.root_dir": home / "notebooks",
+        "ServerApp.root_dir": lab_folder,
         "LabApp.user_settings_dir": home / "settings",
         "LabApp.workspaces_dir": home / "workspaces",
         "LabApp.expose_app_in_browser": True,  # so that commands can be given, and cells looked at, by name
@@ -229,6 +236,94 @@ def test_a_screenshot_in(notebook, scheme):
         page.screenshot(path=SCREENSHOTS / f"{stem}-explorer-{number}-{scheme}.png")
     pictures = page.locator(".jp-Notebook .jp-RenderedImage img")
     assert pictures.evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 0)")
+
+
+STUDY = (
+    """
+from itertools import count
+from pathlib import Path
+import torch
+from nbutils.hooks import edit
+from nbutils.training import runs
+model, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.ones(1, 2)
+before = model(x).tolist()
+def hooks():
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+""",
+    """
+with edit(model, {"0": torch.zeros_like}):
+    assert hooks() == 1 and model(x).abs().sum() == 0
+    while not Path("go").exists():
+        model(x)
+""",
+    """
+def slow(seed):
+    Path(f"ran-{seed}").touch()
+    while seed == 2 and not Path("go").exists():
+        pass
+    return {"square": seed * seed}
+table = runs.run(slow, [{"seed": seed} for seed in range(4)], "store")
+""",
+    """
+assert hooks() == 0 and model(x).tolist() == before
+print("untouched")
+""",
+)
+
+
+def run_study(page: playwright.Page, *cells: int) -> list[str]:
+    """Run some cells of `STUDY` to their end; return their outputs as text."""
+    for cell in cells:
+        start_study(page, cell)
+        wait_until_idle(page, 120)
+    return [page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".jp-OutputArea").inner_text() for cell in cells]
+
+
+def start_study(page: playwright.Page, cell: int) -> None:
+    page.evaluate("i => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = i }", cell)
+    command(page, "notebook:run-cell")
+    page.wait_for_timeout(1500)
+
+
+def test_interrupts_and_restarts_leave_nothing_behind(lab, lab_folder, browser):
+    """A cell is stopped inside a hook, one inside a sweep; both run again, by the same kernel and by a new one."""
+    cells = [nbformat.v4.new_code_cell(text.strip()) for text in STUDY]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab_folder / "study.ipynb")
+    page = browser.new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(lab.format("lab/tree/study.ipynb"))
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel")
+    wait_until_idle(page, 120)
+
+    for _ in range(2):
+        run_study(page, 0)
+        start_study(page, 1)
+        command(page, "notebook:interrupt-kernel")
+        wait_until_idle(page, 60)
+        output = page.locator(".jp-Notebook .jp-Cell").nth(1).locator(".jp-OutputArea")
+        assert "KeyboardInterrupt" in output.inner_text()
+        assert "untouched" in run_study(page, 3)[0]
+    start_study(page, 2)
+    while not (lab_folder / "ran-2").exists():
+        page.wait_for_timeout(200)
+    command(page, "notebook:interrupt-kernel")
+    wait_until_idle(page, 60)
+    assert sorted(path.name for path in lab_folder.glob("ran-*")) == ["ran-0", "ran-1", "ran-2"]
+    assert len(list((lab_folder / "store").glob("*.json"))) == 2
+
+    start_study(page, 1)  # inside the hook again, and now the kernel itself goes
+    command(page, "notebook:restart-kernel")
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.wait_for_timeout(3000)
+    wait_until_idle(page, 120)
+    (lab_folder / "go").touch()
+    for name in ("ran-0", "ran-1"):
+        (lab_folder / name).unlink()
+    assert "untouched" in run_study(page, 0, 1, 2, 3)[3]
+    assert sorted(path.name for path in lab_folder.glob("ran-*")) == ["ran-2", "ran-3"]  # the others were kept
+    page.close()
 
 
 @pytest.fixture(scope="module")
