@@ -228,20 +228,11 @@ def _short(path: Path) -> str:
 
 def _test(options: argparse.Namespace) -> int:
     root = layout.root()
-    pytest = [sys.executable, "-m", "pytest"]
-    compare = [
-        "--nbval",
-        "--nbval-current-env",
-        "--nbval-cell-timeout",
-        "900",
-        "-n",
-        "2",
-        "--dist",
-        "loadscope",
-    ]
-    commands = [[*pytest, "tests"]]
+    pytest = [sys.executable, "-m", "pytest", "-n", "2", "--dist"]
+    compare = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "900"]
+    commands = [[*pytest, "loadfile", "tests"]]  # one process runs notebooks in the browser, the other the rest
     if layout.notebooks():
-        commands.append([*pytest, *compare, "notebooks"])
+        commands.append([*pytest, "loadscope", *compare, "notebooks"])
     codes = [subprocess.run(command, cwd=root).returncode for command in commands]  # both, whatever the first says
     return 1 if any(codes) else 0
 

@@ -102,8 +102,12 @@ def test_a_task_that_always_kills_its_worker_is_reported_and_the_others_are_kept
     executor = client.get_executor()
     table = runs.run(task, sweep, store, executor=executor)
     assert table.error[2].startswith("KilledWorker: ")
-    # A task that stood in line behind the killer may share its fate; the next call computes it.
-    table = runs.run(task, [row for row in sweep if row["seed"] != 2], store, executor=executor)
+    others = [row for row in sweep if row["seed"] != 2]
+    for _ in range(3):  # a task that stood in line behind the killer may share its fate; the next call computes it
+        client.wait_for_workers(2, timeout=180)
+        table = runs.run(task, others, store, executor=executor)
+        if table.error.isna().all():
+            break
     assert table.square.tolist() == [0, 1, 9, 16]
     assert table.error.isna().all()
 
