@@ -142,20 +142,28 @@ def notebook(request, browser, lab) -> Iterator[tuple[str, playwright.Page]]:
     """Open a notebook and run all its cells; yield its stem and the page."""
     stem = request.param.stem
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
+    try:
+        open_notebook(page, lab, stem)
+        command(page, "notebook:restart-clear-output")  # asks first
+        page.get_by_role("button", name="Confirm Kernel Restart").click()
+        page.wait_for_function(f"() => !({CELLS})().every(cell => cell.ran)")  # nothing is left of the stored run
+        page.wait_for_timeout(3000)
+        wait_until_idle(page, 120)
+        command(page, "notebook:run-all-cells")
+        page.wait_for_timeout(2000)
+        wait_until_idle(page, 60 * MINUTES)
+        yield stem, page
+    finally:
+        page.close()
+
+
+def open_notebook(page: playwright.Page, lab: str, stem: str) -> None:
+    """Open a notebook in a workspace of its own, where nothing else is open, and wait for its kernel."""
     page.set_default_timeout(SLOW)
-    page.goto(lab.format(f"lab/tree/{stem}.ipynb"))
+    page.goto(lab.format(f"lab/workspaces/{stem}/tree/{stem}.ipynb"))
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     page.wait_for_function("() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel")
-    command(page, "notebook:restart-clear-output")  # asks first
-    page.get_by_role("button", name="Confirm Kernel Restart").click()
-    page.wait_for_timeout(3000)
     wait_until_idle(page, 120)
-    assert not all(cell["ran"] for cell in page.evaluate(CELLS))  # nothing is left of the stored run
-    command(page, "notebook:run-all-cells")
-    page.wait_for_timeout(2000)
-    wait_until_idle(page, 60 * MINUTES)
-    yield stem, page
-    page.close()
 
 
 def test_all_cells_run_without_an_error(notebook):
@@ -291,12 +299,7 @@ def test_interrupts_and_restarts_leave_nothing_behind(lab, lab_folder, browser):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab_folder / "study.ipynb")
     page = browser.new_page()
-    page.set_default_timeout(SLOW)
-    page.goto(lab.format("lab/tree/study.ipynb"))
-    page.wait_for_selector(".jp-Notebook .jp-Cell")
-    page.wait_for_function("() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel")
-    wait_until_idle(page, 120)
-
+    open_notebook(page, lab, "study")
     for _ in range(2):
         run_study(page, 0)
         start_study(page, 1)
