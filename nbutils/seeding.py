@@ -76,7 +76,8 @@ def pin(threads: int = 1) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))  # for the libraries that are loaded later
     threadpool_limits(threads)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # The same as `use_deterministic_algorithms(True)`, which also imports torch's compiler: seconds, for each process.
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # would write NaN to every fresh buffer first
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
     pin_kernels()

@@ -21,6 +21,7 @@ from nbutils import progress
 from nbutils.training import checkpoints
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.objective import Objective, ParameterTerm, Term
+from nbutils.training.processes import pool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,9 +151,7 @@ def fit(
         return loop.run(Path(checkpoint) if checkpoint else None, every, label)
     workers = min(workers or os.cpu_count() or 1, len(ensemble))
     if executor == "loky":
-        from loky import get_reusable_executor
-
-        executor = get_reusable_executor(max_workers=min(workers, os.cpu_count() or 1))
+        executor = pool(min(workers, os.cpu_count() or 1))
     bounds = [len(ensemble) * i // workers for i in range(workers + 1)]
     shares = [list(range(a, b)) for a, b in pairwise(bounds)]
     parts = _parts(checkpoint, workers)

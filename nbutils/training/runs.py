@@ -26,6 +26,7 @@ from uuid import uuid4
 
 from nbutils import __version__, atomic, progress
 from nbutils.data import arrays as array_files
+from nbutils.training.processes import pool
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,9 +173,7 @@ def _compute(
             keep(path, _attempt(function, configuration, path, None))
         return
     if executor == "loky":
-        from loky import get_reusable_executor
-
-        executor = get_reusable_executor(max_workers=workers)
+        executor = pool(workers)
     caller = _PROCESS if "torch" in sys.modules else None
     futures: dict[Future, Path] = {}
     try:
