@@ -168,9 +168,9 @@ def test_test_runs_both_suites_and_fails_if_either_does(three, monkeypatch, code
     monkeypatch.setattr(subprocess, "run", run)
     assert cli.main(["test"]) == expected
     assert commands == [
-        f"{sys.executable} -m pytest tests",
-        f"{sys.executable} -m pytest --nbval --nbval-current-env --nbval-cell-timeout 900 -n 2 "
-        "--dist loadscope notebooks",
+        f"{sys.executable} -m pytest -n 2 --dist loadfile tests",
+        f"{sys.executable} -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 900 "
+        "notebooks",
     ]
 
 
