@@ -55,6 +55,18 @@ def test_training_mode_changes_the_layout_and_not_the_numbers(trained):
     assert seen[0].is_contiguous(memory_format=torch.channels_last)  # what the speed comes from
 
 
+def test_the_network_is_the_source_s_which_rectifies_before_it_pools(trained):
+    conv1, pool, relu, conv2, *_, flat, fc1, relu2, fc2 = trained.train().net
+    theirs = torch.nn.Sequential(conv1, relu, pool, conv2, relu, pool, flat, fc1, relu2, fc2)
+    images = torch.randn(50, 1, 28, 28)
+    results = []
+    for network in (trained.net, theirs):
+        logits = network(images)
+        results.append((logits, *torch.autograd.grad(logits.square().sum(), list(trained.parameters()))))
+    trained.eval()
+    assert all(map(torch.equal, *results))
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_state_dict_is_read_back(trained, tmp_path, suffix):
     path = tmp_path / f"clean{suffix}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 import torch
 from torch import nn
 
 from nbutils.hooks import edit
 from nbutils.interventions import pooled
-from nbutils.interventions.pooled import Ablation, Pool, matched_masks, random_masks, rankings, replacement, sweep, top
+from nbutils.interventions.ablation import AblationType, edits, gather
+from nbutils.interventions.pooled import ABLATIONS, Pool, matched_masks, random_masks, rankings, replacement, sweep, top
+from nbutils.interventions.sites import Site
 from nbutils.models.tile_resnet import NarrowTileNet
 from nbutils.seeding import generator
 
@@ -28,7 +28,7 @@ def head(channels=24, classes=2, seed=0):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("ablation", get_args(Ablation))
+@pytest.mark.parametrize("ablation", ABLATIONS)
 def test_logits_and_accuracies_are_those_of_the_head_run_again_for_every_draw(ablation, classes):
     items, reference, layer = pool(classes=classes), pool(80, classes=classes, seed=1), head(classes=classes)
     orders = {"shortcut": torch.randperm(24, generator=generator(1, "order"))}
@@ -63,22 +63,27 @@ def test_logits_and_accuracies_are_those_of_the_head_run_again_for_every_draw(ab
     assert frame[frame.measure == "accuracy"].value.nunique() > 3  # accuracies do move
 
 
-def test_it_is_what_a_hooked_network_puts_out():
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_it_is_the_shared_ablation_of_the_whole_network(ablation):
     torch.manual_seed(0)
     model = NarrowTileNet().eval()
-    images = torch.rand(6, 3, 24, 24)
+    images, others = torch.rand(6, 3, 24, 24), torch.rand(9, 3, 24, 24)
     with torch.no_grad():
-        features = model.pooled(images)
-        items = Pool(features, torch.zeros(6, dtype=torch.long))
+        items = Pool(model.pooled(images), torch.arange(6) % 2)
+        reference = Pool(model.pooled(others), torch.arange(9) % 2)
         mask = top(torch.arange(512).flip(0), 200)
-        mean = replacement("mean", items, items)
-        with edit(model, {"avgpool": lambda x: pooled.ablate(x.flatten(1), mask, mean)[..., None, None]}):
+        found = pooled.logits(model.fc, items, replacement(ablation, items, reference, 3), mask[None])[0]
+        kind = ABLATIONS[ablation]
+        if kind is AblationType.RESAMPLE:
+            others = others[pooled.twins(items, reference, same_label=ablation == "same-label resample", seed=3)]
+        sites = [Site("avgpool", unit) for unit in mask.nonzero()[:, 0].tolist()]
+        with edit(model, edits(sites, gather(model, ["avgpool"], kind, [others]))):
             expected = model(images)
-        assert torch.allclose(pooled.logits(model.fc, items, mean, mask[None])[0], expected, atol=1e-5)
+        assert torch.allclose(found, expected, atol=1e-5)
         assert not torch.allclose(model(images), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("ablation", get_args(Ablation))
+@pytest.mark.parametrize("ablation", ABLATIONS)
 def test_nothing_ablated_is_the_unmodified_head_to_the_last_bit(ablation):
     items, layer = pool(501, 512), head(512)
     values = replacement(ablation, items, pool(100, 512, seed=1))

@@ -79,7 +79,7 @@ class Replace:
         value = _stand_in(value, x)
         if self.units is None:
             return value.clone()
-        index = torch.tensor(self.units, device=x.device)
+        index = torch.tensor(self.units, dtype=torch.long, device=x.device)  # of no units, too
         return x.index_copy(self.axis, index, value.index_select(self.axis, index))
 
 
@@ -98,7 +98,7 @@ class ReplaceEach:
     axis: int = 1
 
     def __call__(self, x: Tensor) -> Tensor:
-        index = torch.tensor(self.units, device=x.device)
+        index = torch.tensor(self.units, dtype=torch.long, device=x.device)  # of no units, too
         like = x.index_select(self.axis, index)
         axis = self.axis % x.ndim
         if self.values.ndim != x.ndim:

@@ -1,21 +1,22 @@
 """Ablate sets of pooled channels, by the thousand, without running the network again.
 
-Between the pool and the logits there is one linear layer. Replacing channels S of an item by r adds
-Σ_{c∈S} (r_c − a_c)·w_c to its logits, so the logits of many ablations are one matrix product of their masks with the
-effects of single channels. Exact up to rounding, and to the last bit where nothing is ablated. Source document: M6,
-with the controls it lacks.
+What stands in for an activation is what `nbutils.interventions.ablation` says, of a network cut down to its pool and
+head. Between the two there is one linear layer. Replacing channels S of an item by r adds Σ_{c∈S} (r_c − a_c)·w_c to
+its logits, so the logits of many ablations are one matrix product of their masks with the effects of single channels.
+Exact up to rounding, and to the last bit where nothing is ablated. Source document: M6, with the controls it lacks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbutils.interventions.ablation import AblationType, Replace, gather
 from nbutils.seeding import generator
 
 if TYPE_CHECKING:
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 KS = (0, 4, 8, 16, 32, 64, 128, 256)  # the source's
 RANDOM, MATCHED = "random", "matched random"  # controls that are drawn, and not ranked
 
-Ablation = Literal["zero", "mean", "resample", "same-label resample"]
+ABLATIONS = {
+    "zero": AblationType.ZERO,
+    "mean": AblationType.TOKENWISE_MEAN_CLEAN,
+    "resample": AblationType.RESAMPLE,
+    "same-label resample": AblationType.RESAMPLE,
+}
+"""Name -> what replaces a channel. Means and resamplings are taken from a reference: its mean (what the source calls
+zeroing: 0 in standardised space), or an item's twin in it, drawn from all of it or from the items of the same label."""
 
 _ELEMENTS = 4_000_000  # of a product at a time: [ablations, items], float32
 
@@ -136,43 +144,56 @@ def matched_masks(chosen: Tensor, strength: Tensor, draws: int, rng: torch.Gener
     return torch.zeros(draws, channels, dtype=torch.bool).scatter_(1, order[:, taken], True)
 
 
-def replacement(ablation: Ablation, items: Pool, reference: Pool, seed: int = 0) -> Tensor:
-    """Return what replaces the activations of items: `[1, C]`, or `[N, C]` for the two resamplings.
+def twins(items: Pool, reference: Pool, *, same_label: bool, seed: int = 0) -> Tensor:
+    """Return an item of the reference for each item, `[N]` indices, at random and with replacement.
 
     Args:
-        ablation: `"zero"`; `"mean"`, the mean over the reference (what the source calls zeroing: 0 in standardised
-            space); `"resample"`, the channels of a random item of the reference, all from the same one;
-            `"same-label resample"`, of a random one with the item's label.
-        items: whose activations are to be replaced.
-        reference: where replacements come from, usually the training set; with replacement.
-        seed: of the random items.
+        items: whose twins.
+        reference: where they are.
+        same_label: only among those of the item's label.
+        seed: of the draws.
 
     Raises:
-        ValueError: no such ablation; a label that the reference does not have.
+        ValueError: a label that the reference does not have.
     """
-    channels = items.features.shape[1]
-    if ablation == "zero":
-        return items.features.new_zeros(1, channels)
-    if ablation == "mean":
-        return reference.features.mean(0, keepdim=True, dtype=torch.float64).to(items.features)
-    if ablation == "resample":
-        rng = generator(seed, "donors")
-        return reference.features[torch.randint(len(reference), (len(items),), generator=rng)]
-    if ablation != "same-label resample":
-        raise ValueError(f"ablation must be one of {', '.join(get_args(Ablation))}; got {ablation!r}")
-    donors = torch.empty(len(items), dtype=torch.long)
+    if not same_label:
+        return torch.randint(len(reference), (len(items),), generator=generator(seed, "donors"))
+    found = torch.empty(len(items), dtype=torch.long)
     for label in items.labels.unique().tolist():
         own, pool = items.labels == label, (reference.labels == label).nonzero()[:, 0]
         if not len(pool):
             raise ValueError(f"the reference has no item of label {label} to resample from")
         rng = generator(seed, "donors of a label", label)
-        donors[own] = pool[torch.randint(len(pool), (int(own.sum()),), generator=rng)]
-    return reference.features[donors]
+        found[own] = pool[torch.randint(len(pool), (int(own.sum()),), generator=rng)]
+    return found
+
+
+def replacement(ablation: str, items: Pool, reference: Pool, seed: int = 0) -> Tensor:
+    """Return what replaces the activations of items: `[1, C]`, or `[N, C]` for the two resamplings.
+
+    Args:
+        ablation: one of `ABLATIONS`.
+        items: whose activations are to be replaced.
+        reference: where means and twins come from, usually the training set.
+        seed: of the twins (see `twins`).
+
+    Raises:
+        ValueError: no such ablation; a label that the reference does not have.
+    """
+    if ablation not in ABLATIONS:
+        raise ValueError(f"ablation must be one of {', '.join(ABLATIONS)}; got {ablation!r}")
+    kind, source = ABLATIONS[ablation], reference.features
+    if kind is AblationType.RESAMPLE:
+        source = source[twins(items, reference, same_label=ablation == "same-label resample", seed=seed)]
+    pool = nn.Sequential()  # what is left of a network whose pooled features are its inputs
+    pool.add_module("pool", nn.Identity())
+    values = gather(pool, ["pool"], kind, [source])
+    return values.get("pool", torch.zeros(1, items.features.shape[1])).to(items.features)
 
 
 def ablate(features: Tensor, mask: Tensor, values: Tensor) -> Tensor:
     """Return features `[N, C]` with the masked channels `[C]` replaced by `values` `[1, C]` or `[N, C]`."""
-    return torch.where(mask, values, features)
+    return Replace(tuple(mask.nonzero()[:, 0].tolist()), values)(features)
 
 
 def sweep(
@@ -183,7 +204,7 @@ def sweep(
     *,
     ks: Sequence[int] = KS,
     draws: int = 200,
-    ablations: Sequence[Ablation] = get_args(Ablation),
+    ablations: Sequence[str] = tuple(ABLATIONS),
     match: str | None = "shortcut",
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -196,7 +217,7 @@ def sweep(
         rankings: control -> channels `[C]`, first ablated first (see `rankings`).
         ks: numbers of channels.
         draws: random sets of channels for each K and random control; the same ones under every ablation.
-        ablations: what replaces an activation (see `replacement`).
+        ablations: what replaces an activation, of `ABLATIONS`.
         match: the ranking whose top K `matched random` imitates; None leaves that control out.
         seed: of all draws.
 

@@ -19,6 +19,7 @@ from nbutils.hooks import capture
 from nbutils.interventions.ablation import zero_weights
 from nbutils.interventions.sites import Site
 from nbutils.seeding import generator
+from nbutils.training.optimizers import SGD, Adam
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -171,7 +172,7 @@ def neuron_masks(
         return nn.functional.cross_entropy(functional_call(model, scaled, (x,)), y)
 
     draws = generator(seed, "neuron masks")
-    optimizer = torch.optim.SGD(masks.values(), lr=learning_rate, momentum=0.9)
+    optimizer = SGD(masks.values(), lr=learning_rate, momentum=0.9)
     for _ in range(steps):
         index = torch.randint(len(images), (batch,), generator=draws)
         x, y = images[index], labels[index]
@@ -224,7 +225,7 @@ def _tuned(
 ) -> Model:
     """Train in place, and hold removed units at 0."""
     draws = generator(seed, "fine-pruning")
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    optimizer = Adam(model.parameters(), lr=learning_rate)
     for _ in range(steps):
         index = torch.randint(len(images), (batch,), generator=draws)
         optimizer.zero_grad()

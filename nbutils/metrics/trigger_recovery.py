@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.seeding import generator
+from nbutils.training.optimizers import Adam
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -130,7 +131,7 @@ def recover_triggers(
         return torch.stack(drawn).to(images).requires_grad_()
 
     mask_logits, pattern_logits = start(1, height, width), start(channels, height, width)
-    optimizer = torch.optim.Adam([mask_logits, pattern_logits], lr=learning_rate, betas=(0.5, 0.9))
+    optimizer = Adam([mask_logits, pattern_logits], lr=learning_rate, betas=(0.5, 0.9))
     answer = torch.tensor(targets, device=images.device)[:, None].expand(-1, batch)
     weight = torch.full((len(targets),), penalty).to(images)
     running = torch.zeros_like(weight)

@@ -32,15 +32,17 @@ def extract(
     images: Images,
     *,
     precision: Precision = "float32",
+    channels_last: bool = True,
     batch_size: int = 128,
     label: str = "features",
 ) -> Tensor:
     """Return the pooled channels of images, float32 `[N, 512]`, with the network in eval mode.
 
     Args:
-        model: not changed; a copy of it runs, channels last.
+        model: not changed; a copy of it runs.
         images: as `TileNetwork.pooled` takes them.
         precision: of the convolutions; the pool is summed in float32.
+        channels_last: how weights and images are laid out; it decides the time and the last bits.
         batch_size: images at a time.
         label: of the progress bar.
 
@@ -49,7 +51,9 @@ def extract(
     """
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}; got {precision!r}")
-    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+    model = copy.deepcopy(model).eval()
+    model.channels_last = channels_last
+    model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     device = next(model.parameters()).device
     features = torch.empty(len(images), CHANNELS)
     half = torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

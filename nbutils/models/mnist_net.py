@@ -16,8 +16,9 @@ LAYERS = {"conv1": "net.0", "conv2": "net.3", "fc1": "net.7", "fc2": "net.9"}
 class MnistNet(nn.Module):
     """Classify images of digits `[batch, 1, 28, 28]`; logits `[batch, 10]`.
 
-    Two 3×3 convolutions (32 and 64 channels), each with ReLU and 2×2 max-pooling, then 16 hidden units. Parameters are
-    called `net.0.weight` … `net.9.bias`, as in the source system ("Poisoned MNIST").
+    Two 3×3 convolutions (32 and 64 channels), each with 2×2 max-pooling and ReLU, then 16 hidden units. Parameters are
+    called `net.0.weight` … `net.9.bias`, as in the source system ("Poisoned MNIST"). There ReLU comes before pooling:
+    the two commute, in the gradient too, and after it there is a quarter as much to rectify.
 
     The second pooling drops the last row and column of an 11×11 map: the last two rows and columns of the image reach
     no logit.
@@ -29,11 +30,11 @@ class MnistNet(nn.Module):
         super().__init__()
         self.net = nn.Sequential(
             nn.Conv2d(1, 32, 3),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Conv2d(32, 64, 3),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Flatten(),
             nn.Linear(1600, 16),
             nn.ReLU(),

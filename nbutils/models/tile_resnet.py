@@ -24,11 +24,13 @@ class TileNetwork(nn.Module):
     Attributes:
         training_precision: of convolutions in training mode; `"bfloat16"` takes about half the time where the
             processor multiplies it natively. Weights, pool, head and loss keep the precision of the weights.
+        channels_last: how images are laid out in memory: the channels of a pixel beside each other.
     """
 
     one_by_one = True  # members of an ensemble run in turn: convolutions gain nothing from one more axis
 
     training_precision: Precision
+    channels_last: bool = True
     avgpool: nn.Module
     fc: nn.Linear
 
@@ -45,7 +47,9 @@ class TileNetwork(nn.Module):
         dtype = self.fc.weight.dtype
         images = images.to(dtype) / 255 if images.dtype == torch.uint8 else images
         mean, std = (images.new_tensor(numbers).view(3, 1, 1) for numbers in (MEAN, STD))
-        images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        images = (images - mean) / std
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         if self.training and self.training_precision == "bfloat16":
             with torch.autocast(images.device.type, torch.bfloat16):
                 mapped = self.feature_map(images)

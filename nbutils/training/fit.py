@@ -21,6 +21,7 @@ from nbutils import progress
 from nbutils.training import checkpoints
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.objective import Objective, ParameterTerm, Term
+from nbutils.training.optimizers import Adam
 from nbutils.training.processes import pool
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Fit:
 
 def adam(parameters: list[Tensor]) -> torch.optim.Optimizer:
     """Return Adam with PyTorch's defaults; the learning rate is the schedule's."""
-    return torch.optim.Adam(parameters, lr=0.0, fused=True)
+    return Adam(parameters, lr=0.0, fused=True)
 
 
 def fit(
