@@ -8,7 +8,8 @@ from importlib import import_module
 
 IDLE = 300  # seconds until a worker without work ends; a new one takes seconds to import torch
 # One thread each, as the processes use the cores. And loky replaces a worker that has grown by 300 MB since its first
-# task, as if it leaked: a data set and a network are more, and the next one has to import torch again.
+# task, as if it leaked: a data set and a network are more, and the next one has to import torch again. Loky listens
+# from version 3.7; before, results are the same and come later.
 ENVIRONMENT = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
 ENVIRONMENT["LOKY_MAX_MEMORY_LEAK_SIZE"] = "2e9"  # bytes
 
