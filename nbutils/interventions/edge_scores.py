@@ -122,7 +122,8 @@ def attribution_scores(
             value = metric(model(batch.clean), batch).sum()
             gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))
         parts = {name: site.select(gradients[site.module]) for name, site in graph.destinations.items()}
-        scores += torch.stack([(difference[e.source] * parts[e.destination]).sum() for e in graph.edges])
+        products = [(difference[e.source] * parts[e.destination]).sum() for e in graph.edges]
+        scores += torch.stack(products).cpu()
     return scores / _items(loader)
 
 
@@ -153,7 +154,7 @@ def magnitude_scores(model: nn.Module, graph: ResidualGraph, loader: PairLoader)
     total = torch.zeros(len(graph.sources), dtype=torch.float64)
     for batch in loader:
         written = src_ablations(model, graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
-        total += written.double().flatten(2).norm(dim=2).sum(1)
+        total += written.double().flatten(2).norm(dim=2).sum(1).cpu()
     by_source = dict(zip(graph.sources, (total / _items(loader)).tolist(), strict=True))
     return torch.tensor([by_source[edge.source] for edge in graph.edges], dtype=torch.float64)
 

@@ -8,6 +8,7 @@ Exact up to rounding, and to the last bit where nothing is ablated. Source docum
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,7 +40,9 @@ _ELEMENTS = 4_000_000  # of a product at a time: [ablations, items], float32
 
 @dataclass(frozen=True)
 class Pool:
-    """Pooled features of a set of items, and what is known of each.
+    """Pooled features of a set of items, and what is known of each; on the processor, as `extract` returns them.
+
+    A head may be elsewhere: a copy of it comes to the features.
 
     Attributes:
         features: `[N, C]`.
@@ -77,7 +80,7 @@ def head_weight(head: nn.Linear) -> Tensor:
 
     The mean over classes is taken off because what is added to every logit decides nothing.
     """
-    weight = head.weight.detach()
+    weight = head.weight.detach().cpu()
     return (weight - weight.mean(0)).norm(dim=0)
 
 
@@ -272,6 +275,7 @@ def logits(head: nn.Linear, items: Pool, values: Tensor, masks: Tensor) -> Tenso
         values: `[1, C]` or `[N, C]`, what replaces activations (see `replacement`).
         masks: `[ablations, C]`, which channels.
     """
+    head = _beside(head, items.features)
     change = values - items.features  # (N, C)
     moved = [masks.to(change) @ (change * weight).T for weight in head.weight]  # (ablations, N) for each class
     return head(items.features) + torch.stack(moved, -1)
@@ -286,6 +290,7 @@ def _hits(head: nn.Linear, items: Pool, values: Tensor, masks: Tensor) -> tuple[
         counts |= {f"{name}={group}": size for group, size in zip(present.tolist(), sizes.tolist(), strict=True)}
         members.append(nn.functional.one_hot(index, len(present)).float())
     member = torch.cat(members, 1)  # (N, measures)
+    head = _beside(head, items.features)
     base = head(items.features)
     # Only differences to the first logit decide, so that two classes need one product.
     weight, lead = head.weight[1:] - head.weight[:1], base[:, 1:] - base[:, :1]
@@ -301,6 +306,10 @@ def _hits(head: nn.Linear, items: Pool, values: Tensor, masks: Tensor) -> tuple[
             best = torch.maximum(best, ahead)
         hits += (chosen == items.labels[part]).float() @ member[part]
     return hits, counts
+
+
+def _beside(head: nn.Linear, features: Tensor) -> nn.Linear:
+    return head if head.weight.device == features.device else copy.deepcopy(head).to(features.device)
 
 
 def _tidy(rows: list[tuple[str, int, int]], name: str, ablation: str, hits: Tensor, counts: dict[str, int]):

@@ -369,7 +369,7 @@ class _Patch:
         empty = masks.new_zeros(len(masks), len(names[1]) * sources)
         self.masks = empty.index_copy(1, index, masks).unflatten(1, (-1, sources))  # (sets, destinations, sources)
         edge = torch.zeros(len(names[1]) * sources, dtype=torch.bool)
-        edge[index] = True
+        edge[index.cpu()] = True
         self.edge = edge.view(-1, sources)  # (destinations, sources)
         # A mask of 0 has a gradient, too.
         self.touched = (self.masks != 0).any(2) | masks.requires_grad  # (sets, destinations)
@@ -378,6 +378,10 @@ class _Patch:
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
         handles = []
+        if (parameter := next(model.parameters(), None)) is not None:
+            self.masks, self.touched, self.ablations = (
+                tensor.to(parameter.device) for tensor in (self.masks, self.touched, self.ablations)
+            )
         try:
             for span in _spans(self.graph.sources):
                 if self.read[:, span.start : span.stop].any():
@@ -426,7 +430,7 @@ class _Patch:
             copies = copies.unflatten(1, (len(self.masks), -1)).transpose(0, 1)
             touched = self.touched[sets, here].view(len(sets), len(span), *[1] * (copies.ndim - 2))
             if self.where is not None:
-                touched = touched & _places(self.where, copies)
+                touched = touched & _places(self.where, copies).to(copies.device)
             patched = torch.where(touched, total, copies.index_select(0, sets))
             copies = copies.index_copy(0, sets, patched).transpose(0, 1).flatten(1, 2)
             return (copies[0] if span.axis is None else copies.movedim(0, span.axis % x.ndim), *inputs[1:])

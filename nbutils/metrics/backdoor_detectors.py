@@ -205,6 +205,7 @@ def detection_summary(
 
 
 def _checked(activations: ArrayLike, labels: ArrayLike, *, least: int) -> tuple[NDArray, NDArray]:
+    activations, labels = (x.detach().cpu() if isinstance(x, Tensor) else x for x in (activations, labels))
     activations, labels = np.asarray(activations, dtype=float), np.asarray(labels)
     if activations.ndim != 2 or labels.shape != activations.shape[:1] or not np.isfinite(activations).all():
         raise ValueError(

@@ -117,7 +117,7 @@ class PerturbationCorrelation:
         """The correlation over samples for each direction, `[M]`."""
         p, a = self.predicted, self.actual
         p, a = p - p.mean(1, keepdim=True), a - a.mean(1, keepdim=True)
-        return ((p * a).sum(1) / (p.norm(dim=1) * a.norm(dim=1))).numpy()
+        return ((p * a).sum(1) / (p.norm(dim=1) * a.norm(dim=1))).cpu().numpy()
 
     @property
     def sign_agreement(self) -> float:
@@ -153,7 +153,7 @@ class PerturbationCorrelation:
         # To their own scale first: squares of changes of 1e-170 would vanish.
         p, a = (side / side.abs().max().clamp_min(1e-300) for side in (self.predicted, self.actual))
         parts = torch.ones_like(p), p, a, p * p, a * a, p * a
-        return torch.stack([part.sum(0) for part in parts]).numpy()
+        return torch.stack([part.sum(0) for part in parts]).cpu().numpy()
 
 
 def _pearson(moments: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,12 +164,12 @@ def _pearson(moments: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def unit_directions(like: Tensor, count: int, seed: int = 0) -> Tensor:
-    """Return isotropic unit vectors for each sample, `[count, N, d]`, of the dtype of `like` `[N, d]`.
+    """Return isotropic unit vectors for each sample, `[count, N, d]`, of the dtype and device of `like` `[N, d]`.
 
-    They do not depend on that dtype but for rounding.
+    They do not depend on either but for rounding.
     """
     drawn = torch.randn(count, *like.shape, generator=generator(seed, "directions")).double()
-    return drawn.div_(drawn.norm(dim=-1, keepdim=True)).to(like.dtype)
+    return drawn.div_(drawn.norm(dim=-1, keepdim=True)).to(like)
 
 
 def _along(v: Tensor, x: Tensor) -> Tensor:
@@ -300,8 +300,8 @@ def weight_alignment(model: ResidualMLP, feedback: Tensor) -> NDArray[np.float64
     """
     head = (model.out_ln.weight[:, None] * model.out_head.weight.mT).detach().double()  # (d, classes)
     head = head - head.mean(0)
-    head, matrices = (x - x.mean(-1, keepdim=True) for x in (head, feedback.double()))
-    return cosine(matrices.flatten(1), head.flatten().expand(len(matrices), -1)).numpy()
+    head, matrices = (x - x.mean(-1, keepdim=True) for x in (head, feedback.to(head)))
+    return cosine(matrices.flatten(1), head.flatten().expand(len(matrices), -1)).cpu().numpy()
 
 
 def fresh_feedback_null(errors: Tensor, gradients: Tensor, *, draws: int = 200, seed: int = 0) -> NDArray[np.float64]:
@@ -320,10 +320,10 @@ def fresh_feedback_null(errors: Tensor, gradients: Tensor, *, draws: int = 200, 
     gradients = gradients.double() / gradients.abs().max()
     generate = generator(seed, "fresh feedback")
     shape = draws, gradients.shape[1], errors.shape[1]
-    matrices = torch.randn(shape, generator=generate, dtype=torch.float64)
+    matrices = torch.randn(shape, generator=generate, dtype=torch.float64).to(errors)
     products = (matrices * (gradients.mT @ errors)).sum((1, 2))  # Σ ⟨e Bᵀ, g⟩
     squares = ((matrices @ (errors.mT @ errors)) * matrices).sum((1, 2))  # Σ ‖e Bᵀ‖²
-    return (products / (squares * gradients.square().sum()).sqrt()).numpy()
+    return (products / (squares * gradients.square().sum()).sqrt()).cpu().numpy()
 
 
 def float32_rho(gradient_rms: ArrayLike, width: int, rounding: float, epsilon: float = 1e-3) -> NDArray[np.float64]:
@@ -425,7 +425,7 @@ def audit(
                 "cosine": float(cosines.nanmean()),
                 "weighted_cosine": weighted_cosine(a, g),
                 "sign_agreement": found.sign_agreement,
-                "sign_expected": expected_sign_agreement(cosines[cosines.isfinite()]),
+                "sign_expected": expected_sign_agreement(cosines[cosines.isfinite()].cpu()),
                 "loss_decrease": loss_decrease_ratio(h, a.double(), g, loss_from),
                 "float32_rho": rough.rho,
                 "float32_ceiling": PerturbationCorrelation(best.predicted, rough.actual).rho,

@@ -38,7 +38,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], run: Mapping[str, Any], pro
     """
     header = {"format": FORMAT, "run": json.dumps(run), "progress": json.dumps(progress)}
     header["content"] = _digest(header, tensors)
-    content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, metadata=header)
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=header)
     atomic.write(path, content)
 
 
