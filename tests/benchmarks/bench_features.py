@@ -7,6 +7,7 @@ times on the same trained networks, and only its passes that take features diffe
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -66,8 +67,11 @@ def _claims() -> list[dict[str, object]]:
         plain, *others = (_notebook(Path(folder), way) for way in (PLAIN, *WAYS.values()))
     rows = []
     for name, claim in plain.items():
-        values = [float(other[name]["value"]) for other in others]
-        turned = [way for way, other in zip(WAYS, others, strict=True) if other[name]["holds"] != claim["holds"]]
+        missing = {"value": math.nan, "holds": None}  # a run ends at a claim that fails
+        values = [float(other.get(name, missing)["value"]) for other in others]
+        turned = [
+            way for way, other in zip(WAYS, others, strict=True) if other.get(name, missing)["holds"] != claim["holds"]
+        ]
         note = "; ".join(f"{way}: {value - claim['value']:+.2g}" for way, value in zip(WAYS, values, strict=True))
         note += "; " + (f"turned by {' and '.join(turned)}" if turned else "same verdict")
         reference = float(claim["value"])
@@ -83,8 +87,10 @@ def _notebook(folder: Path, way: dict[str, object]) -> dict[str, dict[str, objec
     command = [sys.executable, "-m", "nbutils", "run", "03", "--out", str(folder / "out")]
     for name, value in options.items():
         command += ["-p", f"{name}={value}"]
-    subprocess.run(command, capture_output=True, text=True, check=False)
-    (found,) = (folder / "out").glob("*/results.json")
+    done = subprocess.run(command, capture_output=True, text=True)  # 1 where a claim fails: that is to be told, too
+    if done.returncode not in (0, 1) or not (written := list((folder / "out").glob("*/results.json"))):
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+    (found,) = written
     claims = json.loads(found.read_text(encoding="utf-8"))["claims"]
     found.unlink()
     return claims
