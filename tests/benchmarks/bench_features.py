@@ -75,9 +75,8 @@ def _claims() -> list[dict[str, object]]:
         note = "; ".join(f"{way}: {value - claim['value']:+.2g}" for way, value in zip(WAYS, values, strict=True))
         note += "; " + (f"turned by {' and '.join(turned)}" if turned else "same verdict")
         reference = float(claim["value"])
-        rows.append(
-            row(f"claim {name}", values[-1], reference, "", note, ratio=values[-1] / reference if reference else 1.0)
-        )
+        ratio = values[-1] / reference if reference else math.nan
+        rows.append(row(f"claim {name}", values[-1], reference, "", note, ratio=ratio))
     return rows
 
 
