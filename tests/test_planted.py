@@ -2,29 +2,32 @@ import numpy as np
 import pytest
 import torch
 
+from nbutils.ablation.surgery import ablate, prune
+from nbutils.ablation.values import AblationType, batch_src_ablations
 from nbutils.data import digits
-from nbutils.data.color_cube import RED_HSV, rgb_grid
 from nbutils.data.pairs import PairLoader
-from nbutils.data.sequences import reversal
+from nbutils.graphs.scores import evaluate
 from nbutils.hooks import capture, edit
-from nbutils.interventions import pooled
-from nbutils.interventions.ablation import AblationType, batch_src_ablations
-from nbutils.interventions.edge_scores import evaluate
-from nbutils.interventions.mappers import BoundedFalloff
-from nbutils.interventions.residual_graph import transformer_graph
-from nbutils.interventions.steering import Suppression
-from nbutils.interventions.surgery import ablate, prune
-from nbutils.metrics.color_similarity import rgb_similarity
-from nbutils.metrics.faithfulness import accuracy_of
-from nbutils.metrics.probes import channel_scores, fit_probe, probe_accuracy, three_sets
-from nbutils.metrics.reconstruction import error_correlation, squared_error
-from nbutils.models.mnist_net import LAYERS, MnistNet
-from nbutils.models.planted import PlantedColors, plant_backdoor, plant_features, plant_reversal
 from nbutils.schedules import Dopesheet, Timeline
 from nbutils.seeding import generator
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, cross_entropy
+from studies.backdoor.network import LAYERS, MnistNet
+from studies.backdoor.planted import plant_backdoor
+from studies.circuits.faithfulness import accuracy_of
+from studies.circuits.graph import transformer_graph
+from studies.circuits.planted import plant_reversal
+from studies.circuits.sequences import reversal
+from studies.color_cube.data import RED_HSV, rgb_grid
+from studies.color_cube.mappers import BoundedFalloff
+from studies.color_cube.planted import PlantedColors
+from studies.color_cube.reconstruction import error_correlation, squared_error
+from studies.color_cube.similarity import rgb_similarity
+from studies.color_cube.steering import Suppression
+from studies.shortcut import pooled
+from studies.shortcut.planted import plant_features
+from studies.shortcut.probes import channel_scores, fit_probe, probe_accuracy, three_sets
 
 GAIN = 0.5
 
