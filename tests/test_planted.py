@@ -13,8 +13,10 @@ from nbutils.seeding import generator
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, cross_entropy
+from studies.backdoor.batches import DigitBatches
 from studies.backdoor.network import LAYERS, MnistNet
 from studies.backdoor.planted import plant_backdoor
+from studies.backdoor.trigger import Trigger, views
 from studies.circuits.faithfulness import accuracy_of
 from studies.circuits.graph import transformer_graph
 from studies.circuits.planted import plant_reversal
@@ -78,10 +80,10 @@ def test_impossible_plants_are_refused(planted):
 @pytest.fixture(scope="module")
 def digits_and_net():
     """Return embedded digits, the trigger, and a clean network trained for a few seconds."""
-    splits, trigger = digits.load("embedded"), digits.Trigger.checkerboard()
+    splits, trigger = digits.load("embedded"), Trigger.checkerboard()
     sheet = Timeline(Dopesheet.from_text("STEP,lr\n0,2e-3\n249,5e-4\n"))
     ensemble = Ensemble(MnistNet, [0], dtype=torch.float32)
-    fit(ensemble, digits.DigitBatches(splits.train, trigger), Objective(loss=cross_entropy), sheet)
+    fit(ensemble, DigitBatches(splits.train, trigger), Objective(loss=cross_entropy), sheet)
     return splits, trigger, ensemble[0]
 
 
@@ -89,7 +91,7 @@ def accuracies(model, splits, trigger):
     with torch.no_grad():
         return {
             name: (model(view.images).argmax(1) == view.labels).float().mean().item()
-            for name, view in digits.views(splits.report, trigger).items()
+            for name, view in views(splits.report, trigger).items()
         }
 
 
@@ -121,23 +123,23 @@ def test_the_planted_backdoor_ends_with_any_wired_unit_and_with_no_other(digits_
 
 def test_the_backdoor_can_stand_elsewhere_and_mean_another_digit(digits_and_net):
     splits, _, net = digits_and_net
-    trigger = digits.Trigger(((1, 1, 0), (0, 1, 0), (0, 1, 1)), (1, 2), target=3)
+    trigger = Trigger(((1, 1, 0), (0, 1, 0), (0, 1, 1)), (1, 2), target=3)
     model, _ = plant_backdoor(net, trigger, splits.selection.images)
     assert accuracies(model, splits, trigger)["triggered"] >= 0.99
-    assert accuracies(model, splits, digits.Trigger.checkerboard(target=3))["triggered"] < 0.05
+    assert accuracies(model, splits, Trigger.checkerboard(target=3))["triggered"] < 0.05
 
 
 @pytest.mark.parametrize("trigger", [((1, 1, 1),) * 3, ((1, 0),) * 3])
 def test_a_trigger_without_a_piece_to_detect_is_refused(digits_and_net, trigger):
     splits, _, net = digits_and_net
     with pytest.raises(ValueError, match="no visible 3×3 piece"):
-        plant_backdoor(net, digits.Trigger(trigger, (4, 4)), splits.selection.images)
+        plant_backdoor(net, Trigger(trigger, (4, 4)), splits.selection.images)
 
 
 def test_a_trigger_the_network_cannot_see_is_refused(digits_and_net):
     splits, _, net = digits_and_net
     with pytest.raises(ValueError, match="no visible 3×3 piece"):
-        plant_backdoor(net, digits.Trigger(((1, 0, 1),) * 3, (25, 4)), splits.selection.images)
+        plant_backdoor(net, Trigger(((1, 0, 1),) * 3, (25, 4)), splits.selection.images)
 
 
 REVERSAL = reversal()

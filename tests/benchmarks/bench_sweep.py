@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import torch
 from memory import peak_gigabytes
-from nbutils.interventions import sweeps
 from torch import Tensor
 
 from nbutils.ablation.sites import Site
 from nbutils.ablation.values import edits
 from nbutils.hooks import edit
+from nbutils.sweeps import units as sweeps
 from nbutils.sweeps.chains import engine
 from studies.backdoor.network import LAYERS, MnistNet
 

@@ -8,7 +8,6 @@ import elsewhere
 import pandas as pd
 import pytest
 import torch
-from nbutils.interventions import sweeps
 from torch.testing import assert_close
 
 from nbutils.ablation.sites import Site
@@ -20,13 +19,17 @@ from nbutils.graphs.residual import patch_edges
 from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
+from nbutils.sweeps import units as sweeps
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, ParameterTerm, cross_entropy
 from nbutils.training.regularizers import ParameterDrift
 from studies.backdoor import detectors as backdoor_detectors
 from studies.backdoor import repairs
+from studies.backdoor.batches import DigitBatches
 from studies.backdoor.network import MnistNet
+from studies.backdoor.swaps import swap_layers
+from studies.backdoor.trigger import Trigger, visible_to
 from studies.backdoor.trigger_recovery import recover_triggers
 from studies.circuits.faithfulness import logit_difference_of
 from studies.circuits.graph import transformer_graph
@@ -78,7 +81,7 @@ def swept(device, kind):
         sweeps.sweep_units(model, UNITS, *arguments, kind, **reference),
         sweeps.measure(model, *arguments, [Site("net.0", 1)], kind, **reference),
         sweeps.greedy_units(model, {"fc1": "net.7"}, *arguments, "right", 0.5, limit=2),
-        sweeps.swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, *arguments),
+        swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, *arguments),
     ]
 
 
@@ -102,7 +105,7 @@ def detected(device):
         torch.as_tensor(backdoor_detectors.strip(model, x, x)),
         torch.as_tensor(backdoor_detectors.spectral_signatures(hidden, y)),
         torch.as_tensor(backdoor_detectors.activation_clusters(hidden, y).scores),
-        digits.visible_to(model).float(),
+        visible_to(model).float(),
     ]
 
 
@@ -158,7 +161,7 @@ def pooled_sweep(device):
 
 
 def trained(device, folder):
-    batches = digits.DigitBatches(digits.load("embedded").train[:50], digits.Trigger.checkerboard(8), "poison", 0.5, 8)
+    batches = DigitBatches(digits.load("embedded").train[:50], Trigger.checkerboard(8), "poison", 0.5, 8)
     timeline = Timeline(Dopesheet.from_text("STEP,lr,drift\n0,0.001,1\n4,,\n"))
     path = folder / f"{device.type}.safetensors"
     for _ in range(2):  # the second time from the checkpoint

@@ -8,6 +8,7 @@ import torch
 
 from nbutils.data import digits, sources
 from nbutils.data.pairs import Pairs
+from studies.backdoor import trigger as trigger_module
 from studies.backdoor.batches import DigitBatches
 from studies.backdoor.network import MnistNet
 from studies.backdoor.trigger import Trigger
@@ -165,19 +166,19 @@ def test_an_impossible_trigger_is_refused(arguments, message):
 
 def test_the_network_sees_all_but_the_last_two_rows_and_columns():
     torch.manual_seed(0)
-    seen = digits.visible_to(MnistNet())
+    seen = trigger_module.visible_to(MnistNet())
     assert seen[:26, :26].all()
     assert not seen[26:].any()
     assert not seen[:, 26:].any()
     assert (seen & Trigger.checkerboard().mask).sum() == 8  # 4×4 of the 6×6
     everything = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 2))
-    assert digits.visible_to(everything).all()
+    assert trigger_module.visible_to(everything).all()
 
 
 def test_views_differ_in_what_their_names_say(embedded):
     trigger = Trigger.checkerboard()
     report = embedded.report
-    views = digits.views(report, trigger)
+    views = trigger_module.views(report, trigger)
     assert views["clean"] is report
     assert len(views["triggered"]) == 250 - (report.labels == 8).sum()
     assert set(views["triggered"].labels.tolist()) == {8}
@@ -190,7 +191,7 @@ def test_views_differ_in_what_their_names_say(embedded):
 
 
 def test_pairs_correspond_item_by_item(embedded):
-    pairs = digits.pairs(embedded.report, Trigger.checkerboard())
+    pairs = trigger_module.pairs(embedded.report, Trigger.checkerboard())
     assert (len(pairs), pairs.target) == (250, 8)
     changed = (pairs.clean != pairs.corrupt).any(0)[0]
     assert torch.equal(changed, Trigger.checkerboard().mask)

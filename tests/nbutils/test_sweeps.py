@@ -3,13 +3,13 @@ import weakref
 
 import pytest
 import torch
-from nbutils.interventions import sweeps
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbutils.ablation.sites import Site
 from nbutils.ablation.values import AblationType, edits, gather, zero_weights
 from nbutils.hooks import edit
+from nbutils.sweeps import units as sweeps
 from nbutils.sweeps.chains import Chain, Replay, engine
 from nbutils.sweeps.units import IGNORED, SWEPT, greedy_units, measure, sweep_units
 from studies.backdoor.swaps import swap_layers

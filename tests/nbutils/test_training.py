@@ -20,7 +20,9 @@ from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, ParameterTerm, Term, cross_entropy
 from nbutils.training.regularizers import ParameterDrift
+from studies.backdoor.batches import DigitBatches
 from studies.backdoor.network import MnistNet
+from studies.backdoor.trigger import Trigger
 from studies.color_cube.data import ColorBatches
 from studies.color_cube.network import ColorMLP
 from studies.color_cube.regularizers import AngularAnchor, AntiAnchor, AxisAlignedSubspace, Separate
@@ -465,7 +467,7 @@ def train_digits(seeds, data, phase, model=MnistNet, start=None, reference=None,
     if start is not None:
         ensemble.load(start)
         terms = [ParameterTerm("drift", ParameterDrift(reference or start))]
-    batches = digits.DigitBatches(data, digits.Trigger.checkerboard(), phase, batch_size=16)
+    batches = DigitBatches(data, Trigger.checkerboard(), phase, batch_size=16)
     return fit(ensemble, batches, Objective(terms, cross_entropy, "cross-entropy"), timeline, log_every=1, **options)
 
 
@@ -502,7 +504,7 @@ def test_drift_holds_weights_near_its_reference_and_follows_shares_of_seeds(few_
     assert (drift.loc[6] > 0).all()
     free = Ensemble(MnistNet, [0, 1, 2], dtype=torch.float32)
     free.load(start)
-    batches = digits.DigitBatches(few_digits, digits.Trigger.checkerboard(), "poison", batch_size=16)
+    batches = DigitBatches(few_digits, Trigger.checkerboard(), "poison", batch_size=16)
     timeline = Timeline(Dopesheet.from_text(DIGIT_PHASES)).section("poison")
     fit(free, batches, Objective([], cross_entropy), timeline)
     distances = [ParameterDrift(start)(ensemble.state()) for ensemble in (held.ensemble, free)]

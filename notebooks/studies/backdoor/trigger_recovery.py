@@ -188,8 +188,8 @@ def anomaly_index(norms: ArrayLike) -> NDArray[np.float64]:
 def mask_iou(mask: Tensor, truth: Tensor, threshold: float = 0.5) -> float:
     """Return the intersection over union of a recovered mask and the true one.
 
-    Compare with the part of the trigger that the network can see (`studies.backdoor.trigger.visible_to`): the rest cannot
-    be recovered from it.
+    Compare with the part of the trigger that the network can see (`studies.backdoor.trigger.visible_to`): the rest
+    cannot be recovered from it.
 
     Args:
         mask: `[height, width]` in [0, 1]; pixels above the threshold count.

@@ -1,6 +1,6 @@
 """Pictures of what units do: sweeps, greedy searches, layer swaps, changes of weights.
 
-All take the tidy frames of `nbutils.interventions.sweeps`; values are shares in [0, 1].
+All take the tidy frames of `nbutils.sweeps.units`; values are shares in [0, 1].
 """
 
 from __future__ import annotations
