@@ -1,7 +1,7 @@
 """Regularizers of a latent sphere: losses per sample, latents `[..., K]` -> `[...]`, weighted by a dopesheet.
 
-Ex 2.9.1 trains with `Separate`, `AngularAnchor`, `AntiAnchor` and `AxisAlignedSubspace`; other experiments of its series
-with the rest.
+`Separate`, `AngularAnchor`, `AntiAnchor` and `AxisAlignedSubspace` are those of Ex 2.9.1; the rest serve other
+experiments of its series.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from threading import get_ident
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _ALIKE = 1e-5 + 1e-8  # distance from cosine 1 of a colour to itself: torch.isclose's defaults
@@ -183,7 +182,7 @@ def _iterate_chunks(unit: Tensor, power: float, shift: bool) -> Iterator[tuple[s
         # -f rather than f, so that one pass of `threshold_` masks the cosines above the limit.
         f.fill_(-offset)
         torch.baddbmm(f, unit[chunk], unit[chunk].transpose(1, 2), alpha=-scale, out=f)
-        F.threshold_(f, -(scale * (1 - _ALIKE) + offset), -offset)
+        torch.threshold_(f, -(scale * (1 - _ALIKE) + offset), -offset)
         f.neg_()
         alike = f == offset if power < 50 else None  # at higher powers they add less than 1e-15: not worth a pass
         if shift and alike is None:
