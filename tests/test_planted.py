@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils.ablation.values import AblationType, batch_src_ablations
+from nbutils.ablation.types import AblationType
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader
-from nbutils.graphs.scores import evaluate
+from nbutils.graphs.scores import EdgeTask, evaluate
 from nbutils.hooks import capture, edit
 from nbutils.schedules import Dopesheet, Timeline
 from nbutils.seeding import generator
@@ -16,7 +16,7 @@ from studies.backdoor.batches import DigitBatches
 from studies.backdoor.network import LAYERS, MnistNet
 from studies.backdoor.planted import plant_backdoor
 from studies.backdoor.trigger import Trigger, views
-from studies.circuits.faithfulness import accuracy_of
+from studies.circuits.faithfulness import answer_accuracy_of
 from studies.circuits.graph import transformer_graph
 from studies.circuits.planted import plant_reversal
 from studies.circuits.sequences import reversal
@@ -96,16 +96,15 @@ MEAN_MATTERS = {"token → a0.0.v", "a0.0 → logits"}
 
 
 @pytest.mark.parametrize("batch_size", [243, 100])
-@pytest.mark.parametrize("kind", AblationType)
+@pytest.mark.parametrize("kind", list(AblationType), ids=str)
 def test_the_planted_reversal_loses_just_the_edges_and_the_accuracy_derived_for_each_type(kind, batch_size):
     if batch_size < 243 and kind.name.startswith("BATCH"):
         pytest.skip("derived for a batch of all inputs")
     model, loader = plant_reversal(), PairLoader(REVERSAL, batch_size)
     graph = transformer_graph(model, REVERSAL.clean)
-    inputs = {AblationType.RESAMPLE: "corrupt"}.get(kind, "clean") if kind.batch_specific else None
-    ablations = batch_src_ablations(model, graph.sites, loader, kind, inputs)
+    task = EdgeTask(model, graph, loader, kind, answer_accuracy_of)
     masks = torch.cat([torch.zeros(1, 9), torch.eye(9)])
-    clean, *ablated = evaluate(model, graph, masks, loader, ablations, accuracy_of).double().mean(1).tolist()
+    clean, *ablated = evaluate(task, masks).double().mean(1).tolist()
     assert clean == 1
     uniform = kind in (AblationType.ZERO, AblationType.BATCH_ALL_TOK_MEAN)  # of attention, without positions
     lost = 0 if kind is AblationType.RESAMPLE else 1 / 3
@@ -145,7 +144,7 @@ def found_and_effect(planted, unseen):
     items = pooled.Pool(unseen.features, unseen.tumour)
     logits = pooled.logits(planted.head, items, mean, torch.stack([mask & False, mask]))
     accuracies = (logits.argmax(-1) == unseen.tumour).float().mean(1).tolist()
-    left = pooled.ablate(planted.features, mask, mean).numpy()
+    left = pooled.replace_channels(planted.features, mask, mean).numpy()
     probe = fit_probe(left[sets.fitting], hospital[sets.fitting])
     readable = probe_accuracy(probe, left[sets.evaluation], hospital[sets.evaluation]).value
     return {*order[: len(planted.stain)].tolist()}, accuracies, readable

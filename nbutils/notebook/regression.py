@@ -504,11 +504,11 @@ def check_results(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
         yield f"the notebook makes claims, but there is no {assets.name}/results.json"
     for file in sorted(assets.glob("results*.json")):
         try:
-            record = claims.load(file)
+            results = claims.load(file)
         except ValueError as error:
             yield str(error)
             continue
-        for name, claim in record.claims.items():
+        for name, claim in results.claims.items():
             if not claim["holds"] and file.name == "results.json":
                 yield f"{assets.name}/{file.name}: the claim {name!r} does not hold (value {claim['value']})"
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from nbutils.data.weights import StateError
 from nbutils.hooks import submodule
-from studies.backdoor.network import LAYERS, MnistNet, load_state
+from studies.backdoor.network import LAYERS, MnistNet, load_mnist_net
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_state_dict_is_read_back(trained, tmp_path, suffix):
     path = tmp_path / f"clean{suffix}"
     state = {name: tensor.double() for name, tensor in trained.state_dict().items()}
     save_file(state, path) if suffix == ".safetensors" else torch.save(collections.OrderedDict(state), path)
-    model = load_state(path)
+    model = load_mnist_net(path)
     assert not model.training
     images = torch.randn(3, 1, 28, 28)
     assert torch.equal(model(images), trained(images))
@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_named(trained, tmp_path, change, message):
     for path, write in ((tmp_path / "bad.pt", torch.save), (tmp_path / "bad.safetensors", save_file)):
         write(state, path)
         with pytest.raises(StateError, match=rf"bad\.(pt|safetensors): .*{message}"):
-            load_state(path)
+            load_mnist_net(path)
 
 
 class Bomb:
@@ -125,7 +125,7 @@ def test_code_in_a_file_is_refused_and_not_run(trained, tmp_path):
     path = tmp_path / "bomb.pt"
     torch.save({**trained.state_dict(), "net.0.bias": Bomb(witness)}, path)
     with pytest.raises(StateError, match=r"bomb\.pt could not be read .*without running code"):
-        load_state(path)
+        load_mnist_net(path)
     assert not witness.exists()
     torch.load(path, weights_only=False)["net.0.bias"].close()
     assert witness.exists()  # the bomb is live
@@ -135,7 +135,7 @@ def test_code_in_a_file_is_refused_and_not_run(trained, tmp_path):
 def test_files_that_are_no_state_dicts_are_named(trained, tmp_path, suffix):
     path = tmp_path / f"odd{suffix}"
     with pytest.raises(FileNotFoundError, match=rf"odd\{suffix}"):
-        load_state(path)
+        load_mnist_net(path)
     if suffix == ".safetensors":
         save_file(trained.state_dict(), path)
     else:
@@ -144,4 +144,4 @@ def test_files_that_are_no_state_dicts_are_named(trained, tmp_path, suffix):
     for content in (b"", whole[: len(whole) // 2], b"not weights at all", pickle.dumps(3), pickle.dumps({"a": 1})):
         path.write_bytes(content)
         with pytest.raises(StateError, match=rf"odd\{suffix}"):
-            load_state(path)
+            load_mnist_net(path)
