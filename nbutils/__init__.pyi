@@ -1,7 +1,6 @@
 # The public vocabulary: read by editors and type checkers, and by `__init__.py`, which imports a name when it is used.
 
 from .ablation.edits import edits as edits
-from .ablation.sites import Site as Site
 from .ablation.surgery import prune as prune
 from .ablation.types import AblationType as AblationType
 from .ablation.values import batch_src_ablations as batch_src_ablations
@@ -26,6 +25,7 @@ from .runs import run as run
 from .schedules.dopesheet import Dopesheet as Dopesheet
 from .schedules.timeline import Timeline as Timeline
 from .session import begin as begin
+from .sites import Site as Site
 from .training.ensemble import Ensemble as Ensemble
 from .training.fit import fit as fit
 

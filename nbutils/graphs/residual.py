@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nbutils.ablation.sites import Site
 from nbutils.hooks import edit, unchanged, watch
+from nbutils.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.ablation.edits import Replace, edits
-from nbutils.ablation.sites import Site
 from nbutils.hooks import edit, watch
+from nbutils.sites import Site
 
 CHAIN_ITEMS = 32  # a row of 128 bytes; larger batches leave the core's own cache
 REPLAY_ITEMS = 256

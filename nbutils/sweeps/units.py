@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from nbutils import atomic, progress
-from nbutils.ablation.sites import Site
 from nbutils.ablation.types import AblationType
 from nbutils.hooks import unchanged
+from nbutils.sites import Site
 from nbutils.sweeps.chains import Chain, Replay, engine
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from memory import peak_gigabytes
 from torch import Tensor
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.hooks import edit
+from nbutils.sites import Site
 from nbutils.sweeps import units as sweeps
 from nbutils.sweeps.chains import engine
 from studies.backdoor.network import LAYERS, MnistNet

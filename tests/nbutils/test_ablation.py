@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from nbutils.ablation.edits import Replace, edits
-from nbutils.ablation.sites import Site
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import batch_src_ablations, gather, src_ablations
 from nbutils.ablation.weights import zero_weights
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.hooks import capture, edit
+from nbutils.sites import Site
 
 LAYERS = {"0": 32, "3": 64, "7": 16}
 

@@ -11,7 +11,6 @@ import torch
 from torch.testing import assert_close
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather, src_ablations
 from nbutils.ablation.weights import zero_weights
@@ -22,6 +21,7 @@ from nbutils.graphs.residual import patch_edges
 from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
+from nbutils.sites import Site
 from nbutils.sweeps import units as sweeps
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit

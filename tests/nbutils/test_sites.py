@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbutils.ablation.sites import Site
+from nbutils.sites import Site
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nbutils.ablation.sites import Site
 from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import capture, unchanged
 from nbutils.seeding import generator
+from nbutils.sites import Site
 from nbutils.training.optimizers import SGD, Adam
 
 Model = TypeVar("Model", bound=nn.Module)

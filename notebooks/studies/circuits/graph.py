@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nbutils.ablation.sites import Site
+from nbutils.sites import Site
 
 if TYPE_CHECKING:
     from studies.circuits.transformer import Transformer
