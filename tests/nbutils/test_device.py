@@ -19,7 +19,9 @@ from nbutils.graphs.residual import patch_edges
 from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
-from nbutils.sweeps import units as sweeps
+from nbutils.sweeps.greedy import Goal, greedy
+from nbutils.sweeps.measures import Measures
+from nbutils.sweeps.units import measure, sweep
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, ParameterTerm, cross_entropy
@@ -75,13 +77,13 @@ def ablated(device, kind, by_source):
 
 def swept(device, kind):
     model, x, y = digits_net(device)
-    arguments = {"a": x}, {"right": ("a", y)}
-    reference = {"reference": {"a": x.flip(0)}}
+    measures = Measures({"a": x}, {"right": ("a", y)})
+    reference = {"a": x.flip(0)}
     return [
-        sweeps.sweep_units(model, UNITS, *arguments, kind, **reference),
-        sweeps.measure(model, *arguments, [Site("net.0", 1)], kind, **reference),
-        sweeps.greedy_units(model, {"fc1": "net.7"}, *arguments, "right", 0.5, limit=2),
-        swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, *arguments),
+        sweep(model, UNITS, measures, kind, reference=reference),
+        measure(model, measures, [Site("net.0", 1)], kind, reference=reference),
+        greedy(model, {"fc1": "net.7"}, measures, Goal("right", 0.5, limit=2)),
+        swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, measures),
     ]
 
 
