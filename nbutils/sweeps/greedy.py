@@ -95,10 +95,7 @@ def greedy(
     while value > aim and len(taken) < goal.limit:
         label = f"unit {len(taken) + 1}"
         swept = sweep(model, layers, measures, ablation, reference=reference, ablated=taken, memory=memory, label=label)
-        candidates = swept[swept["measure"] == goal.lower]
-        if goal.protect is not None:
-            kept = swept.loc[swept["measure"] == goal.protect, "value"].to_numpy()
-            candidates = candidates[kept >= first[goal.protect] - goal.margin - 1e-12]
+        candidates = _affordable(swept, goal, first)
         if candidates.empty or candidates["value"].min() >= value:
             break
         best = candidates.loc[candidates["value"].idxmin()]
@@ -109,3 +106,12 @@ def greedy(
         path.append(swept[same].assign(step=len(taken)))
     found = pd.concat([part.astype({"unit": "Int64", "layer": "string"}) for part in path], ignore_index=True)
     return found[["step", "layer", "unit", "measure", "value", "n"]]
+
+
+def _affordable(swept: pd.DataFrame, goal: Goal, first: pd.Series) -> pd.DataFrame:
+    """Return the rows of the measure to lower, for the units whose loss the protected measure can bear."""
+    rows = swept[swept["measure"] == goal.lower]
+    if goal.protect is None:
+        return rows
+    protected = swept.loc[swept["measure"] == goal.protect, "value"].to_numpy()  # units in the same order
+    return rows[protected >= first[goal.protect] - goal.margin - 1e-12]
