@@ -53,8 +53,8 @@ class Digits:
     @cached_property
     def digest(self) -> str:
         """Fingerprint of the content, by which a checkpoint knows its data."""
-        digest = hashlib.sha256(self.images.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
+        digest = hashlib.sha256(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -129,7 +129,8 @@ def _load_embedded() -> DigitSplits:
     )
     selection, report = train_test_split(held_out, test_size=_HELD_OUT, stratify=bunch.target[held_out], random_state=0)
     whole = Digits(images, labels, "embedded digits")
-    return DigitSplits(*(whole[torch.as_tensor(index)] for index in (train, selection, report)), whole.source)
+    parts = [whole[torch.as_tensor(index)] for index in (train, selection, report)]
+    return DigitSplits(train=parts[0], selection=parts[1], report=parts[2], source=whole.source)
 
 
 def _load_real(source: sources.Source) -> DigitSplits:
@@ -150,7 +151,9 @@ def _read_pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     labels = _read_idx(path, _LABELS_MAGIC, ())
     if len(labels) != len(pixels):
         expected, found = 8 + len(pixels), 8 + len(labels)
-        raise ValueError(f"{path}: expected {expected:,} bytes, one label per image; found {found:,}; {_explain_how_to_get()}")
+        raise ValueError(
+            f"{path}: expected {expected:,} bytes, one label per image; found {found:,}; {_explain_how_to_get()}"
+        )
     if labels.size and labels.max() >= CLASSES:
         raise ValueError(f"{path}: expected labels 0 to {CLASSES - 1}; found {labels.max()}; {_explain_how_to_get()}")
     images = _normalise(torch.as_tensor(pixels)[:, None].float().div_(255))  # (N, 1, 28, 28)
@@ -161,14 +164,14 @@ def _read_idx(path: Path, magic: int, item: tuple[int, ...]) -> np.ndarray:
     """Return the uint8 items `[N, *item]` of an IDX file; its header and its size must agree."""
     content = path.read_bytes()
     head = 4 * (2 + len(item))
-    header = np.frombuffer(content[:head], ">i4") if len(content) >= head else ()
-    if len(header) == 0 or header[0] != magic or tuple(header[2:]) != item or header[1] < 1:
+    header = np.frombuffer(content[:head], ">i4").tolist() if len(content) >= head else []
+    if not header or header[0] != magic or tuple(header[2:]) != item or header[1] < 1:
         shape = "×".join(map(str, ("N", *item)))
         raise ValueError(
             f"{path}: expected an IDX file of {shape} bytes (header of {head} bytes, magic number {magic}); "
             f"found {len(content):,} bytes that begin {content[:4].hex(' ') or 'nowhere'}; {_explain_how_to_get()}"
         )
-    expected = head + int(header[1]) * int(np.prod(item, dtype=int))
+    expected = head + header[1] * int(np.prod(item, dtype=int))
     if len(content) != expected:
         raise ValueError(f"{path}: expected {expected:,} bytes, found {len(content):,}; {_explain_how_to_get()}")
     return np.frombuffer(content, np.uint8, offset=head).reshape(-1, *item).copy()

@@ -89,7 +89,7 @@ def swept(device, kind):
 
 def repaired(device):
     model, x, y = digits_net(device)
-    masks = repairs.neuron_masks(model, ["net.0"], x, y, steps=2, batch=8)
+    masks = repairs.neuron_masks(model, ["net.0"], x, y, steps=2)
     tuned = repairs.fine_prune(model, "net.3", x, y, tune_steps=2).model
     pruned = repairs.prune_by_masks(model, masks, 0.9).model
     with torch.no_grad():
@@ -100,7 +100,7 @@ def detected(device):
     model, x, y = digits_net(device)
     with torch.no_grad():
         hidden = model.net[:8](x)
-    found = recover_triggers(model, x, y, steps=3, batch=4)
+    found = recover_triggers(model, x, y, steps=3)
     return [
         found.apply(x, 1),
         torch.as_tensor(found.norms),
