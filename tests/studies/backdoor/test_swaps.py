@@ -10,7 +10,7 @@ LAYERS = {"first": "0", "second": "2", "third": "4"}
 
 def network(seed=0, width=7):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 5)).eval()
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 3)).eval()
 
 
 def test_swapped_layers_are_those_of_the_other_model():
