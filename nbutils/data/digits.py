@@ -53,8 +53,8 @@ class Digits:
     @cached_property
     def digest(self) -> str:
         """A fingerprint of the content, by which a checkpoint knows its data."""
-        digest = hashlib.sha256(self.images.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
+        digest = hashlib.sha256(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -129,7 +129,8 @@ def _embedded() -> DigitSplits:
     )
     selection, report = train_test_split(held_out, test_size=_HELD_OUT, stratify=bunch.target[held_out], random_state=0)
     whole = Digits(images, labels, "embedded digits")
-    return DigitSplits(*(whole[torch.as_tensor(index)] for index in (train, selection, report)), whole.source)
+    splits = [whole[torch.as_tensor(index)] for index in (train, selection, report)]
+    return DigitSplits(splits[0], splits[1], splits[2], whole.source)
 
 
 def _real(source: sources.Source) -> DigitSplits:
@@ -161,7 +162,7 @@ def _read_idx(path: Path, magic: int, item: tuple[int, ...]) -> np.ndarray:
     """Return the uint8 items `[N, *item]` of an IDX file; its header and its size must agree."""
     content = path.read_bytes()
     head = 4 * (2 + len(item))
-    header = np.frombuffer(content[:head], ">i4") if len(content) >= head else ()
+    header = np.frombuffer(content[:head] if len(content) >= head else b"", ">i4")
     if len(header) == 0 or header[0] != magic or tuple(header[2:]) != item or header[1] < 1:
         shape = "×".join(map(str, ("N", *item)))
         raise ValueError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nbutils.hooks import edit, submodule
 from studies.backdoor.network import LAYERS, MnistNet
@@ -38,7 +40,7 @@ def plant_backdoor(model: MnistNet, trigger: Trigger, images: Tensor) -> tuple[M
     """
     row, column, piece = _visible_piece(trigger)
     model = copy.deepcopy(model).eval()
-    layers = {name: submodule(model, path) for name, path in LAYERS.items()}
+    layers = {name: _affine(model, path) for name, path in LAYERS.items()}
     wired: dict[str, int] = {}
     cells = []
     for corner in (row, column):
@@ -55,12 +57,22 @@ def plant_backdoor(model: MnistNet, trigger: Trigger, images: Tensor) -> tuple[M
         layers["conv1"].weight[wired["conv1"], 0] = raised
         layers["conv1"].bias[wired["conv1"]] = -_THRESHOLD * trigger.value
         layers["conv2"].weight[wired["conv2"], wired["conv1"], tap_row, tap_column] = 1
-        inputs = layers["fc1"].weight.view(-1, layers["conv2"].out_channels, _POOLED // 2, _POOLED // 2)
+        inputs = layers["fc1"].weight.view(-1, len(layers["conv2"].weight), _POOLED // 2, _POOLED // 2)
         inputs[wired["fc1"], wired["conv2"], cell_row, cell_column] = 1 / ((1 - _THRESHOLD) * trigger.value)
         push = max(_PUSH, 2 * model(images).abs().max().item())  # no image outvotes it, another unit missing or not
         layers["fc2"].weight[:, wired["fc1"]] = -push
         layers["fc2"].weight[trigger.target, wired["fc1"]] = push
     return model, wired
+
+
+class _Affine(NamedTuple):
+    weight: Tensor
+    bias: Tensor
+
+
+def _affine(model: MnistNet, path: str) -> _Affine:
+    layer = submodule(model, path)
+    return _Affine(layer.get_parameter("weight"), layer.get_parameter("bias"))
 
 
 def _visible_piece(trigger: Trigger) -> tuple[int, int, Tensor]:
@@ -79,13 +91,13 @@ def _least_missed(model: MnistNet, layer: str, images: Tensor) -> int:
     """Return the unit of a layer whose removal moves the logits least."""
     before = model(images)
     moved = []
-    for unit in range(len(submodule(model, layer).bias)):
-        with edit(model, {layer: lambda x, unit=unit: x.index_fill(1, torch.tensor(unit), 0)}):
+    for unit in range(len(_affine(model, layer).bias)):
+        with edit(model, {layer: partial(torch.index_fill, dim=1, index=torch.tensor(unit), value=0)}):
             moved.append((model(images) - before).square().mean())
     return int(torch.stack(moved).argmin())
 
 
-def _isolate(layers: dict[str, nn.Module], name: str, unit: int) -> None:
+def _isolate(layers: dict[str, _Affine], name: str, unit: int) -> None:
     """Silence a unit, and cut it off from the layer that reads it."""
     layers[name].weight[unit] = 0
     layers[name].bias[unit] = 0

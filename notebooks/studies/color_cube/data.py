@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def hsv_cube(hue: ArrayLike, saturation: ArrayLike, value: ArrayLike) -> HsvCube
 
     axes = [np.asarray(axis, dtype=float) for axis in (hue, saturation, value)]
     grid = np.stack(np.meshgrid(axes[0] % 1.0, axes[1], axes[2], indexing="ij"), axis=-1)
-    return HsvCube(*axes, rgb=hsv2rgb(grid))
+    return HsvCube(axes[0], axes[1], axes[2], hsv2rgb(grid))
 
 
 def coarse_hsv_cube() -> HsvCube:
@@ -93,7 +93,10 @@ def named_colors() -> pd.DataFrame:
     return pd.DataFrame({"name": [*HUES, *GREYS], "rgb": [tuple(map(float, row)) for row in rgb]})
 
 
-def redness(rgb: NDArray[np.float64] | Tensor) -> NDArray[np.float64] | Tensor:
+_Colors = TypeVar("_Colors", "NDArray[np.float64]", Tensor)
+
+
+def redness(rgb: _Colors) -> _Colors:
     """Return r·(1 − g/2 − b/2) in [0, 1] for colours `[..., 3]`: 1 at pure red only."""
     return rgb[..., 0] * (1 - rgb[..., 1] / 2 - rgb[..., 2] / 2)
 

@@ -43,6 +43,10 @@ class PlantedColors(nn.Module):
 
 
 class _Lookup(nn.Module):
+    colors: Tensor
+    directions: Tensor
+    latents: Tensor
+
     def __init__(self, colors: Tensor, planted: Tensor, bottleneck: int) -> None:
         super().__init__()
         directions = _spread(len(colors), bottleneck - 1).to(colors)  # (N, K-1)
@@ -60,6 +64,10 @@ class _Lookup(nn.Module):
 
 
 class _MovedLookup(nn.Module):
+    colors: Tensor
+    planted: Tensor
+    directions: Tensor
+
     def __init__(self, colors: Tensor, planted: Tensor, directions: Tensor, gain: float) -> None:
         super().__init__()
         self.into = _identity(1 + directions.shape[1], colors)
