@@ -28,7 +28,7 @@ import nbutils
 from nbutils import claims, layout
 from nbutils.data import arrays, digits
 from nbutils.data.weights import fill
-from nbutils.notebook import record, regression
+from nbutils.notebook import hygiene, record
 from nbutils.plotting import figures
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
@@ -207,7 +207,7 @@ def test_manifests(folder, content):
         for entry in found.values():
             for look in ("light", "dark"):
                 assert (folder / entry[look]["file"]).resolve().parent == folder.resolve()
-        assert isinstance(list(regression.check_figures(nbformat_notebook(), folder / "a.ipynb", folder)), list)
+        assert isinstance(list(hygiene.check_figures(nbformat_notebook(), folder / "a.ipynb", folder)), list)
 
 
 def nbformat_notebook():

@@ -63,8 +63,8 @@ class Images:
     @cached_property
     def digest(self) -> str:
         """A fingerprint of the content, by which a checkpoint knows its data."""
-        digest = hashlib.sha256(self.features.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
+        digest = hashlib.sha256(self.features.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def __repr__(self) -> str:
@@ -149,7 +149,7 @@ def _official(place: sources.Source) -> ImageSplits:
         batches = [_read_batch(folder / name) for name in names]
         pixels, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
         parts.append(Images(_normalised(pixels), torch.as_tensor(labels), SHAPE, place.name))
-    return ImageSplits(*parts, place.name)
+    return ImageSplits(parts[0], parts[1], place.name)
 
 
 def _checksums() -> dict[str, str]:
@@ -212,9 +212,8 @@ def _folder(place: sources.Source) -> ImageSplits:
             f"{folder}: expected the same {CLASSES} class folders in train and test; found {names['train']} "
             f"and {names['test']}"
         )
-    return ImageSplits(
-        *(_read_folder(folder / part, names[part], place.name) for part in ("train", "test")), place.name
-    )
+    train, test = (_read_folder(folder / part, names[part], place.name) for part in ("train", "test"))
+    return ImageSplits(train, test, place.name)
 
 
 def _read_folder(folder: Path, names: Iterable[str], source: str) -> Images:

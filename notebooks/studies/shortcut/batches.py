@@ -45,8 +45,8 @@ class TileBatches:
         if not 1 <= self.batch_size <= len(self.labels):
             raise ValueError(f"batch_size must lie between 1 and the {len(self.labels)} tiles; got {self.batch_size}")
         object.__setattr__(self, "jitter", tuple(float(strength) for strength in self.jitter))
-        digest = hashlib.sha256(self.images.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
+        digest = hashlib.sha256(self.images.contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
         digest.update(repr(self.jitter).encode())
         object.__setattr__(self, "digest", digest.hexdigest()[:16])
 

@@ -15,7 +15,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Literal
 
@@ -122,8 +122,8 @@ class Plan:
 
     def __getitem__(self, items: slice | Tensor) -> Plan:
         """Return some of the tiles: a slice, indices, or a mask `[N]`."""
-        parts = (self.number, self.tumour, self.hospital, self.slide)
-        return Plan(*(part[items] for part in parts), self.seed, self.size, self.atypia)
+        number, tumour, hospital, slide = (p[items] for p in (self.number, self.tumour, self.hospital, self.slide))
+        return Plan(number, tumour, hospital, slide, self.seed, self.size, self.atypia)
 
     def stains(self) -> Stain:
         """Return the stain of every tile's slide."""
@@ -261,19 +261,19 @@ def cohort(
         Tiles whose splits are `train`, hospitals 0 to 2, slides 0 to 6, at `rho`; `id_val`, slides 7 to 9 of the same
         hospitals, at `rho`; `reversed`, those slides at `-rho`; `val`, hospital 3; `test`, hospital 4.
     """
-    common = {"seed": seed, "size": size, "atypia": atypia}
-    kept = {"slides": range(7, SLIDES)}
+    draw = partial(plan, seed=seed, size=size, atypia=atypia)
+    kept = range(7, SLIDES)
     sets = {
-        "train": plan(count, rho=rho, slides=range(7), **common),
-        "id_val": plan(held_out, rho=rho, first=count, **kept, **common),
-        "reversed": plan(held_out, rho=-rho, first=count + held_out, **kept, **common),
-        "val": plan(held_out, hospitals=(VALIDATION,), first=count + 2 * held_out, **common),
-        "test": plan(held_out, hospitals=(TEST,), first=count + 3 * held_out, **common),
+        "train": draw(count, rho=rho, slides=range(7)),
+        "id_val": draw(held_out, rho=rho, first=count, slides=kept),
+        "reversed": draw(held_out, rho=-rho, first=count + held_out, slides=kept),
+        "val": draw(held_out, hospitals=(VALIDATION,), first=count + 2 * held_out),
+        "test": draw(held_out, hospitals=(TEST,), first=count + 3 * held_out),
     }
     columns = zip(*((part.number, part.tumour, part.hospital, part.slide) for part in sets.values()), strict=True)
-    return render(
-        Plan(*map(torch.cat, columns), **common), split=[name for name, part in sets.items() for _ in range(len(part))]
-    )
+    number, tumour, hospital, slide = map(torch.cat, columns)
+    whole = Plan(number, tumour, hospital, slide, seed, size, atypia)
+    return render(whole, split=[name for name, part in sets.items() for _ in range(len(part))])
 
 
 @cache

@@ -77,6 +77,15 @@ class TileResNet(TileNetwork, ResNet):
     would take sixteen times the work.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(self, training_precision: Precision = "float32") -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=CLASSES)
         self.training_precision = _known(training_precision)

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -158,7 +158,7 @@ class Tiles:
     position: Tensor | None = None
 
     def __post_init__(self) -> None:
-        columns = [self.tumour, self.hospital, self.slide, self.split]
+        columns: list[Sized] = [self.tumour, self.hospital, self.slide, self.split]
         if self.position is not None:
             columns.append(self.position)
         if lengths := {len(column) for column in columns} - {len(self.pixels)}:
@@ -234,12 +234,12 @@ class Tiles:
         """
         digest = hashlib.sha256(repr((self.hospitals, self.slides, self.split.tolist())).encode())
         for codes in (self.tumour, self.hospital, self.slide):
-            digest.update(codes.contiguous().numpy())
+            digest.update(codes.contiguous().numpy().data)
         if isinstance(self.pixels, TileFiles):
             for content in self.pixels.digests():
                 digest.update(content)
         else:
-            digest.update(self.pixels.contiguous().numpy())
+            digest.update(self.pixels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def table(self) -> pd.DataFrame:
