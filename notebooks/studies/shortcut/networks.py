@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from nbutils.data.weights import fill
+from nbutils.data.weights import StateError, load_weights, read_weights
 
 CHANNELS = 512  # of the global average pool, in both networks
 CLASSES = 2  # normal, tumour
@@ -132,7 +132,13 @@ def load_tile_resnet(path: str | Path) -> TileResNet:
         FileNotFoundError: there is no such file.
         StateError: not a file of tensors; a parameter is missing, unknown, of the wrong shape, or not finite.
     """
-    return fill(TileResNet(), path)
+    found = read_weights(path)
+    head = found.get("fc.weight")
+    if isinstance(head, Tensor) and head.dim() == 2 and len(head) != CLASSES:
+        raise StateError(f"{path}: expected a head of {CLASSES} logits, normal and tumour; got {len(head)}")
+    model = TileResNet()
+    load_weights(model, found, path)
+    return model.eval()
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:

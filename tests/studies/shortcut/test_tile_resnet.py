@@ -78,7 +78,9 @@ def test_resnet_is_torchvisions(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update({"fc.weight": torch.zeros(1000, 512)}), r"'fc\.weight' must have shape \(2, 512\); got \("),
+        (lambda s: s.update({"fc.weight": torch.zeros(1000, 512)}), "a head of 2 logits, normal and tumour; got 1000"),
+        (lambda s: s.update({"fc.weight": torch.zeros(1, 512)}), "a head of 2 logits, normal and tumour; got 1"),
+        (lambda s: s.update({"fc.weight": torch.zeros(2, 64)}), r"'fc\.weight' must have shape \(2, 512\); got \("),
         (lambda s: s.pop("bn1.running_var"), r"expected a parameter 'bn1\.running_var' of shape \(64,\)"),
         (lambda s: s.update({"layer5.0.conv1.weight": torch.zeros(2)}), r"'layer5\.0\.conv1\.weight' is no parameter"),
         (
