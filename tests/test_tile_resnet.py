@@ -20,14 +20,6 @@ from nbutils.training.objective import Objective, cross_entropy
 SHEET = Timeline(Dopesheet.from_text("STEP,lr\n0,3e-3\n7,1e-3\n"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiles(count=96, size=24, seed=0):
     """Return noise, darker where the label is 1."""
     rng = torch.Generator().manual_seed(seed)
