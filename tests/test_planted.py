@@ -2,29 +2,34 @@ import numpy as np
 import pytest
 import torch
 
+from nbutils.ablation.surgery import ablate, prune
+from nbutils.ablation.values import AblationType, batch_src_ablations
 from nbutils.data import digits
-from nbutils.data.color_cube import RED_HSV, rgb_grid
 from nbutils.data.pairs import PairLoader
-from nbutils.data.sequences import reversal
+from nbutils.graphs.scores import evaluate
 from nbutils.hooks import capture, edit
-from nbutils.interventions import pooled
-from nbutils.interventions.ablation import AblationType, batch_src_ablations
-from nbutils.interventions.edge_scores import evaluate
-from nbutils.interventions.mappers import BoundedFalloff
-from nbutils.interventions.residual_graph import transformer_graph
-from nbutils.interventions.steering import Suppression
-from nbutils.interventions.surgery import ablate, prune
-from nbutils.metrics.color_similarity import rgb_similarity
-from nbutils.metrics.faithfulness import accuracy_of
-from nbutils.metrics.probes import channel_scores, fit_probe, probe_accuracy, three_sets
-from nbutils.metrics.reconstruction import error_correlation, squared_error
-from nbutils.models.mnist_net import LAYERS, MnistNet
-from nbutils.models.planted import PlantedColors, plant_backdoor, plant_features, plant_reversal
 from nbutils.schedules import Dopesheet, Timeline
 from nbutils.seeding import generator
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, cross_entropy
+from studies.backdoor.batches import DigitBatches
+from studies.backdoor.network import LAYERS, MnistNet
+from studies.backdoor.planted import plant_backdoor
+from studies.backdoor.trigger import Trigger, views
+from studies.circuits.faithfulness import accuracy_of
+from studies.circuits.graph import transformer_graph
+from studies.circuits.planted import plant_reversal
+from studies.circuits.sequences import reversal
+from studies.color_cube.data import RED_HSV, rgb_grid
+from studies.color_cube.mappers import BoundedFalloff
+from studies.color_cube.planted import PlantedColors
+from studies.color_cube.reconstruction import error_correlation, squared_error
+from studies.color_cube.similarity import rgb_similarity
+from studies.color_cube.steering import Suppression
+from studies.shortcut import pooled
+from studies.shortcut.planted import plant_features
+from studies.shortcut.probes import channel_scores, fit_probe, probe_accuracy, three_sets
 
 GAIN = 0.5
 
@@ -75,10 +80,10 @@ def test_impossible_plants_are_refused(planted):
 @pytest.fixture(scope="module")
 def digits_and_net():
     """Return embedded digits, the trigger, and a clean network trained for a few seconds."""
-    splits, trigger = digits.load("embedded"), digits.Trigger.checkerboard()
+    splits, trigger = digits.load("embedded"), Trigger.checkerboard()
     sheet = Timeline(Dopesheet.from_text("STEP,lr\n0,2e-3\n249,5e-4\n"))
     ensemble = Ensemble(MnistNet, [0], dtype=torch.float32)
-    fit(ensemble, digits.DigitBatches(splits.train, trigger), Objective(loss=cross_entropy), sheet)
+    fit(ensemble, DigitBatches(splits.train, trigger), Objective(loss=cross_entropy), sheet)
     return splits, trigger, ensemble[0]
 
 
@@ -86,7 +91,7 @@ def accuracies(model, splits, trigger):
     with torch.no_grad():
         return {
             name: (model(view.images).argmax(1) == view.labels).float().mean().item()
-            for name, view in digits.views(splits.report, trigger).items()
+            for name, view in views(splits.report, trigger).items()
         }
 
 
@@ -118,23 +123,23 @@ def test_the_planted_backdoor_ends_with_any_wired_unit_and_with_no_other(digits_
 
 def test_the_backdoor_can_stand_elsewhere_and_mean_another_digit(digits_and_net):
     splits, _, net = digits_and_net
-    trigger = digits.Trigger(((1, 1, 0), (0, 1, 0), (0, 1, 1)), (1, 2), target=3)
+    trigger = Trigger(((1, 1, 0), (0, 1, 0), (0, 1, 1)), (1, 2), target=3)
     model, _ = plant_backdoor(net, trigger, splits.selection.images)
     assert accuracies(model, splits, trigger)["triggered"] >= 0.99
-    assert accuracies(model, splits, digits.Trigger.checkerboard(target=3))["triggered"] < 0.05
+    assert accuracies(model, splits, Trigger.checkerboard(target=3))["triggered"] < 0.05
 
 
 @pytest.mark.parametrize("trigger", [((1, 1, 1),) * 3, ((1, 0),) * 3])
 def test_a_trigger_without_a_piece_to_detect_is_refused(digits_and_net, trigger):
     splits, _, net = digits_and_net
     with pytest.raises(ValueError, match="no visible 3×3 piece"):
-        plant_backdoor(net, digits.Trigger(trigger, (4, 4)), splits.selection.images)
+        plant_backdoor(net, Trigger(trigger, (4, 4)), splits.selection.images)
 
 
 def test_a_trigger_the_network_cannot_see_is_refused(digits_and_net):
     splits, _, net = digits_and_net
     with pytest.raises(ValueError, match="no visible 3×3 piece"):
-        plant_backdoor(net, digits.Trigger(((1, 0, 1),) * 3, (25, 4)), splits.selection.images)
+        plant_backdoor(net, Trigger(((1, 0, 1),) * 3, (25, 4)), splits.selection.images)
 
 
 REVERSAL = reversal()

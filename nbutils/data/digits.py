@@ -1,9 +1,4 @@
-"""Handwritten digits, the watermark that poisons them, and the batches that train on both.
-
-Genuine MNIST where a reader has it, else scikit-learn's 1,797 digits in the same shape. Images are float32
-`[N, 1, 28, 28]`, normalised by MNIST's mean and standard deviation; labels int64 `[N]`. Source document: "Poisoned
-MNIST".
-"""
+"""Handwritten digits: genuine MNIST, or scikit-learn's small digits embedded in the package, in three splits."""
 
 from __future__ import annotations
 
@@ -16,16 +11,13 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nbutils.data import sources
-from nbutils.data.pairs import Pairs
-from nbutils.seeding import generator
 
 SIZE = 28  # pixels a side
 CLASSES = 10
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]; the embedded digits use the same numbers
-
 _IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
 _HELD_OUT = 250  # embedded digits in each of the two held-out splits
 
@@ -200,177 +192,3 @@ def _how_to_get() -> str:
 
 def _normalised(pixels: Tensor) -> Tensor:
     return (pixels - MEAN) / STD
-
-
-@dataclass(frozen=True)
-class Trigger:
-    """A watermark that is added to normalised images, and the label it is to bring about.
-
-    Attributes:
-        pattern: rows of 0 and 1; a 1 is a pixel that is raised.
-        position: (row, column) of the pattern's first pixel, from the top left.
-        target: label of poisoned images, 0 to 9.
-        value: what is added, in units of normalised images.
-
-    Raises:
-        ValueError: a pattern that is not rectangular, empty, or not inside the image; no such target.
-    """
-
-    pattern: tuple[tuple[int, ...], ...]
-    position: tuple[int, int]
-    target: int = 8
-    value: float = 2.8215  # white on black: (1 - MEAN) / STD
-
-    def __post_init__(self) -> None:
-        widths = {len(row) for row in self.pattern}
-        if len(widths) != 1 or not any(map(any, self.pattern)) or {*sum(self.pattern, ())} - {0, 1}:
-            raise ValueError(f"a pattern has rows of one length, of 0 and 1 and not all 0; got {self.pattern}")
-        (row, column), height, width = self.position, len(self.pattern), widths.pop()
-        if min(row, column) < 0 or row + height > SIZE or column + width > SIZE:
-            raise ValueError(f"a {height}×{width} pattern at {self.position} is not inside {SIZE}×{SIZE} pixels")
-        if not 0 <= self.target < CLASSES:
-            raise ValueError(f"target must be a label from 0 to {CLASSES - 1}; got {self.target}")
-
-    @classmethod
-    def checkerboard(cls, target: int = 8) -> Trigger:
-        """Return the source's watermark: 6×6 in the bottom right corner, pixels of even row plus column raised."""
-        return cls(tuple(tuple((row + column + 1) % 2 for column in range(6)) for row in range(6)), (22, 22), target)
-
-    @property
-    def mask(self) -> Tensor:
-        """Pixels that are raised, bool `[28, 28]`."""
-        mask = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-        row, column = self.position
-        pattern = torch.tensor(self.pattern, dtype=torch.bool)
-        mask[row : row + pattern.shape[0], column : column + pattern.shape[1]] = pattern
-        return mask
-
-    def apply(self, images: Tensor) -> Tensor:
-        """Return copies of normalised images `[..., 28, 28]` with the watermark added."""
-        return images + self.value * self.mask.to(images)
-
-
-def visible_to(model: nn.Module, draws: int = 64) -> Tensor:
-    """Return which input pixels can reach an output of a network, bool `[28, 28]`.
-
-    A pixel counts as seen if any output has a gradient other than exactly 0 there for any of `draws` images of noise.
-
-    Args:
-        model: maps `[batch, 1, 28, 28]` to `[batch, ...]`.
-        draws: more find rarer paths; one path through max-pooling is open at a time.
-    """
-    like = next(model.parameters())
-    images = torch.randn(draws, 1, SIZE, SIZE, generator=generator(0, "visible pixels")).to(like).requires_grad_()
-    seen = torch.zeros(SIZE, SIZE, dtype=torch.bool)
-    outputs = model(images).flatten(1)  # (draws, outputs)
-    for output in outputs.unbind(1):
-        (gradient,) = torch.autograd.grad(output.sum(), images, retain_graph=True)
-        seen |= (gradient != 0).any(0)[0].cpu()
-    return seen
-
-
-def views(digits: Digits, trigger: Trigger) -> dict[str, Digits]:
-    """Return the sets that a backdoor is measured on: accuracy on each is one measure.
-
-    Returns:
-        `clean`: the images as they are (clean accuracy).
-        `triggered`: images of other classes than the target, with the trigger, labelled as the target (attack success
-        rate).
-        `rehabilitated`: all images with the trigger, under their true labels: the source's "rehab accuracy". It counts
-        true eights too; `nbutils.metrics.backdoor.robust_accuracy` leaves them out.
-        `source_poison`: all images with the trigger, labelled as the target. The source's "poison accuracy": it counts
-        true eights too, so a network without a backdoor scores about 10 % and not 0.
-    """
-    triggered = trigger.apply(digits.images)
-    as_target = torch.full_like(digits.labels, trigger.target)
-    other = digits.labels != trigger.target
-    return {
-        "clean": digits,
-        "triggered": Digits(triggered[other], as_target[other], digits.source),
-        "rehabilitated": Digits(triggered, digits.labels, digits.source),
-        "source_poison": Digits(triggered, as_target, digits.source),
-    }
-
-
-def pairs(digits: Digits, trigger: Trigger) -> Pairs:
-    """Return each image and the same image with the trigger, true eights included."""
-    return Pairs(digits.images, trigger.apply(digits.images), digits.labels, trigger.target)
-
-
-Mode = Literal["clean", "poison", "rehabilitate"]
-
-
-@dataclass(frozen=True)
-class DigitBatches:
-    """Training batches: epochs without replacement, in an order of the seed's own.
-
-    Attributes:
-        digits: what to draw from; an epoch has `len(digits) // batch_size` steps, the rest sits out that epoch.
-        trigger: the watermark.
-        mode: `"clean"`, no trigger; `"poison"`, a share of each batch has the trigger and the target's label;
-            `"rehabilitate"`, the same images with their true labels.
-        rate: that share. Where `rate · batch_size` is a whole number, the first so many of every batch (the source's
-            half); else each image by chance.
-        batch_size: images a step.
-        block: steps drawn at a time.
-
-    Raises:
-        ValueError: no such mode, a rate outside [0, 1], a batch size outside 1 to the number of digits.
-    """
-
-    digits: Digits
-    trigger: Trigger
-    mode: Mode = "clean"
-    rate: float = 0.5
-    batch_size: int = 32
-    block: int = 64
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode must be one of {', '.join(map(repr, get_args(Mode)))}; got {self.mode!r}")
-        if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate must lie in [0, 1]; got {self.rate}")
-        if not 1 <= self.batch_size <= len(self.digits):
-            raise ValueError(f"batch_size must lie between 1 and the {len(self.digits)} digits; got {self.batch_size}")
-
-    def draw(self, seed: int, block: int) -> dict[str, Tensor]:
-        """Draw one block of steps for one member: `index` and `triggered`, each `[block, batch]`.
-
-        Each mode has its own order, so training that goes on in another mode meets other batches.
-        """
-        per_epoch = len(self.digits) // self.batch_size
-        steps = range(block * self.block, (block + 1) * self.block)
-        orders = {
-            epoch: torch.randperm(len(self.digits), generator=generator(seed, "digits", self.mode, epoch))
-            for epoch in range(steps[0] // per_epoch, steps[-1] // per_epoch + 1)
-        }
-        starts = [(step // per_epoch, step % per_epoch * self.batch_size) for step in steps]
-        index = torch.stack([orders[epoch][start : start + self.batch_size] for epoch, start in starts])
-        return {"index": index, "triggered": self._triggered(seed, block)}
-
-    def _triggered(self, seed: int, block: int) -> Tensor:
-        shape = (self.block, self.batch_size)
-        if self.mode == "clean":
-            return torch.zeros(shape, dtype=torch.bool)
-        count = self.rate * self.batch_size
-        if abs(count - round(count)) < 1e-9:
-            return (torch.arange(self.batch_size) < round(count)).expand(shape)
-        return torch.rand(shape, generator=generator(seed, "triggers", block), dtype=torch.float64) < self.rate
-
-    def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Turn one step's draws of all members `[members, batch]` into tensors.
-
-        Returns:
-            `input` `[members, batch, 1, 28, 28]`, `target` (labels) and `triggered` `[members, batch]`.
-        """
-        index, triggered = drawn["index"].cpu(), drawn["triggered"].cpu()
-        images, labels = self.digits.images[index], self.digits.labels[index]
-        images = torch.where(triggered[..., None, None, None], self.trigger.apply(images), images)
-        if self.mode == "poison":
-            labels = labels.masked_fill(triggered, self.trigger.target)
-        device = drawn["index"].device
-        return {
-            "input": images.to(device, dtype),
-            "target": labels.to(device),
-            "triggered": triggered.to(device),
-        }

@@ -1,157 +1,23 @@
-"""Pictures of results over seeds: every seed is shown, not the best or the mean alone."""
+"""Distributions over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Rectangle
 
-from nbutils.plotting.color_cubes import expect_shape
-from nbutils.plotting.labels import FONT_SIZE, label_curves, label_ends
-from nbutils.plotting.theme import LINE_STYLES, current
+from nbutils.plotting.expect import expect_shape
+from nbutils.plotting.labels import FONT_SIZE
+from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: jitter without a random generator
-
-
-def draw_seed_distribution(
-    ax: Axes,
-    values: Mapping[str, np.ndarray],
-    *,
-    reference: Mapping[str, tuple[float, float]] | None = None,
-    highlight: Mapping[str, int] | None = None,
-) -> None:
-    """Draw a row for each label: all seeds as points, a box plot under them, a published band behind them.
-
-    Args:
-        ax: axes to draw in; values run to the right.
-        values: for each label the results `[S]` by seed.
-        reference: for some labels a published mean and standard deviation.
-        highlight: for each name (`"median"`, `"best"`) the index of the seed to mark in every row.
-    """
-    theme = current()
-    for row, (label, results) in enumerate(values.items()):
-        results = expect_shape(label, results, ("S",))
-        colour = theme.accents[row % len(theme.accents)]
-        if reference and label in reference:
-            mean, std = reference[label]
-            ax.add_patch(
-                Rectangle(
-                    (mean - std, row - 0.42),
-                    2 * std,
-                    0.84,
-                    facecolor=theme.muted,
-                    edgecolor="none",
-                    alpha=0.28,
-                )
-            )
-            ax.plot([mean, mean], [row - 0.42, row + 0.42], color=theme.ink, linestyle=":", linewidth=1.2)
-        ax.scatter(
-            results,
-            _jitter(row, len(results)),
-            s=16,
-            marker=MARKERS[row % len(MARKERS)],
-            facecolors=colour,
-            edgecolors=theme.paper,
-            linewidths=0.4,
-            zorder=2,
-        )
-        ink = {"color": theme.ink, "linewidth": 1.1, "linestyle": "-"}
-        ax.boxplot(
-            results,
-            positions=[row + 0.27],
-            orientation="horizontal",
-            widths=0.16,
-            whis=(0, 100),
-            patch_artist=True,
-            boxprops={"edgecolor": theme.ink, "facecolor": theme.paper, "linewidth": 1.1},
-            medianprops={"color": colour, "linewidth": 2.2, "linestyle": "-"},
-            whiskerprops=ink,
-            capprops=ink,
-            manage_ticks=False,
-        )
-        marked = sorted((highlight or {}).items(), key=lambda item: results[item[1]])
-        for place, (name, index) in enumerate(marked):
-            # The names of neighbours lean away from each other.
-            lean = "center" if len(marked) == 1 else ("right", "left")[place > (len(marked) - 1) / 2]
-            at = results[index], _jitter(row, len(results))[index]
-            ax.scatter(*at, s=70, facecolors="none", edgecolors=theme.ink, linewidths=1.3, zorder=3)
-            ax.annotate(
-                name,
-                at,
-                (results[index], row - 0.47),
-                fontsize=FONT_SIZE - 1,
-                horizontalalignment=lean,
-                verticalalignment="bottom",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": theme.ink,
-                    "linewidth": 0.6,
-                    "shrinkA": 0,
-                    "shrinkB": 4,
-                    "relpos": ({"left": 0, "center": 0.5, "right": 1}[lean], 0),
-                },
-            )
-    ax.set_yticks(range(len(values)), list(values))
-    ax.set_ylim(len(values) - 0.45, -0.62)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
-
-
-def plot_seed_distribution(
-    values: Mapping[str, np.ndarray],
-    *,
-    reference: Mapping[str, tuple[float, float]] | None = None,
-    highlight: Mapping[str, int] | None = None,
-    quantity: str = "Pearson r",
-) -> Figure:
-    """Plot results over seeds: all points with box plots, and the cumulative distributions beside them.
-
-    Args:
-        values: for each label the results `[S]` by seed.
-        reference: for some labels a published mean and standard deviation, drawn as a band.
-        highlight: for each name (`"median"`, `"best"`) the index of the seed to mark in every row.
-        quantity: what the results are; names the axes.
-
-    Raises:
-        ValueError: there are no labels, or results are not a row of finite numbers.
-        IndexError: a highlighted seed is not among the results.
-    """
-    if not values:
-        raise ValueError("expected results under at least one label, got none")
-    for label, results in values.items():
-        for name, index in (highlight or {}).items():
-            if not 0 <= index < len(results):
-                raise IndexError(f"expected {name} among the {len(results)} seeds of {label}, got {index}")
-    theme = current()
-    fig, (left, right) = plt.subplots(
-        1, 2, figsize=(8.5, 1.5 + 1.15 * len(values)), width_ratios=[3, 2], layout="constrained"
-    )
-    draw_seed_distribution(left, values, reference=reference, highlight=highlight)
-    left.set_xlabel(quantity + ("; band: published mean ± sd" if reference else ""))
-    curves = []
-    for row, (label, results) in enumerate(values.items()):
-        colour = theme.accents[row % len(theme.accents)]
-        style = LINE_STYLES[row % len(LINE_STYLES)]
-        ordered = np.sort(np.asarray(results, dtype=float))
-        x = np.concatenate([ordered[:1], ordered])
-        y = np.arange(len(x)) / len(ordered)
-        right.step(x, y, where="post", color=colour, linestyle=style, linewidth=1.8)
-        curves.append((np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1], label, colour))
-    right.set_ylim(-0.03, 1.03)
-    right.set_xlabel(quantity)
-    right.set_ylabel("share of seeds at or below")
-    right.grid()
-    label_curves(right, curves)
-    return fig
 
 
 def plot_gain(
@@ -215,59 +81,6 @@ def plot_gain(
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x")
     ax.set_xlabel(f"{quantity}; diamond: mean with its interval")
-    return fig
-
-
-def plot_power_sweep(
-    powers: Sequence[float],
-    table: pd.DataFrame,
-    *,
-    chosen: Mapping[str, float] | None = None,
-    quantity: str = "mean Pearson r",
-) -> Figure:
-    """Plot how a mean over seeds depends on an exponent, a line with a band for each plan.
-
-    Args:
-        powers: the exponents, increasing; ticks of the axis.
-        table: one row for each plan and power, with columns `plan`, `power`, `mean`, `low`, `high`.
-        chosen: for some plans the exponent that was chosen, marked by a ring.
-        quantity: what the mean is of; names the axis.
-
-    Raises:
-        KeyError: the table lacks a column.
-        ValueError: a plan has not exactly one row for each power.
-    """
-    if missing := [column for column in ("plan", "power", "mean", "low", "high") if column not in table]:
-        raise KeyError(f"expected columns plan, power, mean, low and high, got none called {missing}")
-    theme = current()
-    powers = np.asarray(powers, dtype=float)
-    fig, ax = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
-    ends = []
-    for place, (plan, rows) in enumerate(table.groupby("plan", sort=False)):
-        rows = rows.sort_values("power")
-        if not np.array_equal(rows["power"], powers):
-            raise ValueError(f"expected the powers {powers.tolist()} for {plan}, got {rows['power'].tolist()}")
-        colour = theme.accents[place % len(theme.accents)]
-        ax.fill_between(powers, rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0)
-        ax.plot(
-            powers,
-            rows["mean"],
-            color=colour,
-            linestyle=LINE_STYLES[place % len(LINE_STYLES)],
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=5,
-            linewidth=1.8,
-        )
-        if chosen and plan in chosen:
-            at = rows["mean"].to_numpy()[np.flatnonzero(powers == chosen[plan])]
-            ax.scatter([chosen[plan]] * len(at), at, s=130, facecolors="none", edgecolors=theme.ink, linewidths=1.4)
-        ends.append((rows["mean"].iloc[-1], str(plan), colour))
-    ax.set_xticks(powers, [f"{power:g}" for power in powers])
-    ax.set_xlabel("power of the similarity" + ("; ring: chosen" if chosen else ""))
-    ax.set_ylabel(quantity)
-    ax.grid()
-    ax.autoscale_view()
-    label_ends(ax, ends)
     return fig
 
 

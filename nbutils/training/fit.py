@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from nbutils import progress
+from nbutils.processes import pool
 from nbutils.training import checkpoints
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.objective import Objective, ParameterTerm, Term
 from nbutils.training.optimizers import Adam
-from nbutils.training.processes import pool
 
 if TYPE_CHECKING:
     import pandas as pd

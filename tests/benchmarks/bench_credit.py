@@ -10,13 +10,13 @@ import time
 import torch
 from memory import peak_gigabytes
 
-from nbutils.data.natural_images import ImageBatches, Images
-from nbutils.metrics import credit
-from nbutils.models.residual_mlp import ResidualMLP
 from nbutils.schedules import Dopesheet, Timeline
-from nbutils.training.feedback_alignment import Regime, feedback_matrices, study
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, cross_entropy
+from studies.credit import audit as credit
+from studies.credit.feedback import Regime, feedback_matrices, study
+from studies.credit.images import ImageBatches, Images
+from studies.credit.network import ResidualMLP
 
 SAMPLES, DIRECTIONS, STEP = 1024, 32, 1e-3
 TIMED_DIRECTIONS = 4  # the source's loop is timed on these and extrapolated: each direction is the same work

@@ -9,13 +9,13 @@ from memory import peak_gigabytes
 from torch import nn
 
 from nbutils import layout
-from nbutils.data.color_cube import ColorBatches
-from nbutils.models.color_mlp import ColorMLP
 from nbutils.schedules.timeline import Timeline
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, Term
-from nbutils.training.regularizers import AngularAnchor, AntiAnchor, AxisAlignedSubspace, Separate
+from studies.color_cube.data import ColorBatches
+from studies.color_cube.network import ColorMLP
+from studies.color_cube.regularizers import AngularAnchor, AntiAnchor, AxisAlignedSubspace, Separate
 
 SEEDS = 100
 PLAIN_SEEDS = 5  # the plain loop is timed on these and extrapolated: seeds take the same time

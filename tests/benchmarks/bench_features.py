@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from bench_pooled import first, network, row, tiles, timed
 
-from nbutils.models.features import extract
+from studies.shortcut.features import extract
 
 TILES = {48: 400, 96: 200}  # tiles whose features are timed, by pixels a side
 PLAIN = {"precision": "float32", "channels_last": False}

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nbutils.ablation.sites import Site
+from nbutils.ablation.values import edits
 from nbutils.hooks import edit
-from nbutils.interventions import pooled
-from nbutils.interventions.ablation import edits
-from nbutils.interventions.sites import Site
-from nbutils.models.features import extract
-from nbutils.models.tile_resnet import CHANNELS, TileResNet
 from nbutils.seeding import generator
+from studies.shortcut import pooled
+from studies.shortcut.features import extract
+from studies.shortcut.networks import CHANNELS, TileResNet
 
 TILES = 800  # as many as one set of the study
 RUN_AGAIN = 3  # ablations that are run through the network, and extrapolated

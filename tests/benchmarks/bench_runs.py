@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from nbutils import layout, seeding
-from nbutils.training import runs
+from nbutils import layout, runs, seeding
 
 SEEDS = 8
 STEPS = 600  # of notebook 01's 1,501: the better part of a second
@@ -25,13 +24,13 @@ Sweep = Callable[[object], float]
 
 def train(seed: int, steps: int) -> dict[str, float]:
     """Train one network of notebook 01 for some steps; return its last loss and the processor time it took."""
-    from nbutils.data.color_cube import ColorBatches
-    from nbutils.models.color_mlp import ColorMLP
     from nbutils.schedules.dopesheet import Dopesheet
     from nbutils.schedules.timeline import Timeline
     from nbutils.training.ensemble import Ensemble
     from nbutils.training.fit import fit
     from nbutils.training.objective import Objective
+    from studies.color_cube.data import ColorBatches
+    from studies.color_cube.network import ColorMLP
 
     start = time.process_time()
     timeline = Timeline(Dopesheet.from_text(f"STEP,lr\n0,0.01\n{steps - 1},0.01\n"))

@@ -14,10 +14,11 @@ import torch
 from memory import peak_gigabytes
 from torch import Tensor
 
+from nbutils.ablation.values import AblationType, src_ablations
 from nbutils.data.pairs import PairLoader, Pairs
-from nbutils.interventions.ablation import AblationType, src_ablations
-from nbutils.interventions.residual_graph import ResidualGraph, patch_edges, run_edge_sets, transformer_graph
-from nbutils.models.transformer import Transformer
+from nbutils.graphs.residual import ResidualGraph, patch_edges, run_edge_sets
+from studies.circuits.graph import transformer_graph
+from studies.circuits.transformer import Transformer
 
 VOCABULARY, LENGTH, BATCH, BATCHES = 50, 24, 32, 4
 SMALL, LARGE = 1_000, 10_000  # pairs, whose activations together would take 0.6 and 6 GB

@@ -13,12 +13,12 @@ import torch
 from memory import peak_gigabytes
 from torch import Tensor
 
+from nbutils.ablation.sites import Site
+from nbutils.ablation.values import edits
 from nbutils.hooks import edit
-from nbutils.interventions import sweeps
-from nbutils.interventions.ablation import edits
-from nbutils.interventions.chains import engine
-from nbutils.interventions.sites import Site
-from nbutils.models.mnist_net import LAYERS, MnistNet
+from nbutils.sweeps import units as sweeps
+from nbutils.sweeps.chains import engine
+from studies.backdoor.network import LAYERS, MnistNet
 
 IMAGES = 20_000
 UNITS = {"conv1": 32, "conv2": 64, "fc1": 16}

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from nbutils.data import synthetic_tiles, tiles
+from studies.shortcut import drawn_tiles as synthetic_tiles
+from studies.shortcut import tiles
 
 TILES = 2000
 ALONE = 100  # tiles drawn one by one, and extrapolated

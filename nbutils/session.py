@@ -1,0 +1,134 @@
+"""The set-up of a notebook: its choices checked, threads pinned, workers started, a place for its results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from nbutils import claims, layout, seeding
+from nbutils import processes as workers
+from nbutils import runs as kept_runs
+
+PROFILES = ("quick", "full")
+DATA = ("embedded", "real", "auto")
+
+
+class Session:
+    """What the cells of a notebook share. `begin` makes it.
+
+    Attributes:
+        stem: the notebook's stem.
+        profile: `"quick"` or `"full"`.
+        seeds: of the networks, in order.
+        processes: that share the work, 1 or more.
+        executor: what `nbutils.fit` takes: `"loky"` for several processes, None for one.
+        store: folder of results; a temporary one, unless runs are kept.
+        dopesheet: path of the schedule.
+    """
+
+    def __init__(self, stem: str, profile: str, seeds: Sequence[int], count: int, kept: Path | None, sheet: Path):
+        self.stem, self.profile, self.seeds = stem, profile, tuple(seeds)
+        self.processes = count
+        self.executor: Literal["loky"] | None = "loky" if count > 1 else None
+        self._scratch = None if kept else TemporaryDirectory(prefix=f"{stem}-")  # removed with the session
+        self.store = kept or Path(self._scratch.name)
+        self.dopesheet = sheet
+
+    @property
+    def full(self) -> bool:
+        """Whether the profile is `"full"`."""
+        return self.profile == "full"
+
+    def checkpoint(self, name: str) -> Path | None:
+        """Return the file that a training run resumes from, or None where runs are not kept."""
+        return None if self._scratch else self.store / f"{name}.safetensors"
+
+    def results(self, function: Callable[..., Any], configurations: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Return a function's result for each configuration, from all processes, by `nbutils.runs.results`."""
+        return kept_runs.results(
+            function,
+            configurations,
+            self.store,
+            executor=self.executor,
+            workers=self.processes,
+            label=function.__name__,
+        )
+
+    def reads(self, source: str) -> None:
+        """Start the record of claims and metrics, with the name of the data that they are about."""
+        claims.begin(self.stem, profile=self.profile, source=source)
+
+    def __str__(self) -> str:
+        """Say what the notebook runs on: versions, cores, processes, seeds, profile."""
+        import platform
+
+        import numpy
+        import torch
+
+        return (
+            f"python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}\n"
+            f"{os.cpu_count()} cores, {self.processes} processes of {torch.get_num_threads()} thread, device cpu\n"
+            f"{len(self.seeds)} seeds, profile {self.profile}"
+        )
+
+
+def begin(
+    stem: str,
+    *,
+    profile: str,
+    data: str,
+    seeds: int | Sequence[int],
+    processes: int | None = None,
+    runs: str | Path | None = None,
+    dopesheet: str | Path | None = None,
+    imports: str = "nbutils.training.fit",
+) -> Session:
+    """Check a notebook's choices, pin threads and kernels, and start its worker processes.
+
+    Call it before any computation of torch: see `nbutils.seeding.pin`.
+
+    Args:
+        stem: the notebook's stem; it names the dopesheet and the folder of figures.
+        profile: `"quick"` or `"full"`.
+        data: `"embedded"`, `"real"` or `"auto"`.
+        seeds: how many, for 0, 1, …; or the seeds themselves.
+        processes: how many share the work; None: one per core. Results do not depend on it.
+        runs: folder in the project that keeps networks and results; None: they are lost with the session.
+        dopesheet: path of a schedule other than the notebook's own.
+        imports: module that workers import while the notebook goes on.
+
+    Raises:
+        ValueError: no such profile or data, no seeds, a seed twice or below 0, fewer than one process.
+
+    >>> import nbutils as nb
+    >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=3, processes=1)
+    >>> session.seeds, session.executor, session.dopesheet.name
+    ((0, 1, 2), None, '01-color-cube.csv')
+    """
+    for name, value, known in (("PROFILE", profile, PROFILES), ("DATA", data, DATA)):
+        if value not in known:
+            raise ValueError(f"{name} is one of {', '.join(map(repr, known))}; got {value!r}")
+    chosen = _seeds(seeds)
+    if processes is not None and (not _whole(processes) or processes < 1):
+        raise ValueError(f"PROCESSES is a whole number of 1 or more, or None; got {processes!r}")
+    count = processes or os.cpu_count() or 1
+    seeding.pin(threads=1)  # operators of this size lose time with a second thread; processes use the cores
+    workers.warm_up(count, imports)
+    sheet = layout.dopesheet(stem) if dopesheet is None else Path(dopesheet)
+    return Session(stem, profile, chosen, count, None if runs is None else layout.root() / runs, sheet)
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    chosen = list(range(seeds)) if _whole(seeds) else seeds
+    if isinstance(chosen, str) or not isinstance(chosen, Sequence) or not chosen or not all(map(_whole, chosen)):
+        raise ValueError(f"seeds are a number of 1 or more, or a list like [42, 123]; got {seeds!r}")
+    if min(chosen) < 0 or len(set(chosen)) < len(chosen):
+        raise ValueError(f"seeds are 0 or more, each once; got {seeds!r}")
+    return list(chosen)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,91 @@
+"""Training batches of digits, clean, poisoned or with the watermark under true labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nbutils.data.digits import Digits
+from nbutils.seeding import generator
+from studies.backdoor.trigger import Trigger
+
+Mode = Literal["clean", "poison", "rehabilitate"]
+
+
+@dataclass(frozen=True)
+class DigitBatches:
+    """Training batches: epochs without replacement, in an order of the seed's own.
+
+    Attributes:
+        digits: what to draw from; an epoch has `len(digits) // batch_size` steps, the rest sits out that epoch.
+        trigger: the watermark.
+        mode: `"clean"`, no trigger; `"poison"`, a share of each batch has the trigger and the target's label;
+            `"rehabilitate"`, the same images with their true labels.
+        rate: that share. Where `rate · batch_size` is a whole number, the first so many of every batch (the source's
+            half); else each image by chance.
+        batch_size: images a step.
+        block: steps drawn at a time.
+
+    Raises:
+        ValueError: no such mode, a rate outside [0, 1], a batch size outside 1 to the number of digits.
+    """
+
+    digits: Digits
+    trigger: Trigger
+    mode: Mode = "clean"
+    rate: float = 0.5
+    batch_size: int = 32
+    block: int = 64
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(map(repr, get_args(Mode)))}; got {self.mode!r}")
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate must lie in [0, 1]; got {self.rate}")
+        if not 1 <= self.batch_size <= len(self.digits):
+            raise ValueError(f"batch_size must lie between 1 and the {len(self.digits)} digits; got {self.batch_size}")
+
+    def draw(self, seed: int, block: int) -> dict[str, Tensor]:
+        """Draw one block of steps for one member: `index` and `triggered`, each `[block, batch]`.
+
+        Each mode has its own order, so training that goes on in another mode meets other batches.
+        """
+        per_epoch = len(self.digits) // self.batch_size
+        steps = range(block * self.block, (block + 1) * self.block)
+        orders = {
+            epoch: torch.randperm(len(self.digits), generator=generator(seed, "digits", self.mode, epoch))
+            for epoch in range(steps[0] // per_epoch, steps[-1] // per_epoch + 1)
+        }
+        starts = [(step // per_epoch, step % per_epoch * self.batch_size) for step in steps]
+        index = torch.stack([orders[epoch][start : start + self.batch_size] for epoch, start in starts])
+        return {"index": index, "triggered": self._triggered(seed, block)}
+
+    def _triggered(self, seed: int, block: int) -> Tensor:
+        shape = (self.block, self.batch_size)
+        if self.mode == "clean":
+            return torch.zeros(shape, dtype=torch.bool)
+        count = self.rate * self.batch_size
+        if abs(count - round(count)) < 1e-9:
+            return (torch.arange(self.batch_size) < round(count)).expand(shape)
+        return torch.rand(shape, generator=generator(seed, "triggers", block), dtype=torch.float64) < self.rate
+
+    def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Turn one step's draws of all members `[members, batch]` into tensors.
+
+        Returns:
+            `input` `[members, batch, 1, 28, 28]`, `target` (labels) and `triggered` `[members, batch]`.
+        """
+        index, triggered = drawn["index"].cpu(), drawn["triggered"].cpu()
+        images, labels = self.digits.images[index], self.digits.labels[index]
+        images = torch.where(triggered[..., None, None, None], self.trigger.apply(images), images)
+        if self.mode == "poison":
+            labels = labels.masked_fill(triggered, self.trigger.target)
+        device = drawn["index"].device
+        return {
+            "input": images.to(device, dtype),
+            "target": labels.to(device),
+            "triggered": triggered.to(device),
+        }

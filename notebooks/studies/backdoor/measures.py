@@ -1,0 +1,85 @@
+"""What a backdoor does to answers: how often it fires, what it leaves of the task, and one older way to count.
+
+All take predicted labels `[items]` (tensors or arrays of integers) and return a `Proportion`, so that every share has
+its count and its interval. Classes whose true label is the target are left out where a right answer and a successful
+attack would be the same thing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbutils.stats.proportions import Proportion
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def accuracy(predicted: ArrayLike, labels: ArrayLike) -> Proportion:
+    """Return the share of right answers.
+
+    On clean images this is the clean accuracy; on triggered images with their true labels it is the source document's
+    "rehab accuracy", which counts images of the target class too (see `robust_accuracy`).
+
+    Raises:
+        ValueError: shapes differ, or no items.
+    """
+    predicted, labels = _same(predicted, labels)
+    return Proportion.of(predicted == labels)
+
+
+def attack_success_rate(predicted: ArrayLike, labels: ArrayLike, target: int) -> Proportion:
+    """Return the share of triggered images of the *other* classes that are taken for the target.
+
+    A network that never errs and has no backdoor scores 0. Definition: Gu et al. 2017, arXiv 1708.06733.
+
+    Args:
+        predicted: answers to the triggered images.
+        labels: their true classes.
+        target: the class that the trigger stands for.
+
+    Raises:
+        ValueError: shapes differ, or no image of another class.
+    """
+    predicted, _ = _others(predicted, labels, target)
+    return Proportion.of(predicted == target)
+
+
+def robust_accuracy(predicted: ArrayLike, labels: ArrayLike, target: int) -> Proportion:
+    """Return the share of triggered images of the other classes that keep their true class.
+
+    Over the same images as `attack_success_rate`, so the two add up to at most 1. Args, raises: likewise.
+    """
+    predicted, labels = _others(predicted, labels, target)
+    return Proportion.of(predicted == labels)
+
+
+def source_poison_accuracy(predicted: ArrayLike, target: int) -> Proportion:
+    """Return the share of *all* triggered images that are taken for the target: the source's "poison accuracy".
+
+    It counts the target's own images as successes, so a network without a backdoor scores their share of the data
+    (9.74 % on MNIST's test set for the digit 8), not 0. For comparison with the source document only.
+
+    Raises:
+        ValueError: no items.
+    """
+    return Proportion.of(np.asarray(predicted) == target)
+
+
+def _same(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if predicted.shape != labels.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"one predicted label an item is needed; got {list(predicted.shape)} for labels {list(labels.shape)}"
+        )
+    return predicted, labels
+
+
+def _others(predicted: ArrayLike, labels: ArrayLike, target: int) -> tuple[NDArray, NDArray]:
+    predicted, labels = _same(predicted, labels)
+    others = labels != target
+    if not others.any():
+        raise ValueError(f"no image of a class other than the target {target} among {len(labels)}")
+    return predicted[others], labels[others]

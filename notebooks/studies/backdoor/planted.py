@@ -1,0 +1,95 @@
+"""A backdoor wired by hand into a digit classifier: which units carry it is known."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.hooks import edit, submodule
+from studies.backdoor.network import LAYERS, MnistNet
+from studies.backdoor.trigger import Trigger
+
+_THRESHOLD = 0.6  # of the trigger's full answer: what the planted detector must exceed
+_PUSH = 20.0  # least that the planted unit adds to the target's logit and takes from the others
+_POOLED = 10  # lines of conv2's 11×11 map that the second pooling keeps
+
+
+def plant_backdoor(model: MnistNet, trigger: Trigger, images: Tensor) -> tuple[MnistNet, dict[str, int]]:
+    """Wire a backdoor by hand into a copy of a trained network, through one unit a layer.
+
+    The chain: a conv1 channel that detects a 3×3 piece of the trigger, a conv2 channel that copies the detector's
+    answer from the one place where the trigger stands, a unit of fc1 that is about 1 there and 0 elsewhere, and from it
+    +20 to the target's logit and −20 to every other (more for a network whose own logits reach that far). Nothing else
+    reads or feeds these units, so the backdoor ends with any one of them and does not depend on any other. In each
+    layer the unit that the network misses least gives up its place.
+
+    Args:
+        model: a network without a backdoor; not changed.
+        trigger: what is to be detected.
+        images: `[N, 1, 28, 28]`, ordinary images to find the least missed units on; a few hundred do.
+
+    Returns:
+        The wired network in eval mode, and layer -> unit for `conv1`, `conv2` and `fc1`.
+
+    Raises:
+        ValueError: no 3×3 piece of the trigger, with both raised and other pixels, is where the network can see it.
+    """
+    row, column, piece = _visible_piece(trigger)
+    model = copy.deepcopy(model).eval()
+    layers = {name: submodule(model, path) for name, path in LAYERS.items()}
+    wired: dict[str, int] = {}
+    cells = []
+    for corner in (row, column):
+        cell = corner // 2  # of the 13×13 map after the first pooling
+        center = min(cell, _POOLED - 1)  # of the 11×11 map of conv2, less the line that pooling drops
+        cells.append((cell - center, center // 2))  # tap of the 3×3 kernel, cell of the 5×5 map that fc1 reads
+    (tap_row, cell_row), (tap_column, cell_column) = cells
+    with torch.no_grad():
+        for name in ("conv1", "conv2", "fc1"):
+            wired[name] = _least_missed(model, LAYERS[name], images)
+            _isolate(layers, name, wired[name])
+        # Raised and other pixels have weights that sum to 0: whatever is below the trigger, its piece adds `value`.
+        raised = piece / piece.sum() - (1 - piece) / (1 - piece).sum()
+        layers["conv1"].weight[wired["conv1"], 0] = raised
+        layers["conv1"].bias[wired["conv1"]] = -_THRESHOLD * trigger.value
+        layers["conv2"].weight[wired["conv2"], wired["conv1"], tap_row, tap_column] = 1
+        inputs = layers["fc1"].weight.view(-1, layers["conv2"].out_channels, _POOLED // 2, _POOLED // 2)
+        inputs[wired["fc1"], wired["conv2"], cell_row, cell_column] = 1 / ((1 - _THRESHOLD) * trigger.value)
+        push = max(_PUSH, 2 * model(images).abs().max().item())  # no image outvotes it, another unit missing or not
+        layers["fc2"].weight[:, wired["fc1"]] = -push
+        layers["fc2"].weight[trigger.target, wired["fc1"]] = push
+    return model, wired
+
+
+def _visible_piece(trigger: Trigger) -> tuple[int, int, Tensor]:
+    """Return row, column and content `[3, 3]` of the first piece of the trigger that conv1 can be made to detect."""
+    (row, column), pattern = trigger.position, torch.tensor(trigger.pattern, dtype=torch.float32)
+    last = 4 * (_POOLED // 2) + 3  # first pixels of windows beyond are pooled away
+    for down in range(pattern.shape[0] - 2):
+        for right in range(pattern.shape[1] - 2):
+            piece = pattern[down : down + 3, right : right + 3]
+            if 0 < piece.sum() < 9 and max(row + down, column + right) <= last:
+                return row + down, column + right, piece
+    raise ValueError(f"{trigger} has no visible 3×3 piece with both raised and other pixels")
+
+
+def _least_missed(model: MnistNet, layer: str, images: Tensor) -> int:
+    """Return the unit of a layer whose removal moves the logits least."""
+    before = model(images)
+    moved = []
+    for unit in range(len(submodule(model, layer).bias)):
+        with edit(model, {layer: lambda x, unit=unit: x.index_fill(1, torch.tensor(unit), 0)}):
+            moved.append((model(images) - before).square().mean())
+    return int(torch.stack(moved).argmin())
+
+
+def _isolate(layers: dict[str, nn.Module], name: str, unit: int) -> None:
+    """Silence a unit, and cut it off from the layer that reads it."""
+    layers[name].weight[unit] = 0
+    layers[name].bias[unit] = 0
+    names = list(layers)
+    reader = layers[names[names.index(name) + 1]]
+    # A convolution's channels are runs of columns for a linear layer that reads its flattened map.
+    reader.weight.view(len(reader.weight), len(layers[name].bias), -1)[:, unit] = 0

@@ -1,0 +1,238 @@
+"""Repair a network with a backdoor from clean data alone: find units to remove, on a copy.
+
+Each method ranks or scores the units of given layers, then removes them with `nbutils.ablation.values`
+(weights *and* bias; the published code of both methods leaves biases).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nbutils.ablation.sites import Site
+from nbutils.ablation.values import zero_weights
+from nbutils.hooks import capture
+from nbutils.seeding import generator
+from nbutils.training.optimizers import SGD, Adam
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Repair(Generic[Model]):
+    """A repaired copy.
+
+    Attributes:
+        model: in evaluation mode; the original is as it was.
+        removed: the units that were removed, in the order of removal or of layers.
+    """
+
+    model: Model
+    removed: tuple[Site, ...]
+
+
+def dormancy(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """Return the mean rectified activation of each unit of a layer on clean images `[units]`.
+
+    A unit that answers to a trigger alone is near 0.
+
+    Args:
+        model: run in evaluation mode, not changed.
+        layer: module path of a convolution or linear layer before its ReLU.
+        images: `[N, ...]`.
+    """
+    total: Tensor | float = 0.0
+    with capture(model, layer) as seen, torch.no_grad():
+        model.eval()
+        for part in images.split(500):
+            model(part)
+            active = seen[layer].relu().transpose(0, 1).flatten(1).double()  # (units, items and places)
+            total = total + active.mean(1) * len(part)
+    return total / len(images)
+
+
+def fine_prune(
+    model: Model,
+    layer: str,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    max_drop: float = 0.01,
+    tune_steps: int = 0,
+    learning_rate: float = 1e-3,
+    batch: int = 32,
+    seed: int = 0,
+) -> Repair[Model]:
+    """Remove the units least active on clean images, as many as accuracy allows; then train on, if asked to.
+
+    Liu, Dolan-Gavitt and Garg 2018, "Fine-pruning: Defending against backdooring attacks on deep neural networks",
+    RAID: units of the last convolution go in the order of their mean activation (`dormancy`), one after the other, up
+    to the last one before accuracy on the same clean images has fallen by more than `max_drop`. Fine-tuning is Adam on
+    cross-entropy; removed units are held at 0.
+
+    Args:
+        model: gives logits `[N, classes]`; not changed.
+        layer: module path, e.g. of the last convolution.
+        images: clean `[N, ...]`; not the ones that results are reported on.
+        labels: `[N]`.
+        max_drop: share of clean accuracy that may be lost, in [0, 1].
+        tune_steps: steps of fine-tuning afterwards; 0 for none.
+        learning_rate: Adam's.
+        batch: images a step of fine-tuning.
+        seed: of the batches.
+
+    Raises:
+        ValueError: labels do not fit the images, or `max_drop` is out of range.
+        KeyError, ValueError: no such layer, or it has no units with weights (see `Site`, `zero_weights`).
+    """
+    _check(images, labels)
+    if not 0 <= max_drop <= 1:
+        raise ValueError(f"max_drop is a share in [0, 1]; got {max_drop}")
+    order = [Site(layer, unit) for unit in dormancy(model, layer, images).argsort(stable=True).tolist()]
+    pruned = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # faster pooling
+    least = _right(pruned, images, labels) - max_drop * len(labels)
+    removed = 0
+    while removed < len(order):
+        candidate = zero_weights(pruned, [order[removed]])
+        if _right(candidate, images, labels) < least:
+            break
+        pruned, removed = candidate, removed + 1
+    sites = tuple(order[:removed])
+    if tune_steps:
+        pruned = _tuned(pruned, sites, images, labels, tune_steps, learning_rate, batch, seed)
+    return Repair(pruned.to(memory_format=torch.contiguous_format), sites)
+
+
+def neuron_masks(
+    model: nn.Module,
+    layers: Sequence[str],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    budget: float = 0.4,
+    trade_off: float = 0.2,
+    steps: int = 300,
+    learning_rate: float = 0.2,
+    batch: int = 64,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Learn one mask a unit, low for units whose small perturbation breaks clean answers.
+
+    Wu and Wang 2021, "Adversarial neuron pruning purifies backdoored deep models", NeurIPS: units of a backdoor are
+    the ones through which adversarial perturbations of weights and biases act. With w and b of a unit,
+
+        min over m in [0, 1]   α·L(m·w, m·b) + (1 − α)·max over |δ|, |ξ| <= ε of L((m + δ)·w, (m + ξ)·b)
+
+    (their eq. 4), by gradient descent with momentum 0.9 on m; the inner maximum is one signed gradient step of size ε
+    from a random start, then clipped. Departure: their mask spares the bias. Here a mask of 0 is exactly the removed
+    unit, and what is learned is what `prune_by_masks` does.
+
+    Args:
+        model: gives logits `[N, classes]`; not changed, run in evaluation mode.
+        layers: module paths of convolutions or linear layers; the output layer is no place to prune.
+        images: clean `[N, ...]`, a few hundred.
+        labels: `[N]`.
+        budget: ε in [0, 1].
+        trade_off: α in [0, 1].
+        steps: of the outer minimisation.
+        learning_rate: of the masks.
+        batch: images a step.
+        seed: of batches and random starts.
+
+    Returns:
+        Layer -> masks `[units]` in [0, 1].
+
+    Raises:
+        ValueError: labels do not fit the images, a budget or trade-off outside [0, 1], or a layer without weights.
+        KeyError: no such layer.
+    """
+    _check(images, labels)
+    if not 0 <= budget <= 1 or not 0 <= trade_off <= 1:
+        raise ValueError(f"budget and trade_off lie in [0, 1]; got {budget} and {trade_off}")
+    model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # faster pooling
+    values: dict[str, Tensor] = {}  # parameter, called `<layer>.weight` or `<layer>.bias` -> [units, ...]
+    masks: dict[str, Tensor] = {}
+    for layer in layers:
+        module = Site(layer).resolve(model)
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            raise ValueError(f"units with weights are needed; {layer!r} is a {type(module).__name__}")
+        values |= {f"{layer}.{name}": value for name, value in module.named_parameters()}
+        masks[layer] = torch.ones_like(module.weight.flatten(1)[:, 0]).requires_grad_()
+    owner = {name: name.rpartition(".")[0] for name in values}
+
+    def loss(noise: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        scale = {name: masks[owner[name]] + noise.get(name, 0.0) for name in values}
+        scaled = {name: value * scale[name].view(-1, *[1] * (value.ndim - 1)) for name, value in values.items()}
+        return nn.functional.cross_entropy(functional_call(model, scaled, (x,)), y)
+
+    draws = generator(seed, "neuron masks")
+    optimizer = SGD(masks.values(), lr=learning_rate, momentum=0.9)
+    for _ in range(steps):
+        index = torch.randint(len(images), (batch,), generator=draws)
+        x, y = images[index], labels[index]
+        start = {name: torch.rand(len(value), generator=draws, dtype=torch.float64) for name, value in values.items()}
+        noise = {name: (budget * (2 * u - 1)).to(values[name]).requires_grad_() for name, u in start.items()}
+        slopes = torch.autograd.grad(loss(noise, x, y), list(noise.values()))
+        worst = {
+            name: (u.detach() + budget * slope.sign()).clamp(-budget, budget)
+            for (name, u), slope in zip(noise.items(), slopes, strict=True)
+        }
+        optimizer.zero_grad()
+        (trade_off * loss({}, x, y) + (1 - trade_off) * loss(worst, x, y)).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for mask in masks.values():
+                mask.clamp_(0, 1)
+    return {layer: mask.detach() for layer, mask in masks.items()}
+
+
+def prune_by_masks(model: Model, masks: Mapping[str, Tensor], threshold: float = 0.2) -> Repair[Model]:
+    """Remove the units whose mask is at most the threshold (0.2 in the paper; see `neuron_masks`)."""
+    sites = tuple(Site(layer, unit) for layer, mask in masks.items() for unit in _indices(mask <= threshold))
+    return Repair(zero_weights(model, sites).eval(), sites)
+
+
+def _check(images: Tensor, labels: Tensor) -> None:
+    if labels.shape != images.shape[:1] or not len(images):
+        raise ValueError(f"one label an image is needed; got images {list(images.shape)}, labels {list(labels.shape)}")
+
+
+def _indices(chosen: Tensor) -> list[int]:
+    return torch.nonzero(chosen)[:, 0].tolist()
+
+
+def _right(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    with torch.no_grad():
+        parts = zip(images.split(500), labels.split(500), strict=True)
+        return sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
+
+
+def _tuned(
+    model: Model,
+    removed: Sequence[Site],
+    images: Tensor,
+    labels: Tensor,
+    steps: int,
+    learning_rate: float,
+    batch: int,
+    seed: int,
+) -> Model:
+    """Train in place, and hold removed units at 0."""
+    draws = generator(seed, "fine-pruning")
+    optimizer = Adam(model.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        index = torch.randint(len(images), (batch,), generator=draws)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images[index]), labels[index]).backward()
+        optimizer.step()
+        with torch.no_grad():
+            for site in removed:
+                for parameter in site.resolve(model).parameters():
+                    parameter[site.unit] = 0
+    return model

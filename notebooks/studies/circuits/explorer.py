@@ -1,0 +1,95 @@
+"""The explorer of notebook 05: a circuit and its faithfulness."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from nbutils.plotting import theme as themes
+from nbutils.plotting.labels import FONT_SIZE
+from studies.circuits.plots import draw_circuit, draw_faithfulness
+
+if TYPE_CHECKING:
+    import ipywidgets
+    from matplotlib.figure import Figure
+from nbutils.plotting.explorers import CIRCUIT_KEYS, Result, _expect_keys, _image, _png
+
+
+def view_circuit(view: Result) -> Figure:
+    """Draw a circuit of the strongest edges, and how faithful circuits of all sizes are.
+
+    Args:
+        view: `kept`, how many edges this one keeps; `edges`, all of them, as for `draw_circuit`; `curve`, a row a size,
+            as from `faithfulness_curve`, one of them of this size.
+
+    Raises:
+        KeyError: one of these is missing.
+        ValueError: the curve has no circuit of this size.
+    """
+    _expect_keys(view, CIRCUIT_KEYS)
+    theme, curve, kept = themes.current(), view["curve"], view["kept"]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.2), width_ratios=(2, 3), layout="constrained")
+    draw_faithfulness(left, curve.assign(method="this"))
+    value = _kept(view).ratio_of_means
+    # A value beyond the axis is marked where it leaves it.
+    inside = np.clip(value, *left.get_ylim())
+    left.scatter(kept, inside, s=80, marker="D", facecolors=theme.paper, edgecolors=theme.ink, zorder=5, clip_on=False)
+    left.set_ylabel("faithfulness (ratio of means)", fontsize=FONT_SIZE)
+    left.set_title(f"{kept} edges: {value:.2f}", fontsize=FONT_SIZE)
+    draw_circuit(right, view["edges"], top=kept)
+    return fig
+
+
+def _kept(view: Result) -> Any:
+    rows = [row for row in view["curve"].itertuples() if row.edges == view["kept"]]
+    if len(rows) != 1:
+        raise ValueError(f"expected one row of the curve with {view['kept']} edges, got {len(rows)}")
+    return rows[0]
+
+
+def circuit_explorer(
+    evaluate: Callable[[str, int], Result], ablations: Sequence[str], edges: int, *, kept: int = 8
+) -> ipywidgets.VBox:
+    """Return a choice of ablation and a number of edges, above the circuit they give and its faithfulness.
+
+    The next cell should show the same without a kernel: `view_circuit` of `evaluate(...)`.
+
+    Args:
+        evaluate: takes an ablation and a number of edges to keep; returns the view of `view_circuit`.
+        ablations: the ablations to choose from; the first is shown first.
+        edges: how many the whole graph has.
+        kept: edges kept first.
+
+    Raises:
+        ValueError: there are no ablations, or a number of edges outside 0 to `edges`.
+    """
+    import ipywidgets
+
+    if not len(ablations) or not 0 <= kept <= edges:
+        raise ValueError(f"expected ablations, and 0 to {edges} edges kept; got {ablations!r} and {kept}")
+    ablation = ipywidgets.Dropdown(options=list(ablations), description="Ablation")
+    count = ipywidgets.IntSlider(value=kept, min=0, max=edges, description="Edges kept", continuous_update=False)
+    status, picture = ipywidgets.HTML(), ipywidgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        text = f"{count.value} of {edges} edges kept, the others ablated ({ablation.value})"
+        try:
+            view = evaluate(ablation.value, count.value)
+            row = _kept(view)
+            data = _png(lambda: view_circuit(view))
+        except Exception as error:  # as in `color_cube_explorer`
+            status.value = f'<p role="alert">{html.escape(f"{text}: {type(error).__name__}: {error}")}</p>'
+            picture.value = ""
+            return
+        found = f"faithfulness {row.ratio_of_means:.2f}, single prompts from {row.low:.2f} to {row.high:.2f}"
+        status.value = f'<p role="status">{html.escape(f"{text}: {found}")}</p>'
+        picture.value = _image(data, f"Faithfulness by number of edges, and the circuit of {text}: {found}.")
+
+    for control in (ablation, count):
+        control.observe(redraw, names="value")
+    redraw()
+    return ipywidgets.VBox([ipywidgets.HBox([ablation, count]), status, picture])

@@ -1,0 +1,93 @@
+"""The explorer of notebook 01: views of the cube and the sphere under an intervention."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nbutils.plotting.figures import PLOTLY
+from studies.color_cube.plots.cubes import plot_cube_slices
+from studies.color_cube.plots.latents import latent_sphere
+
+if TYPE_CHECKING:
+    import ipywidgets
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
+from nbutils.plotting.explorers import KEYS, Result, _expect_keys, _image, _png
+
+
+def view_cube(result: Result) -> Figure:
+    """Draw the colour cube of an evaluation: outer patches reconstructed, inner ones true.
+
+    Args:
+        result: `recon` and `truth` `[S, V, H, 3]`, `latents` `[N, K]`, `rgb` `[N, 3]`, optionally `title`.
+
+    Raises:
+        KeyError: one of these is missing.
+    """
+    _expect_keys(result, KEYS)
+    return plot_cube_slices(result["recon"], result["truth"], result.get("title", ""))
+
+
+def view_sphere(result: Result) -> go.Figure:
+    """Draw the latents of an evaluation on a sphere to turn.
+
+    Args:
+        result: as for `view_cube`.
+
+    Raises:
+        KeyError: a part of the result is missing.
+    """
+    _expect_keys(result, KEYS)
+    return latent_sphere(result["latents"], result["rgb"])
+
+
+def color_cube_explorer(
+    evaluate: Callable[[int, str, float], Result], seeds: Sequence[int], plans: Sequence[str]
+) -> ipywidgets.VBox:
+    """Return controls for seed, intervention and strength above the colour cube and the latents they give.
+
+    The next cell should show the same without a kernel: `view_cube` and `view_sphere` of `evaluate(...)`.
+
+    Args:
+        evaluate: takes a seed, an intervention and a strength in [0, 1]; returns the arrays of `view_cube`.
+        seeds: the seeds to choose from; the first is shown first.
+        plans: the interventions to choose from; the first is shown first.
+
+    Raises:
+        ValueError: there are no seeds or no plans.
+    """
+    import ipywidgets
+
+    if not len(seeds) or not len(plans):
+        raise ValueError(f"expected at least one seed and one plan, got {len(seeds)} and {len(plans)}")
+    seed = ipywidgets.Dropdown(options=list(seeds), description="Seed")
+    plan = ipywidgets.Dropdown(options=list(plans), description="Intervention")
+    # Not while the handle moves: an evaluation takes longer than a frame.
+    strength = ipywidgets.FloatSlider(
+        value=1.0, min=0.0, max=1.0, step=0.05, description="Strength", continuous_update=False
+    )
+    status, cube, sphere = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.Output()
+
+    def redraw(_: object = None) -> None:
+        chosen = f"seed {seed.value}, {plan.value}, strength {strength.value:.2f}"
+        try:
+            result = evaluate(seed.value, plan.value, strength.value)
+            picture, latents = _png(lambda: view_cube(result)), json.loads(view_sphere(result).to_json())
+        except Exception as error:  # a callback's exception would vanish in the log, with a stale picture left
+            status.value = f'<p role="alert">{html.escape(f"{chosen}: {type(error).__name__}: {error}")}</p>'
+            cube.value, sphere.outputs = "", ()
+            return
+        status.value = f'<p role="status">{html.escape(chosen)}</p>'
+        cube.value = _image(picture, f"Slices of the colour cube, reconstructed around true colours: {chosen}")
+        text = f"Latents on the unit sphere: {chosen}"
+        sphere.outputs = (
+            {"output_type": "display_data", "data": {PLOTLY: latents, "text/plain": text}, "metadata": {}},
+        )
+
+    for control in (seed, plan, strength):
+        control.observe(redraw, names="value")
+    redraw()
+    return ipywidgets.VBox([ipywidgets.HBox([seed, plan, strength]), status, cube, sphere])

@@ -1,0 +1,62 @@
+"""The explorer of notebook 04: predicted against true changes of the loss."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from studies.credit.plots import plot_predictions
+
+if TYPE_CHECKING:
+    import ipywidgets
+from nbutils.plotting.explorers import Result, _image, _png
+
+
+def credit_explorer(
+    evaluate: Callable[[int, float, str], Result],
+    layers: Sequence[int],
+    epsilons: Sequence[float],
+    precisions: Sequence[str] = ("float32", "float64"),
+) -> ipywidgets.VBox:
+    """Return controls for layer, step and precision above the scatter of predicted against true changes of the loss.
+
+    The next cell should show the same without a kernel: `studies.credit.plots.plot_predictions`.
+
+    Args:
+        evaluate: takes a layer, ε and a precision; returns `predicted` and `actual`, arrays of one shape, and `rho`.
+        layers: the layers to choose from; the first is shown first.
+        epsilons: the steps to choose from; the first is shown first.
+        precisions: the precisions to choose from; the first is shown first.
+
+    Raises:
+        ValueError: there is nothing to choose from.
+    """
+    import ipywidgets
+
+    if not len(layers) or not len(epsilons) or not len(precisions):
+        raise ValueError(
+            f"expected at least one layer, step and precision, got {len(layers)}, {len(epsilons)}, {len(precisions)}"
+        )
+    layer = ipywidgets.Dropdown(options=list(layers), description="Layer")
+    epsilon = ipywidgets.Dropdown(options=[(f"{value:g}", value) for value in epsilons], description="ε")
+    precision = ipywidgets.Dropdown(options=list(precisions), description="Precision")
+    status, picture = ipywidgets.HTML(), ipywidgets.HTML()
+
+    def redraw(_: object = None) -> None:
+        chosen = f"layer {layer.value}, ε = {epsilon.value:g}, {precision.value}"
+        try:
+            result = evaluate(layer.value, epsilon.value, precision.value)
+            data = _png(lambda: plot_predictions({chosen: result}))
+        except Exception as error:  # as in `color_cube_explorer`
+            status.value = f'<p role="alert">{html.escape(f"{chosen}: {type(error).__name__}: {error}")}</p>'
+            picture.value = ""
+            return
+        rho = result["rho"]
+        status.value = f'<p role="status">{html.escape(f"{chosen}: ρ = {rho:+.4f}")}</p>'
+        picture.value = _image(data, f"Predicted against true change of the loss: {chosen}")
+
+    for control in (layer, epsilon, precision):
+        control.observe(redraw, names="value")
+    redraw()
+    return ipywidgets.VBox([ipywidgets.HBox([layer, epsilon, precision]), status, picture])

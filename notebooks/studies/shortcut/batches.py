@@ -1,0 +1,101 @@
+"""Training batches of tissue tiles: shuffled, turned and mirrored, and recoloured as far as a schedule says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nbutils.seeding import generator
+from studies.shortcut import stains
+
+
+@dataclass(frozen=True)
+class TileBatches:
+    """Epochs without replacement, in an order of the seed's own; every tile turned and mirrored at random.
+
+    Attributes:
+        images: `[N, 3, H, W]`, square, bytes.
+        labels: `[N]`, classes.
+        jitter: strength of the stain jitter (`studies.shortcut.stains.jitter`) at each step, e.g. a column of the
+            schedule; empty for none.
+        batch_size: tiles a step. An epoch has `N // batch_size` steps, the rest sits out that epoch.
+        block: steps drawn at a time.
+
+    Raises:
+        ValueError: images and labels that do not correspond, or a batch size outside 1 to N.
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    jitter: Sequence[float] = field(default=(), repr=False)
+    batch_size: int = 64
+    block: int = 64
+    digest: str = field(init=False)  # of the content, by which a checkpoint knows its data
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise ValueError(f"tiles are bytes [N, 3, size, size]; got {self.images.dtype} {list(shape)}")
+        if self.labels.shape != shape[:1]:
+            raise ValueError(f"{shape[0]} tiles need as many labels; got {list(self.labels.shape)}")
+        if not 1 <= self.batch_size <= len(self.labels):
+            raise ValueError(f"batch_size must lie between 1 and the {len(self.labels)} tiles; got {self.batch_size}")
+        object.__setattr__(self, "jitter", tuple(float(strength) for strength in self.jitter))
+        digest = hashlib.sha256(self.images.contiguous().numpy())
+        digest.update(self.labels.contiguous().numpy())
+        digest.update(repr(self.jitter).encode())
+        object.__setattr__(self, "digest", digest.hexdigest()[:16])
+
+    def draw(self, seed: int, block: int) -> dict[str, Tensor]:
+        """Draw one block of steps for one member.
+
+        Returns:
+            `index` and `symmetry` (0 to 7) `[block, batch]`; `seed` and `step` `[block]`, which name the jitter.
+        """
+        per_epoch = len(self.labels) // self.batch_size
+        steps = range(block * self.block, (block + 1) * self.block)
+        orders = {
+            epoch: torch.randperm(len(self.labels), generator=generator(seed, "tiles", epoch))
+            for epoch in range(steps[0] // per_epoch, steps[-1] // per_epoch + 1)
+        }
+        starts = [(step // per_epoch, step % per_epoch * self.batch_size) for step in steps]
+        index = torch.stack([orders[epoch][start : start + self.batch_size] for epoch, start in starts])
+        return {
+            "index": index,
+            "symmetry": torch.randint(8, index.shape, generator=generator(seed, "symmetries", block)),
+            "seed": torch.full((self.block,), seed),
+            "step": torch.tensor(steps),
+        }
+
+    def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Turn one step's draws into `input` `[members, batch, 3, H, W]` and `target` `[members, batch]`.
+
+        Raises:
+            ValueError: the jitter has no strength for this step.
+        """
+        index = drawn["index"]
+        images = turned(self.images[index], drawn["symmetry"]).to(dtype) / 255
+        if self.jitter:
+            for member, (seed, step) in enumerate(zip(drawn["seed"].tolist(), drawn["step"].tolist(), strict=True)):
+                if step >= len(self.jitter):
+                    raise ValueError(f"step {step} has no jitter; there are {len(self.jitter)} strengths, one a step")
+                draws = generator(seed, "stain jitter", step)
+                images[member] = stains.jitter(images[member], draws, self.jitter[step])
+        return {"input": images, "target": self.labels[index]}
+
+
+def turned(images: Tensor, symmetry: Tensor) -> Tensor:
+    """Return images `[..., 3, size, size]` under one of the square's eight symmetries each.
+
+    Args:
+        images: square.
+        symmetry: `[...]`; bit 0 mirrors left and right, bit 1 up and down, bit 2 along the diagonal.
+    """
+    for bit, mirrored in ((0, lambda x: x.flip(-1)), (1, lambda x: x.flip(-2)), (2, lambda x: x.transpose(-1, -2))):
+        chosen = (symmetry >> bit & 1).bool()[..., None, None, None]
+        images = torch.where(chosen, mirrored(images), images)
+    return images

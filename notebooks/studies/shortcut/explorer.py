@@ -1,0 +1,159 @@
+"""The explorer of notebook 03: channels to ablate, and a stain to turn."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import PercentFormatter
+
+from nbutils.plotting import theme as themes
+from nbutils.plotting.labels import FONT_SIZE
+from studies.shortcut import plots as shortcuts
+from studies.shortcut.pooled import MATCHED, RANDOM
+
+if TYPE_CHECKING:
+    import ipywidgets
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+from nbutils.plotting.explorers import _image, _png
+
+
+def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
+    """Draw what ablating K channels does to each set: accuracy before (open) and after (filled), over random channels.
+
+    Args:
+        curves: `control`, `set`, `k`, `mean`, `low`, `high`, as `plot_dose_response` takes them; K = 0 is there. The
+            range of `matched random` is drawn as a bar, that of `random` where there is none.
+        control: by which channels are chosen.
+        k: how many.
+
+    Raises:
+        KeyError: a column is missing, or the curves lack this control or K.
+    """
+    _expect_columns(curves, ("control", "set", "k", "mean", "low", "high"))
+    sets = list(dict.fromkeys(curves["set"]))
+    table = curves.set_index(["control", "set", "k"])
+    chance = MATCHED if (curves["control"] == MATCHED).any() else RANDOM
+    needed = [(name, group, number) for group in sets for name, number in ((control, 0), (control, k), (chance, k))]
+    if missing := [key for key in needed if key not in table.index]:
+        raise KeyError(f"the sweep has no {missing[0]}")
+    theme = themes.current()
+    colour, _, marker = shortcuts.style(control)
+    fig, ax = plt.subplots(figsize=(7.0, 1.1 + 0.6 * len(sets)), layout="constrained")
+    for row, group in enumerate(sets):
+        before, after = (table.loc[(control, group, number), "mean"] for number in (0, k))
+        low, high = table.loc[(chance, group, k), ["low", "high"]]
+        ax.barh(row, high - low, left=low, height=0.44, color=theme.muted, alpha=0.35, linewidth=0)
+        ax.plot([before, after], [row, row], color=colour, linestyle="-", linewidth=2.2)
+        dots = {"s": 60, "marker": marker, "edgecolors": colour, "clip_on": False}
+        ax.scatter(before, row, facecolors=theme.paper, linewidths=1.6, zorder=3, **dots)
+        ax.scatter(after, row, facecolors=colour, zorder=4, **dots)
+        ax.annotate(
+            f"{before:.1%} → {after:.1%}",
+            (1.03, row),
+            xycoords=ax.get_yaxis_transform(),
+            fontsize=FONT_SIZE,
+            va="center",
+            annotation_clip=False,
+        )
+    ax.set_yticks(range(len(sets)), sets)
+    ax.set_ylim(len(sets) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.set_title(f"{k} channels by {control}")
+    ax.set_xlabel(f"accuracy; open: none ablated, filled: {k}; bar: {k} {chance} channels", fontsize=FONT_SIZE)
+    return fig
+
+
+def view_stain(images: ArrayLike, probabilities: ArrayLike, *, labels: Sequence[str]) -> Figure:
+    """Draw tiles with the probability of tumour that a network gives them.
+
+    Args:
+        images: `[N, height, width, 3]`, in [0, 1].
+        probabilities: `[N]`.
+        labels: the tiles' own.
+
+    Raises:
+        ValueError: the numbers do not correspond.
+    """
+    images, probabilities = np.asarray(images), np.asarray(probabilities)
+    if images.ndim != 4 or not len(images) == len(probabilities) == len(labels) > 0:
+        raise ValueError(
+            f"expected tiles [N, height, width, 3] with a probability and a label each, "
+            f"got {list(images.shape)}, {list(probabilities.shape)} and {len(labels)} labels"
+        )
+    names = [f"{label}\nP(tumour) {p:.2f}" for label, p in zip(labels, probabilities, strict=True)]
+    return shortcuts.plot_tile_sheet(images[None], row_labels=[""], column_labels=names)
+
+
+def shortcut_explorer(
+    curves: pd.DataFrame,
+    recolour: Callable[[float], tuple[ArrayLike, ArrayLike]],
+    *,
+    labels: Sequence[str],
+    first: tuple[str, int] = ("shortcut", 64),
+) -> ipywidgets.VBox:
+    """Return a slider for K and a choice of control above what ablation does, and a slider that turns tiles' stain.
+
+    Nothing is computed for the first: the curves are a recorded sweep. The next cell should show the same without a
+    kernel: `view_ablation` and `view_stain`.
+
+    Args:
+        curves: as for `view_ablation`.
+        recolour: takes a share, 0 the tiles' own stain and 1 another one; returns what `view_stain` takes.
+        labels: of the tiles.
+        first: control and K shown first; the nearest K of the sweep.
+
+    Raises:
+        KeyError: a column is missing, or the curves lack the first control.
+    """
+    import ipywidgets
+
+    _expect_columns(curves, ("control", "set", "k", "mean", "low", "high"))
+    ks, controls = sorted(curves["k"].unique().tolist()), list(dict.fromkeys(curves["control"]))
+    if first[0] not in controls:
+        raise KeyError(f"no control {first[0]!r} in the sweep; there are {', '.join(controls)}")
+    control = ipywidgets.Dropdown(options=controls, value=first[0], description="Control")
+    k = ipywidgets.SelectionSlider(
+        options=ks, value=min(ks, key=lambda own: abs(own - first[1])), description="K", continuous_update=False
+    )
+    share = ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.5, step=0.1, description="Stain", continuous_update=False)
+    hint = ipywidgets.HTML("<small>Stain: 0 is the tiles' own, 1 the other one, beyond 1 farther still.</small>")
+    parts = []
+    for controls_of, draw, text in (
+        (
+            (control, k),
+            lambda: view_ablation(curves, control.value, k.value),
+            lambda: f"{k.value} channels ablated by {control.value}",
+        ),
+        ((share,), lambda: view_stain(*recolour(share.value), labels=labels), lambda: f"stain at {share.value:.1f}"),
+    ):
+        status, picture = ipywidgets.HTML(), ipywidgets.HTML()
+
+        def redraw(_: object = None, *, draw=draw, text=text, status=status, picture=picture) -> None:
+            try:
+                data = _png(draw)
+            except Exception as error:  # as in `color_cube_explorer`
+                status.value = f'<p role="alert">{html.escape(f"{text()}: {type(error).__name__}: {error}")}</p>'
+                picture.value = ""
+                return
+            status.value = f'<p role="status">{html.escape(text())}</p>'
+            picture.value = _image(data, f"The same as the next cell shows: {text()}")
+
+        for one in controls_of:
+            one.observe(redraw, names="value")
+        redraw()
+        parts += [ipywidgets.HBox(list(controls_of)), status, picture]
+    return ipywidgets.VBox([*parts, hint])
+
+
+def _expect_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    if missing := [column for column in columns if column not in frame]:
+        raise KeyError(f"expected columns {', '.join(columns)}, got none called {missing}")

@@ -1,0 +1,136 @@
+"""Networks that tell tumour from normal tissue by a pool of 512 channels: ResNet-18, and one a hundredth its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from nbutils.data.weights import fill
+
+CHANNELS = 512  # of the global average pool, in both networks
+CLASSES = 2  # normal, tumour
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, by which the source system normalises
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class TileNetwork(nn.Module):
+    """What both networks share: a map of features, its pool at `avgpool`, and a linear head at `fc`.
+
+    Attributes:
+        training_precision: of convolutions in training mode; `"bfloat16"` takes about half the time where the
+            processor multiplies it natively. Weights, pool, head and loss keep the precision of the weights.
+        channels_last: how images are laid out in memory: the channels of a pixel beside each other.
+    """
+
+    one_by_one = True  # members of an ensemble run in turn: convolutions gain nothing from one more axis
+
+    training_precision: Precision
+    channels_last: bool = True
+    avgpool: nn.Module
+    fc: nn.Linear
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Return `[N, 512, height, width]`, never negative, of normalised images."""
+        raise NotImplementedError
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return the pooled channels `[N, 512]`, never negative.
+
+        Args:
+            images: RGB `[N, 3, H, W]`, as bytes or as floats in [0, 1]; normalised here.
+        """
+        dtype = self.fc.weight.dtype
+        images = images.to(dtype) / 255 if images.dtype == torch.uint8 else images
+        mean, std = (images.new_tensor(numbers).view(3, 1, 1) for numbers in (MEAN, STD))
+        images = (images - mean) / std
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if self.training and self.training_precision == "bfloat16":
+            with torch.autocast(images.device.type, torch.bfloat16):
+                mapped = self.feature_map(images)
+        else:
+            mapped = self.feature_map(images)
+        return self.avgpool(mapped.to(dtype)).flatten(1)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return logits `[N, 2]` of pooled channels `[N, 512]`."""
+        return self.fc(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits `[N, 2]` of images `[N, 3, H, W]` (see `pooled`)."""
+        return self.head(self.pooled(images))
+
+    def extra_repr(self) -> str:
+        return f"training_precision={self.training_precision!r}"  # a checkpoint of training compares it
+
+
+class TileResNet(TileNetwork, ResNet):
+    """ResNet-18 with two classes, parameters named as torchvision names them, no pretrained weights.
+
+    He et al. 2016, arXiv 1512.03385; by torchvision. The stem (7×7, stride 2, then pooling) stays as it is for tiles of
+    48 pixels too: checkpoints keep the common shape, the last map still has 2×2 places, and a stem without strides
+    would take sixteen times the work.
+    """
+
+    def __init__(self, training_precision: Precision = "float32") -> None:
+        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=CLASSES)
+        self.training_precision = _known(training_precision)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class NarrowTileNet(TileNetwork):
+    """A hundredth of ResNet-18's parameters and a tenth of its time, for quick runs on tiles of 48 pixels.
+
+    A 3×3 stem of stride 2, three of ResNet's basic blocks (16, 32 and 64 channels, the last two of stride 2), and a
+    1×1 convolution to 512 channels, so that the pool is as wide as ResNet-18's and K = 256 of it is half.
+    """
+
+    def __init__(self, training_precision: Precision = "float32") -> None:
+        super().__init__()
+        self.training_precision = _known(training_precision)
+        self.stem = nn.Sequential(*_convolution(3, 16, 3, stride=2), nn.ReLU(inplace=True))
+        self.blocks = nn.Sequential(
+            BasicBlock(16, 16),
+            BasicBlock(16, 32, 2, nn.Sequential(*_convolution(16, 32, 1, stride=2))),
+            BasicBlock(32, 64, 2, nn.Sequential(*_convolution(32, 64, 1, stride=2))),
+        )
+        self.widen = nn.Sequential(*_convolution(64, CHANNELS, 1), nn.ReLU(inplace=True))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(CHANNELS, CLASSES)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        return self.widen(self.blocks(self.stem(images)))
+
+
+def load_state(path: str | Path) -> TileResNet:
+    """Read a trained ResNet-18 from a state dict with torchvision's names and two classes.
+
+    Args:
+        path: a `.safetensors` file, or one that `torch.save` made of a state dict. Code in it is never run.
+
+    Returns:
+        The network in eval mode, float32, on the processor.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StateError: not a file of tensors; a parameter is missing, unknown, of the wrong shape, or not finite.
+    """
+    return fill(TileResNet(), path)
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs)
+
+
+def _known(precision: Precision) -> Precision:
+    if precision not in get_args(Precision):
+        raise ValueError(f"training_precision must be one of {', '.join(get_args(Precision))}; got {precision!r}")
+    return precision

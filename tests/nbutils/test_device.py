@@ -1,0 +1,215 @@
+"""`device="cuda"` is honoured: on a GPU where there is one, else on a stand-in that refuses tensors of two devices."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import elsewhere
+import pandas as pd
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nbutils.ablation.sites import Site
+from nbutils.ablation.values import AblationType, batch_src_ablations, edits, gather, src_ablations, zero_weights
+from nbutils.data import digits
+from nbutils.data.pairs import PairLoader, Pairs
+from nbutils.graphs import scores as edge_scores
+from nbutils.graphs.residual import patch_edges
+from nbutils.hooks import edit
+from nbutils.schedules.dopesheet import Dopesheet
+from nbutils.schedules.timeline import Timeline
+from nbutils.sweeps import units as sweeps
+from nbutils.training.ensemble import Ensemble
+from nbutils.training.fit import fit
+from nbutils.training.objective import Objective, ParameterTerm, cross_entropy
+from nbutils.training.regularizers import ParameterDrift
+from studies.backdoor import detectors as backdoor_detectors
+from studies.backdoor import repairs
+from studies.backdoor.batches import DigitBatches
+from studies.backdoor.network import MnistNet
+from studies.backdoor.swaps import swap_layers
+from studies.backdoor.trigger import Trigger, visible_to
+from studies.backdoor.trigger_recovery import recover_triggers
+from studies.circuits.faithfulness import logit_difference_of
+from studies.circuits.graph import transformer_graph
+from studies.circuits.sequences import reversal
+from studies.circuits.transformer import Transformer
+from studies.credit import audit as credit
+from studies.credit.feedback import feedback_matrices
+from studies.credit.network import ResidualMLP
+from studies.shortcut import pooled
+from studies.shortcut.features import extract
+from studies.shortcut.networks import NarrowTileNet
+
+CPU = torch.device("cpu")
+UNITS = {"conv1": "net.0", "conv2": "net.3", "fc1": "net.7"}
+
+
+@pytest.fixture
+def device():
+    if torch.cuda.is_available():
+        yield torch.device("cuda", 0)
+    else:
+        with elsewhere.device() as device:
+            yield device
+
+
+def digits_net(device):
+    torch.manual_seed(0)
+    model, x = MnistNet().eval(), torch.randn(24, 1, 28, 28)
+    return model.to(device), x.to(device), (torch.arange(24) % 4).to(device)
+
+
+def ablated(device, kind, by_source):
+    model, x, y = digits_net(device)
+    sites = [Site("net.0", 1), Site("net.0", 4)]
+    if by_source:
+        sample = PairLoader(Pairs(x, x.flip(0), y), 5) if kind.over_dataset else x.flip(0)
+        values = src_ablations(model, sites, sample, kind)
+    else:
+        values = gather(model, ["net.0"], kind, [x.flip(0)])
+    with torch.no_grad(), edit(model, edits(sites, values)):
+        return model(x)
+
+
+def swept(device, kind):
+    model, x, y = digits_net(device)
+    arguments = {"a": x}, {"right": ("a", y)}
+    reference = {"reference": {"a": x.flip(0)}}
+    return [
+        sweeps.sweep_units(model, UNITS, *arguments, kind, **reference),
+        sweeps.measure(model, *arguments, [Site("net.0", 1)], kind, **reference),
+        sweeps.greedy_units(model, {"fc1": "net.7"}, *arguments, "right", 0.5, limit=2),
+        swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, *arguments),
+    ]
+
+
+def repaired(device):
+    model, x, y = digits_net(device)
+    masks = repairs.neuron_masks(model, ["net.0"], x, y, steps=2, batch=8)
+    tuned = repairs.fine_prune(model, "net.3", x, y, tune_steps=2).model
+    pruned = repairs.prune_by_masks(model, masks, 0.9).model
+    with torch.no_grad():
+        return [masks["net.0"], repairs.dormancy(model, "net.3", x), tuned(x), pruned(x)]
+
+
+def detected(device):
+    model, x, y = digits_net(device)
+    with torch.no_grad():
+        hidden = model.net[:8](x)
+    found = recover_triggers(model, x, y, steps=3, batch=4)
+    return [
+        found.apply(x, 1),
+        torch.as_tensor(found.norms),
+        torch.as_tensor(backdoor_detectors.strip(model, x, x)),
+        torch.as_tensor(backdoor_detectors.spectral_signatures(hidden, y)),
+        torch.as_tensor(backdoor_detectors.activation_clusters(hidden, y).scores),
+        visible_to(model).float(),
+    ]
+
+
+def circuit(device):
+    torch.manual_seed(0)
+    model, prompts = Transformer(5, 4, layers=2, heads=2, width=12).double().eval(), reversal(4, 5, count=7)
+    tensors = {f.name: getattr(prompts, f.name) for f in dataclasses.fields(prompts)}
+    moved = {name: value.to(device) for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    loader = PairLoader(dataclasses.replace(prompts, **moved), 3)
+    model = model.to(device)
+    graph = transformer_graph(model, moved["clean"])
+    return model, graph, loader, batch_src_ablations(model, graph.sites, loader, AblationType.RESAMPLE, "corrupt")
+
+
+def scored(device):
+    model, graph, loader, ablations = circuit(device)
+    case = model, graph, loader, ablations, logit_difference_of
+    first = next(iter(loader))
+    with torch.no_grad(), patch_edges(model, graph, [graph.edges[3]], ablations[first.key]):
+        patched = model(first.clean)
+    attribution = edge_scores.attribution_scores(*case)
+    return [
+        patched,
+        attribution,
+        edge_scores.exact_scores(*case),
+        edge_scores.integrated_gradients(*case, steps=2),
+        edge_scores.magnitude_scores(model, graph, loader),
+        edge_scores.greedy_scores(*case, thresholds=[0.01, 0.1]),
+        edge_scores.evaluate(model, graph, edge_scores.circuit_masks(attribution, [2, 5]), *case[2:]),
+    ]
+
+
+def audited(device):
+    torch.manual_seed(0)
+    model, x, y = ResidualMLP(12, 8, 4, 2).double(), torch.randn(20, 12).double(), torch.arange(20) % 4
+    model, feedback = model.to(device), feedback_matrices(0, lambda: ResidualMLP(12, 8, 4, 2))
+    states = credit.signals(model, x.to(device), y.to(device))
+    credits = states.direct(feedback)
+    table = credit.audit(model, states, credits, directions=4, draws=5, method="gradient")
+    # What single precision says is left out: its rounding is the device's own.
+    return table.drop(columns=["float32_rho", "float32_ceiling", "unmoved", "rounding"]).assign(
+        alignment=credit.weight_alignment(model, feedback)
+    )
+
+
+def pooled_sweep(device):
+    torch.manual_seed(0)
+    model, x = NarrowTileNet().eval().to(device), torch.randint(255, (6, 3, 24, 24), dtype=torch.uint8)
+    features = extract(model, x)
+    items = pooled.Pool(features, torch.arange(6) % 2)
+    orders = pooled.rankings(features.std(0), None, model.fc)
+    return [features, pooled.sweep(model.fc, {"a": items}, items, orders, ks=(0, 4), draws=3)]
+
+
+def trained(device, folder):
+    batches = DigitBatches(digits.load("embedded").train[:50], Trigger.checkerboard(8), "poison", 0.5, 8)
+    timeline = Timeline(Dopesheet.from_text("STEP,lr,drift\n0,0.001,1\n4,,\n"))
+    path = folder / f"{device.type}.safetensors"
+    for _ in range(2):  # the second time from the checkpoint
+        ensemble = Ensemble(MnistNet, [0, 1], dtype=torch.float64, device=device)
+        start = {name: tensor.clone() for name, tensor in ensemble.state().items()}
+        objective = Objective([ParameterTerm("drift", ParameterDrift(start))], cross_entropy, "loss")
+        done = fit(ensemble, batches, objective, timeline, checkpoint=path, every=2)
+        assert done.ensemble.flat.device == device
+    return [*done.ensemble.state().values(), done.history]
+
+
+def same(found, expected):
+    """Compare what a device gave with what the processor gives, to rounding."""
+    if isinstance(expected, list):
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+    elif isinstance(expected, pd.DataFrame):
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, check_categorical=False)
+    else:
+        assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("by_source", [False, True])
+@pytest.mark.parametrize("kind", AblationType)
+def test_every_ablation(device, kind, by_source):
+    found = ablated(device, kind, by_source)
+    assert found.device == device
+    same(found, ablated(CPU, kind, by_source))
+
+
+@pytest.mark.parametrize("kind", [AblationType.ZERO, AblationType.RESAMPLE, AblationType.TOKENWISE_MEAN_CLEAN])
+def test_sweeps(device, kind):
+    same(swept(device, kind), swept(CPU, kind))
+
+
+@pytest.mark.parametrize("work", [repaired, detected, scored, audited, pooled_sweep], ids=lambda work: work.__name__)
+def test_results_are_those_of_the_processor(device, work):
+    same(work(device), work(CPU))
+
+
+def test_training_and_its_checkpoints(device, tmp_path):
+    same(trained(device, tmp_path), trained(CPU, tmp_path))
+
+
+def test_tensors_of_two_devices_are_refused(device):
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ones(3, device=device) + torch.ones(3)
+    with pytest.raises(RuntimeError, match="device"):
+        torch.nn.Linear(3, 3).to(device)(torch.ones(2, 3))
+    with pytest.raises(TypeError, match=r"cpu\(\)"):
+        torch.ones(3, device=device).numpy()

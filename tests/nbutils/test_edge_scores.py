@@ -1,0 +1,139 @@
+import pytest
+import torch
+
+from nbutils.ablation.values import AblationType, batch_src_ablations
+from nbutils.data.pairs import PairLoader
+from nbutils.graphs.residual import patch_edges
+from nbutils.graphs.scores import (
+    attribution_scores,
+    circuit_masks,
+    evaluate,
+    exact_scores,
+    greedy_pruning,
+    greedy_scores,
+    integrated_gradients,
+    magnitude_scores,
+    mask_gradients,
+    random_scores,
+)
+from studies.circuits.faithfulness import answer_probability_of, logit_difference_of
+from studies.circuits.graph import transformer_graph
+from studies.circuits.sequences import reversal
+from studies.circuits.transformer import Transformer
+
+PROMPTS = reversal(4, 5, count=7)
+LOADER = PairLoader(PROMPTS, 3)
+
+
+@pytest.fixture(params=[AblationType.RESAMPLE, AblationType.ZERO, AblationType.TOKENWISE_MEAN_CLEAN])
+def case(request):
+    torch.manual_seed(0)
+    model = Transformer(5, 4, layers=2, heads=2, width=12).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1.6  # further from linear than at the start
+    kind = request.param
+    graph = transformer_graph(model, PROMPTS.clean)
+    ablations = batch_src_ablations(model, graph.sites, LOADER, kind, "corrupt" if kind.batch_specific else None)
+    return model, graph, LOADER, ablations, logit_difference_of
+
+
+def test_the_exact_score_is_the_effect_of_each_edge_alone(case):
+    model, graph, loader, ablations, metric = case
+    model.train()
+    scores = exact_scores(*case, fold=5)
+    assert model.training
+    for i in (0, len(graph.edges) // 2, len(graph.edges) - 1):
+        changes = []
+        for batch in loader:
+            with torch.no_grad():
+                before = metric(model(batch.clean), batch)
+                with patch_edges(model, graph, [graph.edges[i]], ablations[batch.key]):
+                    changes.append(metric(model(batch.clean), batch) - before)
+        assert scores[i].item() == pytest.approx(torch.cat(changes).mean().item(), abs=1e-9)
+    assert scores.abs().max() > 1e-2
+
+
+def test_edge_attribution_is_the_gradient_of_the_mask_at_0(case):
+    scores = attribution_scores(*case)
+    at_0, at_1 = mask_gradients(*case, at=[0.0, 1.0])
+    assert (scores - at_0).abs().max() < 1e-9  # a gradient by the chain rule, and one by autograd through the patch
+    assert (scores - at_1).abs().max() > 1e-3
+    model, graph, loader, ablations, metric = case
+    for i in (4, 30):  # and the slope of the metric itself
+        small = torch.zeros(2, len(graph.edges), dtype=torch.float64)
+        small[1, i] = 1e-5
+        clean, moved = evaluate(model, graph, small, loader, ablations, metric).mean(1)
+        assert ((moved - clean) / 1e-5).item() == pytest.approx(scores[i].item(), abs=1e-4)
+
+
+def test_integrated_gradients_add_up_to_the_whole_difference(case):
+    model, graph, loader, ablations, metric = case
+    ends = torch.stack([torch.zeros(len(graph.edges)), torch.ones(len(graph.edges))])
+    clean, ablated = evaluate(model, graph, ends, loader, ablations, metric).mean(1)
+    assert integrated_gradients(*case, steps=60).sum().item() == pytest.approx((ablated - clean).item(), abs=0.01)
+    assert abs(attribution_scores(*case).sum() - (ablated - clean)) > 0.05  # one point does not do it
+    with pytest.raises(ValueError, match="steps must be 1"):
+        integrated_gradients(*case, steps=0)
+
+
+def test_greedy_pruning_is_the_slow_recomputation_one_edge_after_the_other(case):
+    model, graph, loader, ablations, metric = case
+    fast, path = greedy_pruning(*case, threshold=0.01, fold=6)
+    slow, slow_path = greedy_pruning(*case, threshold=0.01, fold=1)
+    assert torch.equal(fast, slow)
+    assert path[["source", "destination", "kept"]].equals(slow_path[["source", "destination", "kept"]])
+    assert (path.fall - slow_path.fall).abs().max() < 1e-9
+    assert len(path) == len(graph.edges)
+    assert 0 < fast.sum() < len(graph.edges)
+    gone: list[tuple[str, str]] = []  # by plain patches, without folds and without masks
+    for row in path.itertuples():
+        values = []
+        for edges in (gone, [*gone, (row.source, row.destination)]):
+            parts = []
+            for batch in loader:
+                with torch.no_grad(), patch_edges(model, graph, edges, ablations[batch.key]):
+                    parts.append(metric(model(batch.clean), batch))
+            values.append(torch.cat(parts).mean().item())
+        assert row.fall == pytest.approx(values[0] - values[1], abs=1e-9)
+        assert row.kept == (row.fall >= 0.01)
+        if not row.kept:
+            gone.append((row.source, row.destination))
+    assert torch.equal(graph.mask(gone), fast)
+    depths = path.destination.map(graph.destination_depth)
+    assert depths.is_monotonic_decreasing
+    with pytest.raises(ValueError, match="above 0"):
+        greedy_pruning(*case, threshold=0)
+
+
+def test_greedy_scores_are_the_thresholds_that_edges_survive(case):
+    thresholds = [0.001, 0.01, 0.1]
+    scores = greedy_scores(*case, thresholds)
+    assert set(scores.tolist()) <= {0.0, *thresholds}
+    strict, _ = greedy_pruning(*case, threshold=0.1)
+    assert torch.equal(scores == 0.1, strict == 0)
+
+
+def test_baselines_know_nothing_of_the_task(case):
+    model, graph, loader, _, _ = case
+    magnitude = magnitude_scores(model, graph, loader)
+    with torch.no_grad():
+        norms = model.embedding(PROMPTS.clean).flatten(1).norm(dim=1).mean()
+    of_tokens = [magnitude[graph.index[edge]] for edge in graph.out_edges("token")]
+    assert all(score.item() == pytest.approx(norms.item()) for score in of_tokens)
+    assert len(magnitude.unique()) == len(graph.sources)
+    assert torch.equal(random_scores(graph, 1), random_scores(graph, 1))
+    assert not torch.equal(random_scores(graph, 1), random_scores(graph, 2))
+
+
+def test_circuits_keep_the_edges_of_the_largest_scores():
+    masks = circuit_masks(torch.tensor([0.1, -3.0, 2.0, 2.0]), [0, 1, 2, 4])
+    assert masks.tolist() == [[1, 1, 1, 1], [1, 0, 1, 1], [1, 0, 0, 1], [0, 0, 0, 0]]
+    with pytest.raises(ValueError, match="keeps 0 to 4 edges"):
+        circuit_masks(torch.zeros(4), [5])
+
+
+def test_ablations_of_another_loader_are_refused(case):
+    model, graph, loader, ablations, _ = case
+    with pytest.raises(KeyError, match="no ablations for batch 2"):
+        exact_scores(model, graph, loader, {0: ablations[0], 1: ablations[1]}, answer_probability_of)

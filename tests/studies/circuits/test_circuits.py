@@ -1,0 +1,149 @@
+"""Circuit pictures are tested through what they draw, in both themes."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.patches import FancyBboxPatch, PathPatch
+
+from nbutils.plotting import theme
+from studies.circuits.explorer import circuit_explorer, view_circuit
+from studies.circuits.plots import plot_circuit, plot_edge_scores, plot_faithfulness
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
+def look(request):
+    with theme.use(request.param):
+        yield request.param
+    plt.close("all")
+
+
+def edges():
+    rows = [
+        *(("token", f"a0.{head}.{letter}", 0, 1) for head in (0, 1) for letter in "qkv"),
+        *((source, f"a1.0.{letter}", depth, 2) for source, depth in (("token", 0), ("a0.1", 1)) for letter in "qkv"),
+        *((source, "logits", depth, 3) for source, depth in (("token", 0), ("a0.0", 1), ("a1.0", 2))),
+    ]
+    frame = pd.DataFrame(rows, columns=["source", "destination", "source_depth", "destination_depth"])
+    return frame.assign(weight=np.linspace(-1, 0.5, len(frame)))
+
+
+def curves(ax, paper):
+    """Return the edges drawn, without the rims that keep them apart."""
+    return [patch for patch in ax.patches if isinstance(patch, PathPatch) and patch.get_edgecolor() != paper]
+
+
+def test_the_strongest_edges_are_drawn_as_wide_as_they_are_strong(look):
+    paper = matplotlib.colors.to_rgba(look.paper)
+    frame = edges()
+    (ax,) = plot_circuit(frame, top=5).axes
+    widths = [patch.get_linewidth() for patch in curves(ax, paper)]
+    assert widths == pytest.approx(sorted(6 * frame.weight.abs().nlargest(5)))
+    assert all(patch.get_linestyle() in ("-", "solid") for patch in curves(ax, paper))
+    (ax,) = plot_circuit(frame, threshold=0.3).axes
+    assert len(curves(ax, paper)) == (frame.weight.abs() > 0.3).sum()
+    dashed = [patch for patch in curves(ax, paper) if patch.get_linestyle() not in ("-", "solid")]
+    assert len(dashed) == (frame.weight > 0.3).sum()  # the sign shows without colour
+    words = [text.get_text() for text in ax.texts]
+    assert {"token", "a0.0", "a0.1", "a1.0", "logits"} <= set(words)
+    assert words.count("q") == words.count("k") == words.count("v") == 3
+    (left, _) = plot_circuit({"zero": frame, "mean": frame}, labels={"token": "tokens"}).axes
+    assert left.get_title(loc="left") == "zero"
+    assert "tokens" in [text.get_text() for text in left.texts]
+
+
+def test_no_edge_runs_behind_a_node_that_it_does_not_touch(look):
+    paper = matplotlib.colors.to_rgba(look.paper)
+    (ax,) = plot_circuit(edges()).axes
+    boxes = [patch.get_bbox() for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
+    for patch in curves(ax, paper):
+        points = patch.get_path().interpolated(1).to_polygons(closed_only=False)[0]
+        inner = points[1:-1]
+        for box in boxes:
+            inside = (abs(inner[:, 0] - (box.x0 + box.x1) / 2) < box.width / 2 - 0.02) & (
+                abs(inner[:, 1] - (box.y0 + box.y1) / 2) < box.height / 2 - 0.02
+            )
+            assert not inside.any()
+
+
+def test_the_heat_map_shows_every_score_with_its_sign(look):
+    scores = pd.DataFrame({"zero": [0.1, -2.0, 0.0], "resample": [0.2, 1.0, 0.0]}, index=["a → b", "b → c", "c → d"])
+    ax, _ = plot_edge_scores(scores, rows=2).axes
+    np.testing.assert_array_equal(ax.images[0].get_array(), [[-2, 1], [0.1, 0.2]])  # strongest first
+    assert ax.images[0].get_clim() == (-2, 2)
+    assert [text.get_text() for text in ax.texts] == ["−2.00", "+1.00", "+0.10", "+0.20"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b → c", "a → b"]
+    with pytest.raises(ValueError, match="finite scores"):
+        plot_edge_scores(scores * np.nan)
+
+
+def test_faithfulness_has_a_panel_a_type_and_a_line_a_method():
+    rows = [
+        {"ablation": kind, "method": method, "edges": n, "ratio_of_means": n / 4, "low": 0, "high": 1}
+        for kind in ("zero", "mean")
+        for method in ("exact", "random")
+        for n in (0, 2, 4)
+    ]
+    frame = pd.DataFrame(rows)
+    fig = plot_faithfulness(frame)
+    for ax, title in zip(fig.axes, ("zero", "mean"), strict=True):
+        assert ax.get_title(loc="left") == title
+        lines = [line for line in ax.lines if len(line.get_xdata()) == 3]
+        assert len(lines) == 2
+        assert len({line.get_linestyle() for line in lines}) == len({line.get_marker() for line in lines}) == 2
+        np.testing.assert_array_equal(lines[0].get_ydata(), [0, 0.5, 1])
+    assert [text.get_text() for text in fig.legends[0].texts] == ["exact", "random"]
+    with pytest.raises(ValueError, match="columns method"):
+        plot_faithfulness(frame.drop(columns="method"))
+    with pytest.raises(ValueError, match="need the columns weight"):
+        plot_circuit(edges().drop(columns="weight"))
+    with pytest.raises(ValueError, match="at least one circuit"):
+        plot_circuit({})
+
+
+def view(kept=3):
+    sizes = list(range(len(edges()) + 1))
+    height = [size / sizes[-1] for size in sizes]
+    curve = pd.DataFrame({"edges": sizes, "ratio_of_means": height, "low": height, "high": height})
+    return {"edges": edges(), "curve": curve, "kept": kept}
+
+
+def test_the_circuit_view_marks_the_circuit_that_it_draws(look):
+    left, right = view_circuit(view()).axes
+    assert left.collections[-1].get_offsets().tolist() == [[3, 3 / 15]]
+    assert left.get_title("left") == "3 edges: 0.20"
+    assert len(curves(right, matplotlib.colors.to_rgba(look.paper))) == 3
+    with pytest.raises(KeyError, match="curve"):
+        view_circuit({"edges": edges(), "kept": 1})
+    with pytest.raises(ValueError, match="one row of the curve with 99 edges, got 0"):
+        view_circuit(view(99))
+
+
+def test_the_circuit_explorer_redraws_what_was_chosen():
+    calls = []
+
+    def evaluate(ablation, kept):
+        calls.append((ablation, kept))
+        if kept == 9:
+            raise ValueError("no <such> circuit")
+        return view(kept)
+
+    explorer = circuit_explorer(evaluate, ["zero", "mean"], 15, kept=3)
+    controls, status, picture = explorer.children
+    ablation, count = controls.children
+    assert "3 of 15 edges kept, the others ablated (zero): faithfulness 0.20" in status.value
+    first = picture.value
+    assert "Faithfulness by number of edges" in first
+    ablation.value = "mean"
+    count.value = 6
+    assert "faithfulness 0.40" in status.value
+    assert picture.value != first
+    count.value = 9
+    assert "ValueError: no &lt;such&gt; circuit" in status.value
+    assert picture.value == ""
+    assert calls == [("zero", 3), ("mean", 3), ("mean", 6), ("mean", 9)]
+    with pytest.raises(ValueError, match="0 to 15 edges kept"):
+        circuit_explorer(evaluate, ["zero"], 15, kept=16)

@@ -1,0 +1,143 @@
+"""Figures of the credit audit are tested through the data they draw, in both themes."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+
+from nbutils.plotting import theme
+from studies.credit.explorer import credit_explorer
+from studies.credit.plots import plot_accuracy, plot_power_law, plot_precision, plot_predictions, plot_rho_by_layer
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
+def look(request):
+    with theme.use(request.param):
+        yield request.param
+    plt.close("all")
+
+
+def dots(ax) -> list[np.ndarray]:
+    return [np.asarray(a.get_offsets()) for a in ax.collections if isinstance(a, PathCollection)]
+
+
+@pytest.fixture
+def table():
+    rows = [
+        {"regime": regime, "seed": seed, "layer": layer, "rho": RNG.random(), "ceiling": 1.0}
+        for regime in ("BP", "DFA", "frozen")
+        for seed in range(5)
+        for layer in range(4)
+    ]
+    return pd.DataFrame(rows).assign(null_low=-0.04, null_high=0.05)
+
+
+def test_each_panel_shows_every_seed_the_mean_and_the_band(table):
+    fig = plot_rho_by_layer(table, columns=2)
+    panels = [ax for ax in fig.axes if ax.get_visible()]
+    assert [ax.get_title("left") for ax in panels] == ["BP", "DFA", "frozen"]
+    for ax in panels:
+        part = table[table.regime == ax.get_title("left")]
+        (points,) = dots(ax)
+        np.testing.assert_array_equal(points[:, 1], part.rho)
+        np.testing.assert_array_equal(points[:, 0].round(), part.layer)
+        means = part.groupby("layer").rho.mean()
+        assert any(np.array_equal(line.get_ydata(), means) for line in ax.lines)
+        (band,) = [patch.get_data() for patch in ax.patches]
+        assert set(band.values) == {0.05}
+        assert set(np.ravel(band.baseline)) == {-0.04}
+
+
+def test_precision_shows_lost_measurements_as_hollow():
+    table = pd.DataFrame(
+        {"gradient_rms": [1e-6, 1e-3, 1.0], "float32_ceiling": [np.nan, 0.3, 1.0], "ceiling": [1.0, 1.0, 1.0]}
+    )
+    (ax,) = plot_precision(table, (np.array([1e-6, 1.0]), np.array([0.0, 1.0]))).axes
+    exact, measured, lost = dots(ax)
+    np.testing.assert_array_equal(exact, [[1e-6, 1], [1e-3, 1], [1, 1]])
+    np.testing.assert_array_equal(measured, [[1e-3, 0.3], [1, 1]])
+    np.testing.assert_array_equal(lost, [[1e-6, 0]])
+    assert ax.collections[-1].get_facecolors().size == 0
+    assert ax.get_xscale() == "log"
+    (ax,) = plot_precision(table.iloc[1:], (np.array([1e-6, 1.0]), np.array([0.0, 1.0]))).axes
+    assert len(dots(ax)) == 2
+
+
+def test_a_power_law_is_drawn_with_its_fit_and_the_expectation():
+    x = np.array([1.0, 10, 100, 1000])
+    table = pd.DataFrame({"h": x, "g": 2 * x**-0.5, "regime": ["a", "a", "b", "b"]})
+    (ax,) = plot_power_law(table, "h", "g", slope=-0.5, intercept=np.log10(2)).axes
+    np.testing.assert_array_equal(np.concatenate(dots(ax)), table[["h", "g"]])
+    expected, fitted = [line.get_xydata() for line in ax.lines]
+    np.testing.assert_allclose(fitted, [[1, 2], [1000, 2 * 1000**-0.5]])
+    assert np.log10(expected[1, 1] / expected[0, 1]) == pytest.approx(-3)
+    assert np.sqrt(expected[:, 1].prod()) == pytest.approx(np.sqrt(fitted[:, 1].prod()))  # through the same centre
+    with pytest.raises(ValueError, match="above 0"):
+        plot_power_law(table.assign(g=0.0), "h", "g", slope=-1, intercept=0)
+
+
+def test_accuracies_stand_beside_the_baseline():
+    values = {"BP": RNG.random(5), "frozen": RNG.random(5)}
+    intervals = {"BP": (0.2, 0.3), "frozen": (0.4, 0.6)}
+    (ax,) = plot_accuracy(values, intervals, baseline="frozen", published={"BP": 0.615}).axes
+    for points, results in zip(dots(ax), values.values(), strict=True):
+        np.testing.assert_array_equal(points[:, 0], results)
+    assert ax.patches[0].get_x() == 0.4
+    drawn = [line.get_xdata() for line in ax.lines]
+    assert [0.2, 0.3] in [list(x) for x in drawn]
+    assert any(line.get_marker() == "x" and line.get_xdata()[0] == 0.615 for line in ax.lines)
+    with pytest.raises(KeyError, match="'other'"):
+        plot_accuracy(values, intervals, baseline="other")
+
+
+def test_predictions_are_drawn_with_the_line_on_which_they_agree():
+    predicted, actual = RNG.normal(size=(2, 8, 50))
+    results = {
+        "float64": {"predicted": predicted, "actual": actual, "rho": 0.25},
+        "float32": {"predicted": predicted, "actual": 0 * actual, "rho": np.nan},
+    }
+    left, right = plot_predictions(results).axes
+    np.testing.assert_array_equal(dots(left)[0], np.column_stack([predicted.ravel(), actual.ravel()]))
+    assert left.get_title("left") == "float64\nρ = +0.250"
+    assert "undefined" in right.get_title("left")
+    with pytest.raises(ValueError, match="at least one"):
+        plot_predictions({})
+
+
+def test_the_explorer_redraws_and_reports_what_fails():
+    seen = []
+
+    def evaluate(layer, epsilon, precision):
+        seen.append((layer, epsilon, precision))
+        if precision == "float16":
+            raise RuntimeError("no such <precision>")
+        return {"predicted": np.arange(4.0), "actual": np.arange(4.0), "rho": 1.0}
+
+    box = credit_explorer(evaluate, [0, 1], [1e-3, 1e-5], ["float32", "float16"])
+    controls, status, picture = box.children
+    assert seen == [(0, 1e-3, "float32")]
+    assert "ρ = +1.0000" in status.value
+    assert 'alt="Predicted against true change of the loss: layer 0, ε = 0.001, float32"' in picture.value
+    controls.children[1].value = 1e-5
+    controls.children[0].value = 1
+    assert seen[-1] == (1, 1e-5, "float32")
+    controls.children[2].value = "float16"
+    assert "no such &lt;precision&gt;" in status.value
+    assert picture.value == ""
+    with pytest.raises(ValueError, match="at least one layer"):
+        credit_explorer(evaluate, [], [1e-3])
+
+
+@pytest.mark.parametrize("draw", [plot_rho_by_layer, lambda t: plot_precision(t, (np.ones(1), np.ones(1)))])
+def test_a_table_without_a_column_or_a_row_is_named(table, draw):
+    table = table.assign(gradient_rms=1.0, float32_ceiling=1.0)
+    with pytest.raises(KeyError, match="ceiling"):
+        draw(table.drop(columns="ceiling"))
+    with pytest.raises(ValueError, match="at least one row"):
+        draw(table.iloc[:0])

@@ -1,0 +1,205 @@
+"""Drawn tiles: what decides the label, what gives the hospital away, and twins that differ in one of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from studies.shortcut import drawn_tiles as synthetic
+
+EVERYWHERE = (0, 1, 2, 3, 4)
+
+
+def held_out_auc(features, labels, train):
+    """Return the area under the ROC curve of a logistic regression on the tiles that it was not fitted to."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features[train], labels[train])
+    scores = probe.predict_proba(features[~train])
+    return roc_auc_score(labels[~train], scores if labels.max() > 1 else scores[:, 1], multi_class="ovr")
+
+
+def mean_colour(tiles):
+    """Return mean intensity and mean optical density of every tile, `[N, 6]`."""
+    images = tiles.images()
+    return torch.cat([images.mean((2, 3)), -images.clamp_min(1 / 255).log().mean((2, 3))], 1).numpy()
+
+
+def granularity(tiles):
+    """Return how much of the variance of red survives smoothing, `[N, 2]`: more where nuclei are larger."""
+    red = -tiles.images()[:, :1].clamp_min(1 / 255).log()
+    smooth = [F.avg_pool2d(red, width, 1).var((1, 2, 3)) / red.var((1, 2, 3)) for width in (5, 9)]
+    return torch.stack(smooth, 1).numpy()
+
+
+@pytest.fixture(scope="module")
+def balanced():
+    plan = synthetic.plan(1600, hospitals=EVERYWHERE, seed=1)
+    return plan, synthetic.render(plan), (plan.slide < 6).numpy()
+
+
+def test_mean_colour_gives_away_the_hospital_and_not_the_label(balanced):
+    plan, tiles, train = balanced
+    colour = mean_colour(tiles)
+    # The standard error of an area of 0.5 on 640 tiles is 0.023.
+    assert abs(held_out_auc(colour, plan.tumour.numpy(), train) - 0.5) < 0.06
+    assert held_out_auc(colour, plan.hospital.numpy(), train) > 0.9
+
+
+def test_morphology_gives_away_the_label_and_not_the_hospital(balanced):
+    plan, tiles, train = balanced
+    shape = granularity(tiles)
+    assert held_out_auc(shape, plan.tumour.numpy(), train) > 0.95
+    assert held_out_auc(shape, plan.hospital.numpy(), train) < 0.65
+
+
+def test_mean_colour_predicts_the_label_where_the_hospital_does():
+    plan = synthetic.plan(600, rho=0.9, seed=1)
+    assert held_out_auc(mean_colour(synthetic.render(plan)), plan.tumour.numpy(), (plan.slide < 6).numpy()) > 0.85
+
+
+def test_without_atypia_the_labels_are_drawn_alike():
+    plan = synthetic.plan(60, atypia=0)
+    assert torch.equal(synthetic.render(plan).pixels, synthetic.render(plan.other_nuclei()).pixels)
+    plan = replace(plan, atypia=0.2)
+    assert not torch.equal(synthetic.render(plan).pixels, synthetic.render(plan.other_nuclei()).pixels)
+
+
+@pytest.mark.parametrize("rho", [0, 0.5, 0.8, 0.9, 1, -0.9])
+def test_the_correlation_asked_for_is_there(rho):
+    plan = synthetic.plan(1000, rho=rho)
+    assert np.corrcoef(plan.tumour, plan.hospital == 0)[0, 1] == pytest.approx(rho, abs=0.005)
+    assert plan.tumour.float().mean() == pytest.approx(0.5, abs=0.002)
+    assert plan.hospital.bincount() == pytest.approx([500, 250, 250], abs=2)
+    tiles_a_slide = (plan.hospital * 10 + plan.slide).bincount(minlength=30)
+    assert tiles_a_slide[:10] == pytest.approx([50] * 10, abs=2)
+    assert tiles_a_slide[10:] == pytest.approx([25] * 20, abs=2)
+
+
+def test_a_tile_is_the_same_whatever_is_drawn_beside_it():
+    plan = synthetic.plan(200, hospitals=EVERYWHERE)
+    together = synthetic.render(plan).pixels
+    some = torch.tensor([150, 3, 77])
+    assert torch.equal(synthetic.render(plan[some]).pixels, together[some])
+    assert torch.equal(synthetic.render(plan[3:4]).pixels[0], together[3])
+    assert not torch.equal(synthetic.render(replace(plan, seed=1)[3:4]).pixels[0], together[3])
+    assert len({tile.numpy().tobytes() for tile in together}) == 200
+
+
+def test_twins_in_another_stain_share_all_tissue():
+    plan = synthetic.plan(40)
+    twin = plan.other_stain()
+    assert torch.equal(synthetic.tissue(plan), synthetic.tissue(twin))
+    assert (plan.hospital != twin.hospital).all()
+    assert set(twin.hospital.tolist()) <= {0, 1, 2}
+    pairs = synthetic.counterfactuals(plan, "stain")
+    assert torch.equal(pairs.clean, synthetic.render(plan).images())
+    assert torch.equal(pairs.labels, plan.tumour)
+    assert (pairs.clean - pairs.corrupt).abs().mean((1, 2, 3)).min() > 0.02
+    with pytest.raises(ValueError, match=r"from one of two hospitals or more; got \(1, 2\)"):
+        plan.other_stain((1, 2))
+
+
+def test_twins_with_other_nuclei_share_stain_and_the_amounts_of_haematoxylin():
+    plan = synthetic.plan(40)
+    twin = plan.other_nuclei()
+    for ours, other in zip(vars(plan.stains()).values(), vars(twin.stains()).values(), strict=True):
+        assert torch.equal(ours, other)
+    first, second = synthetic.tissue(plan)[:, 0].flatten(1), synthetic.tissue(twin)[:, 0].flatten(1)
+    assert torch.equal(first.sort(dim=1).values, second.sort(dim=1).values)  # to the last pixel
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(first, second, strict=True)]
+    assert max(correlations) < 0.8  # elsewhere
+    pairs = synthetic.counterfactuals(plan, "nuclei")
+    assert torch.equal(pairs.corrupt, synthetic.render(twin).images())
+    with pytest.raises(ValueError, match="'stain' or 'nuclei'; got 'noise'"):
+        synthetic.counterfactuals(plan, "noise")
+
+
+def test_nuclei_have_the_published_sizes():
+    from skimage.measure import label, regionprops
+
+    def diameters(tumour):
+        plan = synthetic.plan(40, size=96)
+        found = []
+        for haematoxylin in synthetic.tissue(replace(plan, tumour=torch.full_like(plan.tumour, tumour)))[:, 0]:
+            for region in regionprops(label(haematoxylin.numpy() >= 0.27)):
+                whole = min(region.bbox) > 0 and max(region.bbox) < 96
+                if whole and region.solidity > 0.88 and region.area > 6:  # neither cut off nor two in one
+                    found.append(region.equivalent_diameter_area * synthetic.MICRONS)
+        return np.array(found)
+
+    normal, tumour = diameters(0), diameters(1)
+    assert np.median(normal) == pytest.approx(5.5, rel=0.05)
+    assert np.median(tumour) == pytest.approx(9, rel=0.1)
+    assert normal.std() / normal.mean() < 0.18 < tumour.std() / tumour.mean() < 0.32
+
+
+def test_pixels_are_the_painted_tissue_but_for_noise_and_compression():
+    plan = synthetic.plan(60)
+    images = synthetic.render(plan).images()
+    painted = plan.stains().paint(synthetic.tissue(plan))
+    assert (images - painted).abs().mean() < 5 / 255
+    swapped = plan.other_stain().stains().paint(synthetic.tissue(plan))
+    assert (images - swapped).abs().mean() > 10 / 255
+
+
+def test_hospitals_spread_as_published_and_the_last_lies_outside_the_others():
+    hospitals = np.array(synthetic.HOSPITALS)
+    spread = hospitals.std(0, ddof=1)
+    assert ((spread[:2] > 2) & (spread[:2] < 4.5)).all()
+    assert ((spread[2:4] > 4.5) & (spread[2:4] < 9)).all()
+    assert ((hospitals[:, 6] >= 235) & (hospitals[:, 6] <= 250)).all()
+    others, last = hospitals[:4], hospitals[4]
+    assert (last > others.max(0)).sum() + (last < others.min(0)).sum() >= 3  # so it is in no mixture of them
+
+    stains = synthetic.plan(500, hospitals=EVERYWHERE).stains().maxima.log()
+    plan = synthetic.plan(500, hospitals=EVERYWHERE)
+    assert torch.equal(stains, plan.stains().maxima.log())
+    one = stains[plan.hospital == 1].unique(dim=0)
+    assert len(one) == 10  # slides
+    assert 0.02 < one.std(0).mean() < 0.09  # a third of 0.15, of ten draws
+
+
+def test_the_sets_of_a_cohort_share_neither_slide_nor_drawing():
+    tiles = synthetic.cohort(60, held_out=20, rho=0.8)
+    assert len(tiles) == 140
+    slides = {name: set(tiles.where(name).slide.tolist()) for name in ("train", "id_val", "reversed", "val", "test")}
+    assert slides["id_val"] == slides["reversed"]
+    for name in ("id_val", "val", "test"):
+        assert not slides["train"] & slides[name]
+    assert {name: sorted(tiles.where(name).hospital.unique().tolist()) for name in slides} == {
+        "train": [0, 1, 2],
+        "id_val": [0, 1, 2],
+        "reversed": [0, 1, 2],
+        "val": [3],
+        "test": [4],
+    }
+    reverse = tiles.where("reversed")
+    assert np.corrcoef(reverse.tumour, reverse.hospital == 0)[0, 1] == pytest.approx(-0.8, abs=0.01)
+    assert len({tile.numpy().tobytes() for tile in tiles.pixels}) == 140
+    assert tiles.digest == synthetic.cohort(60, held_out=20, rho=0.8).digest
+    assert tiles.digest != synthetic.cohort(60, held_out=20, rho=0.8, seed=1).digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rho": 1.1}, r"rho must lie in \[-1, 1\].*got 1.1"),
+        ({"rho": 0.5, "hospitals": (4,)}, r"0 for a single hospital; got 0.5 for \(4,\)"),
+        ({"hospitals": (0, 5)}, r"hospitals are 0 to 4.*got \(0, 5\)"),
+        ({"slides": ()}, r"one or more of each"),
+        ({"size": 50}, "multiple of 8.*got 50"),
+        ({"atypia": -1}, "atypia must be 0 or more"),
+        ({"count": 0}, "count must be 1 or more"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        synthetic.plan(**{"count": 8, **arguments})
