@@ -7,13 +7,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from threadpoolctl import threadpool_limits
 
 from nbutils import layout, seeding
 
-# Libraries look at these when they are loaded, in this process and in those that tests start. Two threads on operators
-# of this size wait for each other: one file took 83 seconds of CPU time instead of 7.
-for library in ("OMP", "MKL", "OPENBLAS"):
+# Two threads on operators of this size wait for each other: one file took 83 seconds of CPU time instead of 7.
+for library in ("OMP", "MKL", "OPENBLAS"):  # here, where they are loaded later, and in processes that tests start
     os.environ[f"{library}_NUM_THREADS"] = "1"
+threadpool_limits(1)  # those that a plugin of pytest has loaded already
 seeding.pin_kernels()  # must be done before the first computation
 
 

@@ -110,27 +110,6 @@ def test_what_does_not_fit_is_named(trained, tmp_path, change, message):
             load_state(path)
 
 
-class Bomb:
-    """A pickle of it writes a file when it is loaded as pickles usually are."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def test_code_in_a_file_is_refused_and_not_run(trained, tmp_path):
-    witness = tmp_path / "executed"
-    path = tmp_path / "bomb.pt"
-    torch.save({**trained.state_dict(), "net.0.bias": Bomb(witness)}, path)
-    with pytest.raises(StateError, match=r"bomb\.pt could not be read .*without running code"):
-        load_state(path)
-    assert not witness.exists()
-    torch.load(path, weights_only=False)["net.0.bias"].close()
-    assert witness.exists()  # the bomb is live
-
-
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_files_that_are_no_state_dicts_are_named(trained, tmp_path, suffix):
     path = tmp_path / f"odd{suffix}"
