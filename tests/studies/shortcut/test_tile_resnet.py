@@ -43,7 +43,6 @@ def test_the_head_reads_512_pooled_channels_and_pixels_may_be_bytes(build):
         logits = model(images)
         features = model.pooled(images)
     assert features.shape == (5, 512)
-    assert features.min() >= 0
     assert torch.equal(seen["avgpool"].flatten(1), features)
     assert torch.equal(model.head(features), logits)
     assert torch.allclose(model(images.float() / 255), logits, atol=1e-5)
