@@ -1,24 +1,26 @@
 # The public vocabulary: read by editors and type checkers, and by `__init__.py`, which imports a name when it is used.
 
+from .ablation.edits import edits as edits
 from .ablation.sites import Site as Site
 from .ablation.surgery import prune as prune
-from .ablation.values import AblationType as AblationType
+from .ablation.types import AblationType as AblationType
 from .ablation.values import batch_src_ablations as batch_src_ablations
-from .ablation.values import edits as edits
 from .ablation.values import gather as gather
 from .ablation.values import src_ablations as src_ablations
-from .ablation.values import zero_weights as zero_weights
+from .ablation.weights import zero_weights as zero_weights
 from .claims import check as check
 from .claims import metric as metric
 from .data.pairs import PairLoader as PairLoader
 from .data.pairs import Pairs as Pairs
 from .graphs.residual import ResidualGraph as ResidualGraph
 from .graphs.residual import patch_edges as patch_edges
+from .graphs.scores import EdgeTask as EdgeTask
 from .graphs.scores import attribution_scores as attribution_scores
 from .graphs.scores import exact_scores as exact_scores
 from .graphs.scores import integrated_gradients as integrated_gradients
 from .hooks import capture as capture
 from .hooks import edit as edit
+from .hooks import unchanged as unchanged
 from .plotting.figures import show as show
 from .runs import run as run
 from .schedules.dopesheet import Dopesheet as Dopesheet

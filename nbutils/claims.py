@@ -1,4 +1,4 @@
-"""Claims: statements of the prose with a number, checked where they are made and recorded in `results.json`.
+"""Claims: statements of the prose with a number, checked where they are made and kept in `results.json`.
 
 A notebook calls `begin` once, `check` for every claim, `metric` for numbers it reports without claiming
 anything, and `save` at the end.
@@ -18,7 +18,7 @@ from typing import SupportsFloat
 
 from nbutils import __version__, atomic, layout
 
-RECORDED_DIGITS = 6  # significant digits stored: finer than any tolerance, coarser than floating-point noise
+KEPT_DIGITS = 6  # significant digits stored: finer than any tolerance, coarser than floating-point noise
 
 
 class ClaimError(AssertionError):
@@ -26,7 +26,7 @@ class ClaimError(AssertionError):
 
 
 @dataclass
-class Record:
+class Results:
     """What one notebook run found: claims, metrics, and what produced them."""
 
     stem: str
@@ -37,23 +37,23 @@ class Record:
     metrics: dict[str, float | int | None] = field(default_factory=dict)
 
 
-_record: Record | None = None
+_results: Results | None = None
 
 
 def begin(stem: str, *, profile: str, source: str) -> None:
-    """Start the record of one notebook run; claims and metrics of an earlier one are forgotten.
+    """Start the results of one notebook run; claims and metrics of an earlier one are forgotten.
 
     Args:
         stem: the notebook's stem, e.g. `"01-color-cube"`.
         profile: the scale of the run, e.g. `"quick"`.
         source: where the data came from, e.g. `"embedded digits"`.
     """
-    global _record
+    global _results
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem must be a notebook's name without folder or suffix, got {stem!r}")
     if not isinstance(profile, str) or not isinstance(source, str):
         raise ValueError(f"profile and source are text, got {profile!r} and {source!r}")
-    _record = Record(stem, profile, source, _versions())
+    _results = Results(stem, profile, source, _versions())
 
 
 def stem() -> str:
@@ -67,7 +67,7 @@ def stem() -> str:
 
 def source() -> str | None:
     """Return the data source given to `begin`; None before it."""
-    return _record.source if _record else None
+    return _results.source if _results else None
 
 
 def check(
@@ -79,7 +79,7 @@ def check(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> None:
-    """Record a claim, print it as one line, and raise if it does not hold.
+    """Keep a claim, print it as one line, and raise if it does not hold.
 
     Exactly one form is given: `expect` with `atol`, or a bound (`at_least`, `at_most`, or both). Bounds are
     inclusive. A value that is not finite never holds. Checking a name again replaces its earlier claim.
@@ -96,7 +96,7 @@ def check(
         ClaimError: the claim does not hold; `results.json` is written first and names it.
         ValueError: no form, two forms, half a form, or `begin` was not called.
     """
-    record = _current()
+    results = _current()
     if not isinstance(name, str) or not name.isprintable() or not name.strip():
         raise ValueError(f"a claim needs a name on one line, got {name!r}")
     given = {"expect": expect, "atol": atol, "at_least": at_least, "at_most": at_most}
@@ -122,7 +122,7 @@ def check(
         expected = " and ".join(bounds)
     holds = math.isfinite(number) and within
 
-    record.claims[name] = {"value": _recorded(number), **limits, "holds": holds}
+    results.claims[name] = {"value": _kept(number), **limits, "holds": holds}
     line = f"{name} = {number:.4g}   expected {expected}"
     print(f"{'holds' if holds else 'fails'}   {line}")
     if not holds:
@@ -131,17 +131,17 @@ def check(
 
 
 def metric(**values: SupportsFloat) -> None:
-    """Record numbers under their names; whole numbers stay whole, values that are not finite become null."""
-    record = _current()
+    """Keep numbers under their names; whole numbers stay whole, values that are not finite become null."""
+    results = _current()
     for name, value in values.items():
         try:
-            record.metrics[name] = operator.index(value)  # int, and integer scalars of numpy and torch
+            results.metrics[name] = operator.index(value)  # int, and integer scalars of numpy and torch
         except TypeError:
-            record.metrics[name] = _recorded(float(value))
+            results.metrics[name] = _kept(float(value))
 
 
 def save(path: Path | None = None) -> Path:
-    """Write the record atomically.
+    """Write the results atomically.
 
     Args:
         path: where; `results.json` in the notebook's assets folder when not given.
@@ -149,17 +149,17 @@ def save(path: Path | None = None) -> Path:
     Returns:
         The path written.
     """
-    record = _current()
-    path = path or layout.assets(record.stem) / "results.json"
-    return atomic.write(path, json.dumps(vars(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    results = _current()
+    path = path or layout.assets(results.stem) / "results.json"
+    return atomic.write(path, json.dumps(vars(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def load(path: Path) -> Record:
-    """Read a record and check its form.
+def load(path: Path) -> Results:
+    """Read results and check their form.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON, or not a record; the message names the file and the first defect.
+        ValueError: the file is not JSON, or no results; the message names the file and the first defect.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -167,18 +167,18 @@ def load(path: Path) -> Record:
         raise ValueError(f"{path} is not JSON: {error}") from None
     defect = _defect(content)
     if defect:
-        raise ValueError(f"{path} is not a record of claims: {defect}")
-    return Record(**{key: content[key] for key in Record.__dataclass_fields__})
+        raise ValueError(f"{path} does not hold results of a notebook: {defect}")
+    return Results(**{key: content[key] for key in Results.__dataclass_fields__})
 
 
-def _current() -> Record:
-    if _record is None:
-        raise ValueError("no record is open; call claims.begin(stem, profile=..., source=...) first")
-    return _record
+def _current() -> Results:
+    if _results is None:
+        raise ValueError("no results are open; call claims.begin(stem, profile=..., source=...) first")
+    return _results
 
 
-def _recorded(number: float) -> float | None:
-    return float(f"{number:.{RECORDED_DIGITS}g}") if math.isfinite(number) else None
+def _kept(number: float) -> float | None:
+    return float(f"{number:.{KEPT_DIGITS}g}") if math.isfinite(number) else None
 
 
 def _versions() -> dict[str, str]:
@@ -186,7 +186,7 @@ def _versions() -> dict[str, str]:
     for package in ("torch", "torchvision", "numpy"):
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # a record needs no torch; what is absent is not listed
+        except PackageNotFoundError:  # results need no torch; what is absent is not listed
             continue
     return found
 

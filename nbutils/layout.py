@@ -61,6 +61,11 @@ def dopesheet(stem: str) -> Path:
     return root() / "dopesheets" / f"{stem}.csv"
 
 
+def figure_texts() -> list[Path]:
+    """Return the files that describe the figures of notebooks, one in each study's room."""
+    return sorted((root() / "notebooks" / "studies").glob("*/figures.toml"))
+
+
 def recorded(stem: str, which: str = "real") -> Path:
     """Return the path of the results of a notebook's last recorded run, whatever `$NBUTILS_OUT` says.
 

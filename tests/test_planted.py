@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils.ablation.surgery import ablate, prune
-from nbutils.ablation.values import AblationType, batch_src_ablations
+from nbutils.ablation.types import AblationType
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader
-from nbutils.graphs.scores import evaluate
+from nbutils.graphs.scores import EdgeTask, evaluate
 from nbutils.hooks import capture, edit
 from nbutils.schedules import Dopesheet, Timeline
 from nbutils.seeding import generator
@@ -17,64 +16,13 @@ from studies.backdoor.batches import DigitBatches
 from studies.backdoor.network import LAYERS, MnistNet
 from studies.backdoor.planted import plant_backdoor
 from studies.backdoor.trigger import Trigger, views
-from studies.circuits.faithfulness import accuracy_of
+from studies.circuits.faithfulness import answer_accuracy_of
 from studies.circuits.graph import transformer_graph
 from studies.circuits.planted import plant_reversal
 from studies.circuits.sequences import reversal
-from studies.color_cube.data import RED_HSV, rgb_grid
-from studies.color_cube.mappers import BoundedFalloff
-from studies.color_cube.planted import PlantedColors
-from studies.color_cube.reconstruction import error_correlation, squared_error
-from studies.color_cube.similarity import rgb_similarity
-from studies.color_cube.steering import Suppression
 from studies.shortcut import pooled
 from studies.shortcut.planted import plant_features
 from studies.shortcut.probes import channel_scores, fit_probe, probe_accuracy, three_sets
-
-GAIN = 0.5
-
-
-@pytest.fixture(scope="module")
-def planted():
-    colors = torch.as_tensor(rgb_grid(8).reshape(-1, 3))
-    similarity = rgb_similarity(colors.numpy(), RED_HSV)
-    rho = 0.9 * similarity**1.5  # so that the squared error is proportional to similarity cubed
-    return colors, similarity, rho, PlantedColors(colors, torch.as_tensor(rho), gain=GAIN).eval()
-
-
-def test_it_reconstructs_exactly_when_left_alone(planted):
-    colors, _, _, model = planted
-    assert squared_error(model(colors), colors).max().item() < 1e-20
-
-
-def test_ablation_pruning_and_suppression_give_the_derived_error(planted):
-    colors, similarity, rho, model = planted
-    expected = (GAIN * rho) ** 2
-    with torch.no_grad():
-        errors = [squared_error(operate(model, "bottleneck", [0])(colors), colors) for operate in (ablate, prune)]
-        with edit(model, {"bottleneck": Suppression((1.0, 0, 0, 0, 0), BoundedFalloff(power=0))}):
-            errors.append(squared_error(model(colors), colors))
-    for error in errors:
-        assert error.numpy() == pytest.approx(expected, abs=1e-12)
-        assert error_correlation(error, similarity, power=3) == pytest.approx(1, abs=1e-9)
-    cyan = (colors == torch.tensor([0.0, 1, 1])).all(1)
-    assert errors[0][cyan].item() == pytest.approx((GAIN * rho[cyan.numpy()][0]) ** 2, abs=1e-15)
-
-
-def test_another_dimension_is_not_red(planted):
-    """Negative control: what is found on dimension 0 is found there only."""
-    colors, similarity, _, model = planted
-    wrong = squared_error(ablate(model, "bottleneck", [1])(colors), colors).detach()
-    assert wrong.max().item() > 0.1
-    assert abs(error_correlation(wrong, similarity, power=3)) < 0.3
-
-
-def test_impossible_plants_are_refused(planted):
-    colors, _, rho, model = planted
-    with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        PlantedColors(colors, torch.as_tensor(np.ones(len(rho))))
-    with pytest.raises(ValueError, match="codebook"):
-        model(torch.full((1, 3), 0.123, dtype=torch.float64))
 
 
 @pytest.fixture(scope="module")
@@ -148,16 +96,15 @@ MEAN_MATTERS = {"token → a0.0.v", "a0.0 → logits"}
 
 
 @pytest.mark.parametrize("batch_size", [243, 100])
-@pytest.mark.parametrize("kind", AblationType)
+@pytest.mark.parametrize("kind", list(AblationType), ids=str)
 def test_the_planted_reversal_loses_just_the_edges_and_the_accuracy_derived_for_each_type(kind, batch_size):
     if batch_size < 243 and kind.name.startswith("BATCH"):
         pytest.skip("derived for a batch of all inputs")
     model, loader = plant_reversal(), PairLoader(REVERSAL, batch_size)
     graph = transformer_graph(model, REVERSAL.clean)
-    inputs = {AblationType.RESAMPLE: "corrupt"}.get(kind, "clean") if kind.batch_specific else None
-    ablations = batch_src_ablations(model, graph.sites, loader, kind, inputs)
+    task = EdgeTask(model, graph, loader, kind, answer_accuracy_of)
     masks = torch.cat([torch.zeros(1, 9), torch.eye(9)])
-    clean, *ablated = evaluate(model, graph, masks, loader, ablations, accuracy_of).double().mean(1).tolist()
+    clean, *ablated = evaluate(task, masks).double().mean(1).tolist()
     assert clean == 1
     uniform = kind in (AblationType.ZERO, AblationType.BATCH_ALL_TOK_MEAN)  # of attention, without positions
     lost = 0 if kind is AblationType.RESAMPLE else 1 / 3
@@ -197,7 +144,7 @@ def found_and_effect(planted, unseen):
     items = pooled.Pool(unseen.features, unseen.tumour)
     logits = pooled.logits(planted.head, items, mean, torch.stack([mask & False, mask]))
     accuracies = (logits.argmax(-1) == unseen.tumour).float().mean(1).tolist()
-    left = pooled.ablate(planted.features, mask, mean).numpy()
+    left = pooled.replace_channels(planted.features, mask, mean).numpy()
     probe = fit_probe(left[sets.fitting], hospital[sets.fitting])
     readable = probe_accuracy(probe, left[sets.evaluation], hospital[sets.evaluation]).value
     return {*order[: len(planted.stain)].tolist()}, accuracies, readable

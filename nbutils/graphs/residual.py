@@ -14,14 +14,14 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nbutils.ablation.sites import Site
-from nbutils.hooks import edit
+from nbutils.hooks import edit, unchanged, watch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,18 +81,13 @@ class ResidualGraph:
             site.resolve(model)
         events: list[tuple[str, str, Tensor]] = []  # (kind, module, stream), in order
 
-        def read(module: str):
-            return lambda _module, inputs: events.append(("read", module, inputs[0].detach().clone()))
+        def note(kind: str, module: str, tensor: Tensor, *_arguments: object, **_keywords: object) -> None:
+            events.append((kind, module, tensor.detach().clone()))
 
-        def wrote(module: str):
-            return lambda _module, _inputs, output: events.append(("wrote", module, output.detach().clone()))
-
-        with edit(model, {}), torch.no_grad():
+        wrote = {site.module: partial(note, "wrote", site.module) for site in sources.values()}
+        read = {site.module: partial(note, "read", site.module) for site in destinations.values()}
+        with unchanged(model), watch(model, wrote, inputs=read), torch.no_grad():
             model.eval()
-            for path in dict.fromkeys(site.module for site in destinations.values()):
-                model.get_submodule(path).register_forward_pre_hook(read(path))
-            for path in dict.fromkeys(site.module for site in sources.values()):
-                model.get_submodule(path).register_forward_hook(wrote(path))
             model(sample)
         for kind, sites in (("wrote", sources), ("read", destinations)):
             for site in sites.values():
@@ -261,7 +256,7 @@ def patch_edges(
     """
     masks = edges if isinstance(edges, Tensor) else graph.mask(edges)
     patch = _Patch(graph, masks, ablations, where)
-    with edit(model, {}), patch.hooked(model):
+    with patch.hooked(model):
         yield
 
 
@@ -292,7 +287,7 @@ def run_edge_sets(
     if fold < 1:
         raise ValueError(f"fold must be 1 or more; got {fold}")
     outputs = []
-    with edit(model, {}):
+    with unchanged(model):
         model.eval()
         for some in masks.split(fold):
             with _Patch(graph, some, ablations, where).hooked(model):
@@ -357,65 +352,60 @@ class _Patch:
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
-        handles = []
         if (parameter := next(model.parameters(), None)) is not None:
             self.masks, self.touched, self.ablations = (
                 tensor.to(parameter.device) for tensor in (self.masks, self.touched, self.ablations)
             )
+        written = {
+            span.module: partial(self._write, span)
+            for span in _spans(self.graph.sources)
+            if self.read[:, span.start : span.stop].any()
+        }
+        read = {
+            span.module: partial(self._read, span)
+            for span in _spans(self.graph.destinations)
+            if self.read[span.start : span.stop].any()
+        }
         try:
-            for span in _spans(self.graph.sources):
-                if self.read[:, span.start : span.stop].any():
-                    handles.append(model.get_submodule(span.module).register_forward_hook(self._writer(span)))
-            for span in _spans(self.graph.destinations):
-                if self.read[span.start : span.stop].any():
-                    handles.append(model.get_submodule(span.module).register_forward_pre_hook(self._reader(span)))
-            yield
+            with watch(model, written), edit(model, inputs=read):
+                yield
         finally:
             self.written.clear()
-            for handle in handles:
-                handle.remove()
 
-    def _writer(self, span: _Span):
-        def wrote(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            sets = len(self.masks)
-            written = output[None] if span.axis is None else output.movedim(span.axis, 0)  # (units, sets·items, ...)
-            rows = self.ablations[span.start : span.stop].to(written)  # (units, items or 1, ...)
-            items = written.shape[1] // sets
-            if written.shape[1] % sets or rows.shape[1] not in (1, items) or rows.shape[2:] != written.shape[2:]:
-                raise ValueError(
-                    f"{span.module!r} writes {tuple(written.shape[1:])} for {sets} edge sets, where ablations are "
-                    f"{_shape(self.ablations)}: expected [{len(self.ablations)}, items, ...], and inputs [sets · items]"
-                )
-            self.written[span.module] = written.unflatten(1, (sets, items)).transpose(0, 1).clone()
+    def _write(self, span: _Span, output: Tensor) -> None:
+        sets = len(self.masks)
+        written = output[None] if span.axis is None else output.movedim(span.axis, 0)  # (units, sets·items, ...)
+        rows = self.ablations[span.start : span.stop].to(written)  # (units, items or 1, ...)
+        items = written.shape[1] // sets
+        if written.shape[1] % sets or rows.shape[1] not in (1, items) or rows.shape[2:] != written.shape[2:]:
+            raise ValueError(
+                f"{span.module!r} writes {tuple(written.shape[1:])} for {sets} edge sets, where ablations are "
+                f"{_shape(self.ablations)}: expected [{len(self.ablations)}, items, ...], and inputs [sets · items]"
+            )
+        self.written[span.module] = written.unflatten(1, (sets, items)).transpose(0, 1).clone()
 
-        return wrote
-
-    def _reader(self, span: _Span):
-        def read(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = inputs[0]
-            here = slice(span.start, span.stop)
-            # Only for the edge sets that reach this module: in a sweep over single edges they are few.
-            sets = self.touched[:, here].any(1).nonzero()[:, 0]
-            total: Tensor | float = 0.0
-            for source in _spans(self.graph.sources):
-                there = slice(source.start, source.stop)
-                if not self.read[here, there].any():
-                    continue
-                written = self.written[source.module].index_select(0, sets)  # (sets, sources, items, ...)
-                masks = self.masks[sets, here, there].to(written)  # (sets, destinations, sources)
-                ablated = self.ablations[there].to(written).expand(written.shape[1:]).flatten(1)
-                part = (1 - masks) @ written.flatten(2) + masks @ ablated
-                total = total + part.unflatten(2, written.shape[2:])  # (sets, destinations, items, ...)
-            copies = x[None] if span.axis is None else x.movedim(span.axis, 0)  # (destinations, sets·items, ...)
-            copies = copies.unflatten(1, (len(self.masks), -1)).transpose(0, 1)
-            touched = self.touched[sets, here].view(len(sets), len(span), *[1] * (copies.ndim - 2))
-            if self.where is not None:
-                touched = touched & _places(self.where, copies).to(copies.device)
-            patched = torch.where(touched, total, copies.index_select(0, sets))
-            copies = copies.index_copy(0, sets, patched).transpose(0, 1).flatten(1, 2)
-            return (copies[0] if span.axis is None else copies.movedim(0, span.axis % x.ndim), *inputs[1:])
-
-        return read
+    def _read(self, span: _Span, x: Tensor) -> Tensor:
+        here = slice(span.start, span.stop)
+        # Only for the edge sets that reach this module: in a sweep over single edges they are few.
+        sets = self.touched[:, here].any(1).nonzero()[:, 0]
+        total: Tensor | float = 0.0
+        for source in _spans(self.graph.sources):
+            there = slice(source.start, source.stop)
+            if not self.read[here, there].any():
+                continue
+            written = self.written[source.module].index_select(0, sets)  # (sets, sources, items, ...)
+            masks = self.masks[sets, here, there].to(written)  # (sets, destinations, sources)
+            ablated = self.ablations[there].to(written).expand(written.shape[1:]).flatten(1)
+            part = (1 - masks) @ written.flatten(2) + masks @ ablated
+            total = total + part.unflatten(2, written.shape[2:])  # (sets, destinations, items, ...)
+        copies = x[None] if span.axis is None else x.movedim(span.axis, 0)  # (destinations, sets·items, ...)
+        copies = copies.unflatten(1, (len(self.masks), -1)).transpose(0, 1)
+        touched = self.touched[sets, here].view(len(sets), len(span), *[1] * (copies.ndim - 2))
+        if self.where is not None:
+            touched = touched & _places(self.where, copies).to(copies.device)
+        patched = torch.where(touched, total, copies.index_select(0, sets))
+        copies = copies.index_copy(0, sets, patched).transpose(0, 1).flatten(1, 2)
+        return copies[0] if span.axis is None else copies.movedim(0, span.axis % x.ndim)
 
 
 def _places(where: Tensor, copies: Tensor) -> Tensor:

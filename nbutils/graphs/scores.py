@@ -1,41 +1,78 @@
 """How much each edge of a residual graph matters, by several methods; and the circuits that scores stand for.
 
-All take the pairs in a loader, the ablations of each batch (as from `batch_src_ablations`), and a metric: (logits,
-batch) -> one number an item, higher meaning a better answer. A score estimates what ablating the edge does to the mean
-of the metric: negative where the edge helps. Magnitudes and random scores have no sign. What ranks edges is the size.
+What they all ask of is an `EdgeTask`. A score estimates what ablating the edge does to the mean of the task's metric:
+negative where the edge helps. Magnitudes and random scores have no sign. What ranks edges is the size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from nbutils.ablation.values import AblationType, src_ablations
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import batch_src_ablations, src_ablations
 from nbutils.data.pairs import PairBatch, PairLoader
 from nbutils.graphs.residual import FOLD, ResidualGraph, patch_edges, run_edge_sets
-from nbutils.hooks import edit
+from nbutils.hooks import edit, unchanged
 from nbutils.seeding import generator
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Metric = Callable[[Tensor, PairBatch], Tensor]
-Ablations = Mapping[int, Tensor]  # batch key -> `[sources, items, ...]`
 
 
-def evaluate(
-    model: nn.Module,
-    graph: ResidualGraph,
-    masks: Tensor,
-    loader: PairLoader,
-    ablations: Ablations,
-    metric: Metric,
-    *,
-    fold: int = FOLD,
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class EdgeTask:
+    """What scores of edges are about: a model as a graph, pairs, what replaces its sources, and how well it answers.
+
+    Attributes:
+        model: the graph's; it runs in eval mode and is left as it was.
+        graph: as from `ResidualGraph.trace`.
+        pairs: the loader of clean and corrupt inputs.
+        ablation: what replaces what the sources write: a type, which takes it from the inputs that are its own
+            (`AblationType.inputs`); or values by batch key, `[sources, items, ...]`, as from `batch_src_ablations`.
+        metric: (logits, batch) -> one number an item `[items]`, higher meaning a better answer.
+    """
+
+    model: nn.Module
+    graph: ResidualGraph
+    pairs: PairLoader
+    ablation: AblationType | Mapping[int, Tensor]
+    metric: Metric
+
+    @cached_property
+    def values(self) -> Mapping[int, Tensor]:
+        """What replaces the sources: batch key -> `[sources, items, ...]`; taken once, when first asked for."""
+        if not isinstance(self.ablation, AblationType):
+            return self.ablation
+        sites = self.graph.sites
+        if self.ablation.needs == "dataset":
+            return batch_src_ablations(self.model, sites, self.pairs, self.ablation)
+        return {
+            batch.key: src_ablations(self.model, sites, self.ablation.inputs(batch)[0], self.ablation, stack=True)
+            for batch in self.pairs
+        }
+
+    def of(self, batch: PairBatch) -> Tensor:
+        """Return what replaces the sources on a batch `[sources, items, ...]`.
+
+        Raises:
+            KeyError: there is none for it.
+        """
+        if batch.key not in self.values:
+            raise KeyError(
+                f"no ablations for batch {batch.key}; there are {sorted(self.values)}: were they made by this loader?"
+            )
+        return self.values[batch.key]
+
+
+def evaluate(task: EdgeTask, masks: Tensor, *, fold: int = FOLD) -> Tensor:
     """Return the metric of each prompt under each edge set `[sets, N]`, on the clean inputs.
 
     Args:
@@ -46,96 +83,67 @@ def evaluate(
         KeyError: no ablations for a batch.
     """
     parts = []
-    for batch in loader:
-        logits = run_edge_sets(model, graph, masks, batch.clean, _of(ablations, batch), fold=fold)
-        parts.append(torch.stack([metric(one, batch) for one in logits]))
+    for batch in task.pairs:
+        logits = run_edge_sets(task.model, task.graph, masks, batch.clean, task.of(batch), fold=fold)
+        parts.append(torch.stack([task.metric(one, batch) for one in logits]))
     return torch.cat(parts, dim=1)
 
 
-def exact_scores(
-    model: nn.Module,
-    graph: ResidualGraph,
-    loader: PairLoader,
-    ablations: Ablations,
-    metric: Metric,
-    *,
-    fold: int = FOLD,
-) -> Tensor:
+def exact_scores(task: EdgeTask, *, fold: int = FOLD) -> Tensor:
     """Return what ablating each edge alone does to the mean of the metric `[edges]`: one run an edge."""
-    edges = len(graph.edges)
+    edges = len(task.graph.edges)
     masks = torch.cat([torch.zeros(1, edges), torch.eye(edges)])
-    means = evaluate(model, graph, masks, loader, ablations, metric, fold=fold).double().mean(1)
+    means = evaluate(task, masks, fold=fold).double().mean(1)
     return means[1:] - means[0]
 
 
-def mask_gradients(
-    model: nn.Module,
-    graph: ResidualGraph,
-    loader: PairLoader,
-    ablations: Ablations,
-    metric: Metric,
-    at: Sequence[float] = (0.0,),
-) -> Tensor:
+def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,)) -> Tensor:
     """Return the gradient of the mean metric with respect to the mask `[points, edges]`, with all edges at a point.
 
     Args:
         at: points in [0, 1]: 0 is the clean model, 1 everything ablated. They are folded into one pass.
     """
-    total = torch.zeros(len(at), len(graph.edges), dtype=torch.float64)
-    with edit(model, {}), torch.enable_grad():
-        model.eval()
-        for batch in loader:
-            masks = torch.tensor(at, dtype=torch.float64)[:, None].repeat(1, len(graph.edges)).requires_grad_()
+    total = torch.zeros(len(at), len(task.graph.edges), dtype=torch.float64)
+    with unchanged(task.model), torch.enable_grad():
+        task.model.eval()
+        for batch in task.pairs:
+            masks = torch.tensor(at, dtype=torch.float64)[:, None].repeat(1, len(task.graph.edges)).requires_grad_()
             inputs = batch.clean.repeat(len(at), *[1] * (batch.clean.ndim - 1))
-            with patch_edges(model, graph, masks, _of(ablations, batch)):
-                logits = model(inputs).unflatten(0, (len(at), -1))
-            value = torch.stack([metric(one, batch).sum() for one in logits]).sum()
+            with patch_edges(task.model, task.graph, masks, task.of(batch)):
+                logits = task.model(inputs).unflatten(0, (len(at), -1))
+            value = torch.stack([task.metric(one, batch).sum() for one in logits]).sum()
             total += torch.autograd.grad(value, masks)[0]
-    return total / _items(loader)
+    return total / len(task.pairs.pairs)
 
 
-def attribution_scores(
-    model: nn.Module, graph: ResidualGraph, loader: PairLoader, ablations: Ablations, metric: Metric
-) -> Tensor:
+def attribution_scores(task: EdgeTask) -> Tensor:
     """Return edge attribution `[edges]`: the mean of (ablated − clean) · gradient at what the destination reads.
 
     To first order what ablating the edge does: it equals the gradient of the mask at 0. One forward and one backward
     pass a batch, whatever the number of edges. Syed et al. 2023, arXiv 2310.10348.
     """
-    scores = torch.zeros(len(graph.edges), dtype=torch.float64)
+    scores = torch.zeros(len(task.graph.edges), dtype=torch.float64)
     reads: dict[str, Tensor] = {}  # module -> zeros added to what it reads, whose gradient is that of the input
 
-    def read(module: str):
-        def add(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            reads[module] = torch.zeros_like(inputs[0]).requires_grad_()
-            return (inputs[0] + reads[module], *inputs[1:])
+    def add(module: str, read: Tensor) -> Tensor:
+        reads[module] = torch.zeros_like(read).requires_grad_()
+        return read + reads[module]
 
-        return add
-
-    for batch in loader:
-        clean = src_ablations(model, graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
-        difference = dict(zip(graph.sources, _of(ablations, batch) - clean, strict=True))
-        with edit(model, {}), torch.enable_grad():
-            model.eval()
-            for module in dict.fromkeys(site.module for site in graph.destinations.values()):
-                model.get_submodule(module).register_forward_pre_hook(read(module))
-            value = metric(model(batch.clean), batch).sum()
+    zeros = {site.module: partial(add, site.module) for site in task.graph.destinations.values()}
+    for batch in task.pairs:
+        clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
+        difference = dict(zip(task.graph.sources, task.of(batch) - clean, strict=True))
+        with unchanged(task.model), edit(task.model, inputs=zeros), torch.enable_grad():
+            task.model.eval()
+            value = task.metric(task.model(batch.clean), batch).sum()
             gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))
-        parts = {name: site.select(gradients[site.module]) for name, site in graph.destinations.items()}
-        products = [(difference[e.source] * parts[e.destination]).sum() for e in graph.edges]
+        parts = {name: site.select(gradients[site.module]) for name, site in task.graph.destinations.items()}
+        products = [(difference[e.source] * parts[e.destination]).sum() for e in task.graph.edges]
         scores += torch.stack(products).cpu()
-    return scores / _items(loader)
+    return scores / len(task.pairs.pairs)
 
 
-def integrated_gradients(
-    model: nn.Module,
-    graph: ResidualGraph,
-    loader: PairLoader,
-    ablations: Ablations,
-    metric: Metric,
-    *,
-    steps: int = 8,
-) -> Tensor:
+def integrated_gradients(task: EdgeTask, *, steps: int = 8) -> Tensor:
     """Return the gradient of the mask, averaged on the way from 0 to 1 with all edges together `[edges]`.
 
     Its sum over edges is, but for the error of the midpoint rule, the difference that ablating everything makes.
@@ -146,17 +154,17 @@ def integrated_gradients(
     """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more; got {steps}")
-    return mask_gradients(model, graph, loader, ablations, metric, [(i + 0.5) / steps for i in range(steps)]).mean(0)
+    return mask_gradients(task, [(i + 0.5) / steps for i in range(steps)]).mean(0)
 
 
-def magnitude_scores(model: nn.Module, graph: ResidualGraph, loader: PairLoader) -> Tensor:
+def magnitude_scores(task: EdgeTask) -> Tensor:
     """Return the mean norm of what the edge's source writes on clean inputs `[edges]`: a baseline without the task."""
-    total = torch.zeros(len(graph.sources), dtype=torch.float64)
-    for batch in loader:
-        written = src_ablations(model, graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
+    total = torch.zeros(len(task.graph.sources), dtype=torch.float64)
+    for batch in task.pairs:
+        written = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
         total += written.double().flatten(2).norm(dim=2).sum(1).cpu()
-    by_source = dict(zip(graph.sources, (total / _items(loader)).tolist(), strict=True))
-    return torch.tensor([by_source[edge.source] for edge in graph.edges], dtype=torch.float64)
+    by_source = dict(zip(task.graph.sources, (total / len(task.pairs.pairs)).tolist(), strict=True))
+    return torch.tensor([by_source[edge.source] for edge in task.graph.edges], dtype=torch.float64)
 
 
 def random_scores(graph: ResidualGraph, seed: int = 0) -> Tensor:
@@ -164,16 +172,7 @@ def random_scores(graph: ResidualGraph, seed: int = 0) -> Tensor:
     return torch.rand(len(graph.edges), generator=generator(seed, "random edge scores"), dtype=torch.float64)
 
 
-def greedy_pruning(
-    model: nn.Module,
-    graph: ResidualGraph,
-    loader: PairLoader,
-    ablations: Ablations,
-    metric: Metric,
-    threshold: float,
-    *,
-    fold: int = 8,
-) -> tuple[Tensor, pd.DataFrame]:
+def greedy_pruning(task: EdgeTask, threshold: float, *, fold: int = 8) -> tuple[Tensor, pd.DataFrame]:
     """Ablate edges one after the other, from the output back, and keep those whose loss costs too much.
 
     An edge goes for good where the mean of the metric falls by less than `threshold`, against its value with all edges
@@ -198,20 +197,20 @@ def greedy_pruning(
 
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0; got {threshold}")
-    mask = torch.zeros(len(graph.edges))
+    mask = torch.zeros(len(task.graph.edges))
 
     def mean(masks: Tensor) -> list[float]:
-        return evaluate(model, graph, masks, loader, ablations, metric, fold=fold).double().mean(1).tolist()
+        return evaluate(task, masks, fold=fold).double().mean(1).tolist()
 
     value = mean(mask[None])[0]
-    queue = _from_the_output(graph)
+    queue = _from_the_output(task.graph)
     path: list[tuple[str, str, float, bool]] = []
     while queue:
         trial = queue[:fold]
-        gone = mask + torch.eye(len(graph.edges))[trial].cumsum(0)
+        gone = mask + torch.eye(len(task.graph.edges))[trial].cumsum(0)
         for edge, after in zip(trial, mean(gone), strict=True):
             kept = value - after >= threshold
-            path.append((*graph.edges[edge], value - after, kept))
+            path.append((*task.graph.edges[edge], value - after, kept))
             queue.remove(edge)
             if kept:
                 break  # the sets that follow would lack this edge
@@ -220,20 +219,11 @@ def greedy_pruning(
     return mask, pd.DataFrame(path, columns=["source", "destination", "fall", "kept"])
 
 
-def greedy_scores(
-    model: nn.Module,
-    graph: ResidualGraph,
-    loader: PairLoader,
-    ablations: Ablations,
-    metric: Metric,
-    thresholds: Sequence[float],
-    *,
-    fold: int = 8,
-) -> Tensor:
+def greedy_scores(task: EdgeTask, thresholds: Sequence[float], *, fold: int = 8) -> Tensor:
     """Return the largest threshold at which `greedy_pruning` keeps each edge, 0 for none `[edges]`."""
-    scores = torch.zeros(len(graph.edges), dtype=torch.float64)
+    scores = torch.zeros(len(task.graph.edges), dtype=torch.float64)
     for threshold in sorted(thresholds):
-        gone, _ = greedy_pruning(model, graph, loader, ablations, metric, threshold, fold=fold)
+        gone, _ = greedy_pruning(task, threshold, fold=fold)
         scores[gone == 0] = threshold
     return scores
 
@@ -262,15 +252,3 @@ def _from_the_output(graph: ResidualGraph) -> list[int]:
         key=lambda i: (names[1].index(graph.edges[i].destination), names[0].index(graph.edges[i].source)),
         reverse=True,
     )
-
-
-def _of(ablations: Ablations, batch: PairBatch) -> Tensor:
-    if batch.key not in ablations:
-        raise KeyError(
-            f"no ablations for batch {batch.key}; there are {sorted(ablations)}: were they made by this loader?"
-        )
-    return ablations[batch.key]
-
-
-def _items(loader: PairLoader) -> int:
-    return len(loader.pairs)

@@ -158,7 +158,7 @@ def update(notebook: Path) -> list[str]:
     content = _read(copy)
     normalise(content, {str(staging): "large-assets"})
 
-    changes = _changes(_recorded(kept), _recorded(made))
+    changes = _changes(_results(kept), _results(made))
     _forget(kept)
     for file in sorted(path for path in made.rglob("*") if path.is_file()):
         atomic.write(kept / file.relative_to(made), file.read_bytes())
@@ -308,20 +308,20 @@ def _forget(assets: Path) -> None:
         (assets / name).unlink(missing_ok=True)
 
 
-def _recorded(assets: Path) -> claims.Record | None:
+def _results(assets: Path) -> claims.Results | None:
     try:
         return claims.load(assets / "results.json")
     except (FileNotFoundError, ValueError):
         return None  # nothing that could be compared with; update writes a sound one
 
 
-def _changes(old: claims.Record | None, new: claims.Record | None) -> list[str]:
-    def verdicts(record: claims.Record | None) -> dict[str, str]:
-        found = record.claims if record else {}
+def _changes(old: claims.Results | None, new: claims.Results | None) -> list[str]:
+    def verdicts(results: claims.Results | None) -> dict[str, str]:
+        found = results.claims if results else {}
         return {name: f"{number(c['value'])}{'' if c['holds'] else ' (fails)'}" for name, c in found.items()}
 
-    def numbers(record: claims.Record | None) -> dict[str, str]:
-        return {name: number(value) for name, value in (record.metrics if record else {}).items()}
+    def numbers(results: claims.Results | None) -> dict[str, str]:
+        return {name: number(value) for name, value in (results.metrics if results else {}).items()}
 
     def number(value: float | None) -> str:
         return "not finite" if value is None else f"{value:g}"

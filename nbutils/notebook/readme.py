@@ -26,7 +26,7 @@ BEGIN = "<!-- results: written by `make update`, not by hand -->"
 END = "<!-- end of results -->"
 HEADINGS = ("notebook", "question", "found", "source", "claims")
 NOTHING = "–"
-RECORDS = {"embedded": "results.json", **{which: f"results.{which}.json" for which in layout.RECORDED}}
+RESULTS = {"embedded": "results.json", **{which: f"results.{which}.json" for which in layout.RECORDED}}
 
 
 def table(root: Path | None = None) -> str:
@@ -43,7 +43,7 @@ def table(root: Path | None = None) -> str:
     rows = [HEADINGS, ("---",) * len(HEADINGS)]
     for notebook in sorted((root / "notebooks").glob("[0-9][0-9]-*.ipynb")):
         folder = root / "large-assets" / notebook.stem
-        paths = {kind: folder / name for kind, name in RECORDS.items()}
+        paths = {kind: folder / name for kind, name in RESULTS.items()}
         rows.append(_row(notebook, {kind: claims.load(path) for kind, path in paths.items() if path.exists()}))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -74,24 +74,24 @@ def main() -> None:
     print(f"README.md: results table {'is current' if new == old else 'rewritten'}")
 
 
-def _row(notebook: Path, records: dict[str, claims.Record]) -> tuple[str, ...]:
+def _row(notebook: Path, results: dict[str, claims.Results]) -> tuple[str, ...]:
     content = json.loads(notebook.read_text(encoding="utf-8"))
     spec = content["metadata"].get("nbutils", {}).get("readme")
     if not isinstance(spec, dict) or not {"question", "rows"} <= set(spec):
         raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec!r}")
     found, source = [], []
     for entry in spec["rows"]:
-        if record := records.get(entry.get("record", "embedded")):
-            found.append(f"{entry['label']} {filled(entry['format'], record.metrics, notebook.name)}")
+        if one := results.get(entry.get("record", "embedded")):
+            found.append(f"{entry['label']} {filled(entry['format'], one.metrics, notebook.name)}")
             source.append(entry.get("source") or NOTHING)
     others = {"full": "in the full profile", "real": "on real data"}
-    recorded = "".join(f"; {text} {_verdict(records[which])}" for which, text in others.items() if which in records)
+    recorded = "".join(f"; {text} {_verdict(results[which])}" for which, text in others.items() if which in results)
     row = (
         f"[{_title(content, notebook.name)}](notebooks/{notebook.name})",
         spec["question"],
-        "<br>".join(found) if records else "not run",
+        "<br>".join(found) if results else "not run",
         "<br>".join(source) or NOTHING,
-        _verdict(records["embedded"]) + recorded if "embedded" in records else NOTHING,
+        _verdict(results["embedded"]) + recorded if "embedded" in results else NOTHING,
     )
     return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row)
 
@@ -128,9 +128,9 @@ class _Template(string.Formatter):
         return kwargs[field_name], field_name
 
 
-def _verdict(record: claims.Record) -> str:
-    failed = [name for name, claim in record.claims.items() if not claim["holds"]]
-    held = f"{len(record.claims) - len(failed)} of {len(record.claims)} hold"
+def _verdict(results: claims.Results) -> str:
+    failed = [name for name, claim in results.claims.items() if not claim["holds"]]
+    held = f"{len(results.claims) - len(failed)} of {len(results.claims)} hold"
     return f"{held}; fails: {', '.join(f'`{name}`' for name in failed)}" if failed else held
 
 

@@ -21,6 +21,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from nbutils import claims, layout
+from nbutils.plotting import texts
 
 MAX_NOTEBOOK_BYTES = 1_000_000
 MAX_FIGURE_BYTES = 300_000
@@ -419,6 +420,11 @@ def check_alt_text(notebook: NotebookNode, path: Path, assets: Path) -> Iterator
                 yield f"cell {i}: an image has no alt text"
 
 
+def check_figure_texts(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield figures shown without alt text of their own that `figures.toml` lacks, and entries that no cell shows."""
+    yield from texts.faults(path.stem, [cell.source for _, cell in _code_cells(notebook)])
+
+
 def load_manifest(assets: Path) -> dict[str, dict[str, Any]]:
     """Return the entries of `<assets>/manifest.json` by figure name, empty where there is no manifest."""
     from nbutils.plotting.figures import manifest_of  # brings matplotlib, which a comparison of outputs does not need
@@ -498,11 +504,11 @@ def check_results(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
         yield f"the notebook makes claims, but there is no {assets.name}/results.json"
     for file in sorted(assets.glob("results*.json")):
         try:
-            record = claims.load(file)
+            results = claims.load(file)
         except ValueError as error:
             yield str(error)
             continue
-        for name, claim in record.claims.items():
+        for name, claim in results.claims.items():
             if not claim["holds"] and file.name == "results.json":
                 yield f"{assets.name}/{file.name}: the claim {name!r} does not hold (value {claim['value']})"
 
@@ -516,6 +522,7 @@ HYGIENE: dict[str, Check] = {
     "absolute paths": check_no_absolute_paths,
     "alt text": check_alt_text,
     "figures": check_figures,
+    "figure texts": check_figure_texts,
     "heading": check_heading,
     "parameters": check_parameters,
     "cell length": check_cell_length,

@@ -120,7 +120,7 @@ class _Document:
         return load_manifest(file.parent) if file else {}
 
     @cached_property
-    def record(self) -> claims.Record | None:
+    def results(self) -> claims.Results | None:
         file = self.asset("results.json")
         return claims.load(file) if file else None
 
@@ -133,17 +133,17 @@ class _Document:
 
     @property
     def provenance(self) -> str:
-        if self.record is None:
+        if self.results is None:
             return ""
-        versions = ", ".join(f"{name} {number}" for name, number in self.record.versions.items())
-        return f"{self.claims} Profile {self.record.profile}; data: {self.record.source}; {versions}."
+        versions = ", ".join(f"{name} {number}" for name, number in self.results.versions.items())
+        return f"{self.claims} Profile {self.results.profile}; data: {self.results.source}; {versions}."
 
     @property
     def claims(self) -> str:
-        if self.record is None or not self.record.claims:
+        if self.results is None or not self.results.claims:
             return "No recorded claims."
-        held = sum(bool(claim["holds"]) for claim in self.record.claims.values())
-        return f"{held} of {len(self.record.claims)} claims hold."
+        held = sum(bool(claim["holds"]) for claim in self.results.claims.values())
+        return f"{held} of {len(self.results.claims)} claims hold."
 
     def versions(self, content: bytes | None, name: str, alt: str) -> dict[str, bytes]:
         """Return a figure's light and dark files, found by its bytes, else its name, else its alt text."""

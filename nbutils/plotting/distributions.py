@@ -3,21 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from nbutils.plotting.expect import expect_shape
-from nbutils.plotting.labels import FONT_SIZE
+from nbutils.plotting.labels import name_rows, note_row
 from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
 
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: jitter without a random generator
+
+
+def draw_dots(ax: Axes, x: ArrayLike, y: ArrayLike, place: int, *, size: float, zorder: float = 2) -> None:
+    """Draw single results as dots, in the colour and with the marker of a place in the order of conditions.
+
+    Args:
+        ax: axes to draw in.
+        x: `[S]`.
+        y: `[S]`.
+        place: 0 for the first condition; colours and markers return after the seventh.
+        size: points squared.
+        zorder: higher is in front.
+    """
+    theme = current()
+    ax.scatter(
+        x,
+        y,
+        s=size,
+        marker=MARKERS[place % len(MARKERS)],
+        facecolors=theme.accents[place % len(theme.accents)],
+        edgecolors=theme.paper,
+        linewidths=0.4,
+        zorder=zorder,
+    )
+
+
+def draw_change(ax: Axes, row: int, before: float, after: float, *, colour: str, marker: str) -> None:
+    """Draw in a row what a value was before (open) and is after (filled), joined by a line."""
+    ax.plot([before, after], [row, row], color=colour, linestyle="-", linewidth=2.2)
+    dots: dict[str, Any] = {"s": 60, "marker": marker, "edgecolors": colour, "clip_on": False}
+    ax.scatter(before, row, facecolors=current().paper, linewidths=1.6, zorder=3, **dots)
+    ax.scatter(after, row, facecolors=colour, zorder=4, **dots)
 
 
 def plot_gain(
@@ -42,22 +75,13 @@ def plot_gain(
     if missing := [label for label in differences if label not in intervals]:
         raise KeyError(f"expected an interval for each label, got none for {missing}")
     theme = current()
-    fig, ax = plt.subplots(figsize=(8.0, 1.2 + 0.75 * len(differences)), layout="constrained")
+    fig = Figure(figsize=(8.0, 1.2 + 0.75 * len(differences)), layout="constrained")
+    ax = fig.subplots()
     ax.axvline(0, color=theme.ink, linestyle="-", linewidth=1.0)
     for row, (label, gains) in enumerate(differences.items()):
         gains = expect_shape(label, gains, ("S",))
         low, high = intervals[label]
-        colour = theme.accents[row % len(theme.accents)]
-        ax.scatter(
-            gains,
-            _jitter(row, len(gains)),
-            s=14,
-            marker=MARKERS[row % len(MARKERS)],
-            facecolors=colour,
-            edgecolors=theme.paper,
-            linewidths=0.4,
-            zorder=2,
-        )
+        draw_dots(ax, gains, _jitter(row, len(gains)), row, size=14)
         ax.plot(
             [low, high],
             [row + 0.2] * 2,
@@ -68,18 +92,8 @@ def plot_gain(
             markersize=9,
         )
         ax.plot(gains.mean(), row + 0.2, marker="D", color=theme.ink, markerfacecolor=theme.paper, markersize=6)
-        ax.annotate(
-            f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}]",
-            (1.01, row),
-            xycoords=ax.get_yaxis_transform(),
-            fontsize=FONT_SIZE,
-            verticalalignment="center",
-            annotation_clip=False,
-        )
-    ax.set_yticks(range(len(differences)), list(differences))
-    ax.set_ylim(len(differences) - 0.55, -0.5)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
+        note_row(ax, row, f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
+    name_rows(ax, list(differences), below=0.45)
     ax.set_xlabel(f"{quantity}; diamond: mean with its interval")
     return fig
 

@@ -1,16 +1,41 @@
-"""Checks of the arrays that pictures are made from."""
+"""What functions that draw expect of their arguments, and the errors that say what came instead."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
+    from numpy.typing import ArrayLike
 
 
-def expect_shape(name: str, array: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
+def expect_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Check that a table has these columns and at least one row.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: there are no rows.
+    """
+    if missing := [column for column in columns if column not in table]:
+        raise KeyError(f"expected columns {', '.join(columns)}, got none called {missing}")
+    if table.empty:
+        raise ValueError(f"expected at least one row of {', '.join(columns)}, got an empty table")
+
+
+def expect_keys(result: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Check that a result has these keys.
+
+    Raises:
+        KeyError: one is missing.
+    """
+    if missing := [key for key in keys if key not in result]:
+        raise KeyError(f"expected {', '.join(keys)}, got none called {missing}")
+
+
+def expect_shape(name: str, array: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:
     """Return `array` as floats if it has the shape; letters stand for any size.
 
     Raises:
@@ -25,3 +50,15 @@ def expect_shape(name: str, array: np.ndarray, shape: tuple[int | str, ...]) -> 
     if not np.isfinite(array).all():
         raise ValueError(f"expected finite numbers in {name}, got {int((~np.isfinite(array)).sum())} others")
     return array
+
+
+def expect_rgb(name: str, array: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:
+    """Return `array` as `expect_shape` does, if its values lie in [0, 1].
+
+    Raises:
+        ValueError: the shape differs, or a value lies outside [0, 1] by more than rounding.
+    """
+    array = expect_shape(name, array, shape)
+    if array.size and (array.min() < -1e-6 or array.max() > 1 + 1e-6):
+        raise ValueError(f"expected RGB in [0, 1] in {name}, got {array.min():.3g} to {array.max():.3g}")
+    return np.clip(array, 0, 1)

@@ -25,9 +25,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from nbutils import atomic, claims, layout
+from nbutils.plotting import texts
 from nbutils.plotting import theme as themes
 from nbutils.plotting.theme import DARK, LIGHT, Theme
 
@@ -45,38 +47,48 @@ COMFORTABLE_BYTES = 60_000
 MAX_BYTES = 300_000
 
 _backend_warned = False
+_entering = Lock()  # an entry is added to what the file holds
 
 
 def show(
     fig: Callable[[], Figure | go.Figure] | Figure | go.Figure,
     name: str,
-    alt: str,
+    /,
+    alt: str | None = None,
     *,
     stem: str | None = None,
     width: int | None = None,
+    **values: object,
 ) -> None:
     """Write a figure in both themes, enter it into the manifest, and display it with its description.
 
     Args:
         fig: a function without arguments that draws and returns the figure (called under `LIGHT`, then under
             `DARK`), or a finished figure, which is recoloured for the dark file.
-        name: file name without suffix: lower-case letters, digits, hyphens and underscores.
-        alt: what a sighted reader takes from the figure.
+        name: file name without suffix: lower-case letters, digits, hyphens and underscores. Without `alt` it is an
+            entry of the notebook's `figures.toml`, which may have places for values (see `nbutils.plotting.texts`).
+        alt: what a sighted reader takes from the figure, for figures without such an entry.
         stem: the notebook's stem; the one given to `claims.begin` when not given.
         width: width on screen in CSS pixels; the figure's own when not given.
+        values: fill the places of the entry's name and alt text.
 
     Raises:
+        KeyError: there is neither `alt` nor an entry, or the entry asks for another value.
         ValueError: `alt` is empty, `name` is not a file name, or a file would exceed 300 kB.
         TypeError: `fig` is neither a figure nor a function that returns one.
     """
+    stem = stem or claims.stem()
+    if Path(stem).name != stem:
+        raise ValueError(f"stem must be a notebook's name without folder, got {stem!r}")
+    if alt is None:
+        name, alt = texts.filled(stem, name, values)
+    elif values:
+        raise ValueError(f"figure {name!r}: {', '.join(values)} fill in an entry of figures.toml; got alt as well")
     alt = " ".join(alt.split())
     if not alt:
         raise ValueError(f"figure {name!r} needs alt text that says what a sighted reader takes from it")
     if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name):
         raise ValueError(f"a figure's name takes lower-case letters, digits, - and _, got {name!r}")
-    stem = stem or claims.stem()
-    if Path(stem).name != stem:
-        raise ValueError(f"stem must be a notebook's name without folder, got {stem!r}")
     folder = layout.assets(stem)
 
     pictures: dict[str, bytes] = {}
@@ -90,7 +102,7 @@ def show(
                     metadata[PLOTLY] = {"alt": alt}
                 picture = _plotly_png(figure)
             else:
-                picture = _png(figure)
+                picture = _compact(png(figure, PIXELS_PER_INCH))
                 width = width or round(figure.get_figwidth() * SCREEN_PIXELS_PER_INCH)
         if picture is not None:
             if len(picture) > MAX_BYTES:
@@ -218,15 +230,14 @@ def _drawn(fig: Any, look: Theme) -> Iterator[Any]:
         yield figure if callable(fig) else _plotly_in(figure)
         return
 
-    import matplotlib.pyplot as plt
-
-    restore = _recolour(figure, look) if not callable(fig) and look is not LIGHT else []
+    restore = themes.recolour(figure, look) if not callable(fig) and look is not LIGHT else []
     try:
         yield figure
     finally:
         for undo, value in restore:
             undo(value)
-        plt.close(figure)  # or the notebook would show it a second time
+        if pyplot := sys.modules.get("matplotlib.pyplot"):
+            pyplot.close(figure)  # or the notebook would show a figure of pyplot's a second time
 
 
 def _is_matplotlib(figure: Any) -> bool:
@@ -241,11 +252,12 @@ def _is_plotly(figure: Any) -> bool:
     return isinstance(figure, BaseFigure)
 
 
-def _png(figure: Figure) -> bytes:
-    raw = BytesIO()
-    # Neither date nor software: the bytes depend on the drawing alone.
-    figure.savefig(raw, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
-    return _compact(raw.getvalue())
+def png(figure: Figure, pixels_per_inch: int) -> bytes:
+    """Return a matplotlib figure as PNG; call it inside `theme.use`, where the figure was drawn."""
+    out = BytesIO()
+    # Neither date nor software, nor the window system in use: the bytes depend on the drawing alone.
+    figure.savefig(out, format="png", backend="agg", dpi=pixels_per_inch, metadata={"Software": None})
+    return out.getvalue()
 
 
 def _compact(png: bytes) -> bytes:
@@ -294,46 +306,15 @@ def _plotly_png(figure: go.Figure) -> bytes | None:
         return None
 
 
-def _recolour(figure: Figure, look: Theme) -> list[tuple[Callable[[Any], None], Any]]:
-    """Exchange the light theme's colours, and plain black, for another theme's; return what undoes it."""
-    import numpy as np
-    from matplotlib.colors import to_rgb, to_rgba_array
-
-    # Black, because a figure finished outside `use` has matplotlib's own ink.
-    old = np.array([to_rgb(c) for c in ("#000000", LIGHT.ink, LIGHT.paper, LIGHT.muted, *LIGHT.accents)])
-    new = np.array([to_rgb(c) for c in (look.ink, look.ink, look.paper, look.muted, *look.accents)])
-    undo: list[tuple[Callable[[Any], None], Any]] = []
-    properties = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
-    for artist in figure.findobj():
-        for prop in properties:
-            get, put = getattr(artist, f"get_{prop}", None), getattr(artist, f"set_{prop}", None)
-            if get is None or put is None:
-                continue
-            before = get()
-            try:
-                colours = to_rgba_array(before)  # (n, 4)
-            except (TypeError, ValueError):
-                continue  # "auto", or an array that a colour map turns into colours
-            distance = np.abs(colours[:, None, :3] - old[None]).max(axis=-1)  # (n, colours)
-            nearest = distance.argmin(axis=1) if len(colours) else np.empty(0, int)
-            known = distance[np.arange(len(colours)), nearest] < 1e-3
-            if not known.any():
-                continue
-            after = colours.copy()
-            after[known, :3] = new[nearest[known]]
-            put(after if np.ndim(before) > 1 else tuple(after[0]))
-            undo.append((put, before))
-    return undo[::-1]
-
-
 def _enter(folder: Path, name: str, alt: str, pictures: dict[str, bytes], source: str | None) -> None:
     entry: dict[str, Any] = {}
     for look, file in (("light", f"{name}.png"), ("dark", f"{name}.dark.png")):
         content = atomic.write(folder / file, pictures[look]).read_bytes()
         entry[look] = {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt, "source": source}}
-    text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False)
-    atomic.write(folder / "manifest.json", text + "\n")
+    with _entering:
+        entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt, "source": source}}
+        text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False)
+        atomic.write(folder / "manifest.json", text + "\n")
 
 
 def _cell() -> int | None:

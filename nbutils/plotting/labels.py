@@ -1,9 +1,9 @@
-"""Direct labels: names written beside the lines they belong to, so that no legend has to be decoded."""
+"""Direct labels: names written beside the lines and rows they belong to, so that no legend has to be decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -107,6 +107,34 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> list[Annotat
             )
         )
     return texts
+
+
+def name_rows(ax: Axes, names: Sequence[str], *, above: float = 0.5, below: float = 0.5, **text: Any) -> None:
+    """Name the rows of a chart, the first on top.
+
+    Args:
+        ax: axes in which row i is drawn at y = i.
+        names: one a row.
+        above: room above the first row, in rows.
+        below: room below the last, in rows.
+        text: properties of the names.
+    """
+    ax.set_yticks(range(len(names)), list(names), **text)
+    ax.set_ylim(len(names) - 1 + below, -above)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+
+
+def note_row(ax: Axes, row: int, note: str, *, at: float = 1.01, fontsize: float = FONT_SIZE) -> None:
+    """Write a note beside a row, at a share of the axes' width; 1 is the right edge."""
+    ax.annotate(
+        note,
+        (at, row),
+        xycoords=ax.get_yaxis_transform(),
+        fontsize=fontsize,
+        verticalalignment="center",
+        annotation_clip=False,
+    )
 
 
 def _distance(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

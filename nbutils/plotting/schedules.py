@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from nbutils.plotting.labels import FONT_SIZE, label_curves
@@ -14,7 +14,6 @@ from nbutils.plotting.theme import LINE_STYLES, current
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from nbutils.schedules import Dopesheet, Timeline
 
@@ -114,15 +113,8 @@ def plot_timeline(timeline: Timeline, sheet: Dopesheet, *, log_scale: Sequence[s
     panels = [(names, log) for names, log in ((weights, False), (logarithmic, True)) if names]
     if not panels:
         raise ValueError("expected a timeline with at least one parameter, got none")
-    fig, axes = plt.subplots(
-        len(panels),
-        1,
-        figsize=(8.0, 2.0 + 1.5 * len(panels)),
-        sharex=True,
-        squeeze=False,
-        height_ratios=[3, 2][: len(panels)],
-        layout="constrained",
-    )
+    fig = Figure(figsize=(8.0, 2.0 + 1.5 * len(panels)), layout="constrained")
+    axes = fig.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[3, 2][: len(panels)])
     for ax, (names, log) in zip(axes[:, 0], panels, strict=True):
         ax.set_ylabel("learning rate" if names == ["lr"] else "value" if log else "weight")
         draw_timeline(ax, timeline, sheet, names, log=log)

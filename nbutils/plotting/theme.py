@@ -7,11 +7,21 @@ criterion 1.4.11); line styles change with the colour, so that greyscale print c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What belongs to the process and not to a picture; everything else is matplotlib's default inside `use`.
+_NOT_DRAWING = {"backend", "backend_fallback", "interactive"}
+# matplotlib and plotly read one set of parameters for the whole process, and callbacks of widgets run in other
+# threads than cells do. So one thread at a time draws; a thread may enter again.
+_drawing = threading.RLock()
 
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
@@ -117,19 +127,59 @@ def current() -> Theme:
 
 @contextmanager
 def use(theme: Theme) -> Iterator[Theme]:
-    """Draw in a theme inside the block, in matplotlib and plotly; both are restored after it."""
+    """Draw and save in a theme inside the block, in matplotlib and plotly; both are restored after it.
+
+    What the user has set does not count inside: all other parameters of matplotlib have their defaults. One thread at
+    a time is inside a block; the others wait. Make figures with `matplotlib.figure.Figure`: pyplot's list of open
+    figures is shared by all threads.
+    """
     import matplotlib
     import plotly.graph_objects as go
     import plotly.io as pio
 
-    token = _current.set(theme)
-    template = pio.templates.default
-    name = f"nbutils_{theme.name}"
-    pio.templates[name] = go.layout.Template(layout=theme.plotly())
-    try:
-        with matplotlib.rc_context(theme.matplotlib()):
-            pio.templates.default = name
-            yield theme
-    finally:
-        pio.templates.default = template
-        _current.reset(token)
+    with _drawing:
+        defaults: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in _NOT_DRAWING}
+        token = _current.set(theme)
+        template = pio.templates.default
+        name = f"nbutils_{theme.name}"
+        if name not in pio.templates:  # it takes as long as a small figure
+            pio.templates[name] = go.layout.Template(layout=theme.plotly())
+        try:
+            with matplotlib.rc_context(defaults | theme.matplotlib()):
+                pio.templates.default = name
+                yield theme
+        finally:
+            pio.templates.default = template
+            _current.reset(token)
+
+
+def recolour(figure: Figure, look: Theme) -> list[tuple[Callable[[Any], None], Any]]:
+    """Exchange the light theme's colours, and plain black, for another theme's; return what undoes it."""
+    import numpy as np
+    from matplotlib.colors import to_rgb, to_rgba_array
+
+    # Black, because a figure finished outside `use` has matplotlib's own ink.
+    old = np.array([to_rgb(c) for c in ("#000000", LIGHT.ink, LIGHT.paper, LIGHT.muted, *LIGHT.accents)])
+    new = np.array([to_rgb(c) for c in (look.ink, look.ink, look.paper, look.muted, *look.accents)])
+    undo: list[tuple[Callable[[Any], None], Any]] = []
+    properties = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
+    for artist in figure.findobj():
+        for prop in properties:
+            get, put = getattr(artist, f"get_{prop}", None), getattr(artist, f"set_{prop}", None)
+            if get is None or put is None:
+                continue
+            before = get()
+            try:
+                colours = to_rgba_array(before)  # (n, 4)
+            except (TypeError, ValueError):
+                continue  # "auto", or an array that a colour map turns into colours
+            distance = np.abs(colours[:, None, :3] - old[None]).max(axis=-1)  # (n, colours)
+            nearest = distance.argmin(axis=1) if len(colours) else np.empty(0, int)
+            known = distance[np.arange(len(colours)), nearest] < 1e-3
+            if not known.any():
+                continue
+            after = colours.copy()
+            after[known, :3] = new[nearest[known]]
+            put(after if np.ndim(before) > 1 else tuple(after[0]))
+            undo.append((put, before))
+    return undo[::-1]

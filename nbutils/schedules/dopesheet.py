@@ -153,12 +153,12 @@ class _Reader:
         return DopesheetError(self.source, row, column, expected, got)
 
     def read(self, text: str) -> Dopesheet:
-        records = list(self.records(text))
-        if not records:
+        entries = list(self.entries(text))
+        if not entries:
             raise self.error(1, None, "a header row with a STEP column", "an empty file")
-        header_row, header = records[0]
+        header_row, header = entries[0]
         columns = self.columns(header_row, header)
-        rows = [(row, self.cells(row, header, cells)) for row, cells in records[1:]]
+        rows = [(row, self.cells(row, header, cells)) for row, cells in entries[1:]]
         if not rows:
             raise self.error(header_row, "STEP", "at least one row below the header", "none")
         steps = self.steps([(row, cells["STEP"]) for row, cells in rows])
@@ -179,8 +179,8 @@ class _Reader:
             raise self.error(rows[-1][0], "STEP", expected, f"{steps[-1] + 1} steps of {len(columns)} parameters")
         return Dopesheet(tuple(columns.values()), tuple(keyframes), self.source)
 
-    def records(self, text: str) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line on which the record starts, stripped cells) of every record that is not blank."""
+    def entries(self, text: str) -> Iterator[tuple[int, list[str]]]:
+        """Yield (line on which the entry starts, stripped cells) of every entry that is not blank."""
         if "\0" in text:
             raise self.error(text.count("\n", 0, text.index("\0")) + 1, None, "text", "a NUL character")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from nbutils.ablation.edits import Replace, edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import Replace, edits
-from nbutils.hooks import edit
+from nbutils.hooks import edit, watch
 
 CHAIN_ITEMS = 32  # a row of 128 bytes; larger batches leave the core's own cache
 REPLAY_ITEMS = 256
@@ -256,7 +257,7 @@ class Replay:
 
     def __init__(self, model: nn.Module, sample: Tensor) -> None:
         self.model = model
-        outputs = [run.output for run in _record(model, sample).values() if run.output is not None]
+        outputs = [run.output for run in _runs(model, sample).values() if run.output is not None]
         # Three times: the outputs kept, those of the twins, and what one forward makes.
         self._item_bytes = 3 * sum(output.nbytes for output in outputs)
 
@@ -268,7 +269,7 @@ class Replay:
 
     def outputs(self, x: Tensor, paths: Iterable[str]) -> dict[str, Tensor]:
         """Return the outputs of modules, items on the first axis."""
-        runs = _record(self.model, x)
+        runs = _runs(self.model, x)
         return {path: _once(runs, path).output for path in paths}
 
     def mean(self, total: Tensor) -> Tensor:
@@ -285,7 +286,7 @@ class Replay:
     ) -> Iterator[tuple[str, int, Tensor]]:
         """As `Chain.unit_logits`."""
         with edit(self.model, edits(fixed, values)):
-            runs = _record(self.model, x)
+            runs = _runs(self.model, x)
             for site in sites:
                 here = _once(runs, site.module)
                 before = {
@@ -315,33 +316,27 @@ def _trace(model: nn.Module, sample: Tensor) -> list[tuple[str, nn.Module, tuple
     if any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules()):
         return None
     leaves: list[tuple[str, nn.Module, tuple[int, ...]]] = []
-    passed: list[tuple[object, int]] = [(sample, sample._version)]
-    broken = []
+    passed: list[tuple[Tensor, int]] = [(sample, sample._version)]
 
-    def before(module: nn.Module, inputs: tuple[object, ...]) -> None:
+    broken = False
+    # A model without modules below it is no chain of them.
+    found = {path: module for path, module in model.named_modules() if path and next(module.children(), None) is None}
+
+    def before(*inputs: object, **keywords: object) -> None:
+        nonlocal broken
         x, version = passed[-1]
-        if len(inputs) != 1 or inputs[0] is not x or x._version != version:
-            broken.append(module)
+        broken |= bool(keywords) or len(inputs) != 1 or inputs[0] is not x or x._version != version
 
-    def after(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
-        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-            if isinstance(output, Tensor) and not broken:
-                leaves.append((path, module, tuple(inputs[0].shape[1:])))
-                passed.append((output, output._version))
-            else:
-                broken.append(module)
+    def after(path: str, output: object) -> None:
+        nonlocal broken
+        if isinstance(output, Tensor) and not broken:
+            leaves.append((path, found[path], tuple(passed[-1][0].shape[1:])))
+            passed.append((output, output._version))
+        else:
+            broken = True
 
-        return record
-
-    handles = []
-    try:
-        for path, module in model.named_modules():
-            if next(module.children(), None) is None:
-                handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after(path))]
+    with watch(model, {path: partial(after, path) for path in found}, inputs=dict.fromkeys(found, before)):
         output = model(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
     x, version = passed[-1]
     modules = [module for _, module, _ in leaves]
     if broken or output is not x or x._version != version or len(set(modules)) < len(modules):
@@ -404,38 +399,26 @@ class _Run:
         return self.calls == 1 and self.output is not None and not self.hooked
 
 
-def _record(model: nn.Module, x: Tensor) -> dict[str, _Run]:
+def _runs(model: nn.Module, x: Tensor) -> dict[str, _Run]:
     """Return what every module below the model did; outputs are copies, safe from later in-place operations."""
     clock = iter(range(1 << 62))
     runs: dict[str, _Run] = {}
 
-    def before(run: _Run) -> Callable[..., None]:
-        def start(_module: nn.Module, _inputs: object) -> None:
-            run.calls += 1
-            run.started = next(clock)
+    def start(run: _Run, *_inputs: object, **_keywords: object) -> None:
+        run.calls += 1
+        run.started = next(clock)
 
-        return start
+    def finish(run: _Run, output: object) -> None:
+        run.finished = next(clock)
+        run.output = output.clone() if isinstance(output, Tensor) else None
 
-    def after(run: _Run) -> Callable[..., None]:
-        def finish(_module: nn.Module, _inputs: object, output: object) -> None:
-            run.finished = next(clock)
-            run.output = output.clone() if isinstance(output, Tensor) else None
-
-        return finish
-
-    handles = []
-    try:
-        for path, module in model.named_modules():
-            if path:
-                # A hooked module would run its hooks again on what it gives back: it is run again as a whole instead.
-                hooked = bool(module._forward_hooks or module._forward_pre_hooks)
-                run = runs[path] = _Run(module, hooked=hooked)
-                handles.append(module.register_forward_pre_hook(before(run)))
-                handles.append(module.register_forward_hook(after(run)))
+    for path, module in model.named_modules():
+        if path:
+            # A hooked module would run its hooks again on what it gives back: it is run again as a whole instead.
+            runs[path] = _Run(module, hooked=bool(module._forward_hooks or module._forward_pre_hooks))
+    ends = {path: partial(finish, run) for path, run in runs.items()}
+    with watch(model, ends, inputs={path: partial(start, run) for path, run in runs.items()}):
         model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     return runs
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from nbutils import atomic, progress
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import AblationType
-from nbutils.hooks import edit
+from nbutils.ablation.types import AblationType
+from nbutils.hooks import unchanged
 from nbutils.sweeps.chains import Chain, Replay, engine
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def measure(
     """
     _check(inputs, measures, ablation, reference)
     hits = dict.fromkeys(measures, 0)
-    with edit(model, {}), torch.no_grad():
+    with unchanged(model), torch.no_grad():
         model.eval()
         runner = engine(model, ablated, _sample(inputs, measures))
         for _, items, x, values in _chunks(runner, ablated, inputs, measures, ablation, reference, memory):
@@ -215,7 +215,7 @@ def _count(
     layers = list(sites.values())
     saved = time.monotonic()
     total = sum(len(inputs[name]) for name in _used(measures))
-    with edit(model, {}), torch.no_grad(), progress.bar(total, label) as bar:
+    with unchanged(model), torch.no_grad(), progress.bar(total, label) as bar:
         model.eval()
         bar.update(sum(done.values()))
         runner = engine(model, [*layers, *ablated], _sample(inputs, measures))

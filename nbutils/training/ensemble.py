@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from nbutils.hooks import submodule
+from nbutils.hooks import watch
 from nbutils.seeding import seeded
 
 _REGISTER = 16  # numbers: the widest vector register holds 16 of float32, 8 of float64
@@ -146,14 +147,11 @@ class Ensemble:
             return output, dict(seen)
 
         keep = torch.contiguous_format if self._stacked is not None else torch.preserve_format
-        # Plain hooks rather than `capture`: this module's own weights are never used, so nothing needs putting back.
-        handles = [
-            submodule(model, site).register_forward_hook(
-                lambda _module, _inputs, output, site=site: seen.__setitem__(site, output.clone(memory_format=keep))
-            )
-            for site in sites
-        ]
-        try:
+
+        def see(site: str, output: Tensor) -> None:
+            seen[site] = output.clone(memory_format=keep)
+
+        with watch(model, {site: partial(see, site) for site in sites}):
             model.train(training)
             if self._stacked is not None:
                 return model(inputs), seen
@@ -162,9 +160,6 @@ class Ensemble:
                 outputs, seen_by = zip(*results, strict=True)
                 return torch.stack(outputs), {site: torch.stack([s[site] for s in seen_by]) for site in sites}
             return torch.vmap(one, randomness="different")(self.parameters, self.buffers, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _members(self) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Return (parameters, buffers) of each member, views that gradients flow through."""

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import edits
 from nbutils.hooks import edit
 from nbutils.seeding import generator
 from studies.shortcut import pooled

@@ -14,7 +14,8 @@ import torch
 from memory import peak_gigabytes
 from torch import Tensor
 
-from nbutils.ablation.values import AblationType, src_ablations
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import src_ablations
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.graphs.residual import ResidualGraph, patch_edges, run_edge_sets
 from studies.circuits.graph import transformer_graph
@@ -81,7 +82,7 @@ def plain(model: Transformer, graph: ResidualGraph, data: PairLoader, kind: Abla
         model.get_submodule(site.module).register_forward_hook(hook(i, site)) for i, site in enumerate(graph.sites)
     ]
     try:
-        if not kind.over_dataset:
+        if kind.needs != "dataset":
             model(next(iter(data)).clean)
         else:
             runs = [model(inputs) for batch in data for inputs in kind.inputs(batch)]
@@ -98,7 +99,7 @@ def _types() -> list[dict[str, object]]:
     graph = transformer_graph(model, batch[:1])
     rows = []
     for kind in AblationType:
-        sample = data if kind.over_dataset else batch
+        sample = data if kind.needs == "dataset" else batch
         ours, reference = _in_turn(
             lambda sample=sample, kind=kind: src_ablations(model, graph.sites, sample, kind, stack=True),
             lambda kind=kind: plain(model, graph, data, kind),

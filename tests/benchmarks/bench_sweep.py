@@ -13,8 +13,8 @@ import torch
 from memory import peak_gigabytes
 from torch import Tensor
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import edits
 from nbutils.hooks import edit
 from nbutils.sweeps import units as sweeps
 from nbutils.sweeps.chains import engine

@@ -1,19 +1,18 @@
+import copy
+import multiprocessing
+import pickle
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
+from nbutils.ablation.edits import Replace, edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import (
-    AblationType,
-    Replace,
-    batch_src_ablations,
-    edits,
-    gather,
-    src_ablations,
-    zero_weights,
-)
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import batch_src_ablations, gather, src_ablations
+from nbutils.ablation.weights import zero_weights
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.hooks import capture, edit
 
@@ -138,7 +137,7 @@ class Mixer(nn.Module):
 SOURCES = [Site("embed"), Site("heads", 1, axis=2), Site("heads", 0, axis=2)]
 ALL = list(AblationType)
 BATCH = [AblationType.RESAMPLE, AblationType.BATCH_TOKENWISE_MEAN, AblationType.BATCH_ALL_TOK_MEAN]
-DATASET = [kind for kind in ALL if kind.over_dataset]
+DATASET = [kind for kind in ALL if kind.needs == "dataset"]
 
 
 @pytest.fixture
@@ -164,10 +163,111 @@ def test_there_are_seven_types_under_the_names_of_the_source_system():
         *("RESAMPLE", "ZERO", "BATCH_TOKENWISE_MEAN", "BATCH_ALL_TOK_MEAN"),
         *("TOKENWISE_MEAN_CLEAN", "TOKENWISE_MEAN_CORRUPT", "TOKENWISE_MEAN_CLEAN_AND_CORRUPT"),
     }
-    assert [kind for kind in ALL if kind.batch_specific] == BATCH
+    assert [kind for kind in ALL if kind.needs == "batch"] == BATCH
 
 
-@pytest.mark.parametrize("kind", ALL)
+def test_the_seven_are_one_object_each_whoever_asks():
+    for kind in ALL:
+        assert AblationType[kind.name] is AblationType(kind.value) is getattr(AblationType, kind.name) is kind
+        assert pickle.loads(pickle.dumps({"kind": kind}))["kind"] is copy.deepcopy(kind) is kind
+        assert str(kind) == f"AblationType.{kind.name}"
+        with pytest.raises(AttributeError, match="frozen"):
+            kind.needs = "nothing"
+    assert repr(AblationType.ZERO) == "<AblationType.ZERO: 'zero'>"
+    assert len({*ALL}) == len(AblationType) == 7
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(AblationType, [kind.value for kind in ALL[:2]])[1] is ALL[1]
+    with pytest.raises(KeyError, match="no ablation type 'MEDIAN'; there are RESAMPLE, ZERO"):
+        AblationType["MEDIAN"]
+    with pytest.raises(ValueError, match="has the value 'median'"):
+        AblationType("median")
+
+
+class CorruptMedian(AblationType):
+    needs = "batch"
+
+    def inputs(self, batch):
+        return [batch.corrupt]
+
+    def reduce(self, output, site):
+        return output.median(0, keepdim=True).values
+
+
+@dataclass(frozen=True)
+class Constant(AblationType):
+    needs = "nothing"
+    constant: float = 3.0
+
+
+class Largest(AblationType):
+    """Over a dataset and its positions; of the heads, over those too."""
+
+    needs = "dataset"
+
+    def reduce(self, output, site):
+        return output.amax((0, *site.position_axes(output)), keepdim=True)
+
+    def combine(self, total, part):
+        return torch.maximum(total, part)
+
+    def finish(self, total, items):
+        return total
+
+
+class Flipped(AblationType):
+    """Of another item of the batch."""
+
+    def reduce(self, output, site):
+        return output.flip(0)
+
+
+def test_a_type_of_ones_own_is_one_class(mixer):
+    pairs = sequences(7)
+    loader = PairLoader(pairs, 3)
+    clean, corrupt = sources_of(mixer, pairs.clean), sources_of(mixer, pairs.corrupt)
+    found = src_ablations(mixer, SOURCES, pairs.corrupt, CorruptMedian())
+    assert torch.allclose(found, corrupt.median(1, keepdim=True).values.expand_as(corrupt), atol=1e-6)
+    assert torch.allclose(src_ablations(mixer, SOURCES, pairs.clean, Flipped()), clean.flip(1), atol=1e-6)
+    assert (src_ablations(mixer, SOURCES, pairs.clean, Constant()) == 3).all()
+    largest = clean.amax((1, 2), keepdim=True).expand(3, 1, 4, 8)
+    assert torch.allclose(src_ablations(mixer, SOURCES, loader, Largest()), largest, atol=1e-6)
+    by_batch = batch_src_ablations(mixer, SOURCES, loader, Largest())
+    assert torch.allclose(by_batch[2], largest, atol=1e-6)
+    for kind, batches in ((Largest(), loader), (CorruptMedian(), [pairs.corrupt]), (Constant(), ())):
+        whole = gather(mixer, ["embed"], kind, batches)
+        with torch.no_grad(), edit(mixer, edits(SOURCES[:1], whole)), capture(mixer, "embed") as seen:
+            mixer(pairs.clean)
+        sample = pairs.corrupt if kind.needs == "batch" else loader if kind.needs == "dataset" else pairs.clean
+        assert torch.equal(seen["embed"], src_ablations(mixer, SOURCES[:1], sample, kind)[0].expand_as(seen["embed"]))
+    assert [(kind.name, kind.value) for kind in (Largest(), Constant())] == [("Largest",) * 2, ("Constant",) * 2]
+    assert Constant(2.0) == pickle.loads(pickle.dumps(Constant(2.0))) != Constant(1.0)
+    assert list(AblationType) == ALL  # one's own is no eighth
+    with pytest.raises(AttributeError, match="frozen"):
+        Largest().needs = "batch"
+    with pytest.raises(NotImplementedError, match="must say what stands in"):
+        src_ablations(mixer, SOURCES, pairs.clean, type("Empty", (AblationType,), {})())
+    with pytest.raises(ValueError, match="needs must be"):
+        type("Wrong", (AblationType,), {"needs": "luck"})
+    with pytest.raises(ValueError, match="cannot stand in"):
+        src_ablations(mixer, SOURCES, pairs.clean, type("Half", (Flipped,), {"reduce": lambda s, o, _: o[:, :2]})())
+
+
+def test_resampled_sources_of_two_precisions_keep_every_item_apart():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4).double()
+
+        def forward(self, x):
+            return self.second(self.first(x).double())
+
+    model, x = Mixed(), torch.randn(3, 4)
+    found = src_ablations(model, [Site("first"), Site("second")], x, stack=True)
+    assert torch.equal(found[0], model.first(x).double())
+    assert torch.equal(found[1], model(x))
+
+
+@pytest.mark.parametrize("kind", ALL, ids=str)
 def test_every_type_is_what_it_says_on_a_model_that_writes_into_its_activations(mixer, kind):
     pairs = sequences()
     own = sources_of(mixer, pairs.clean)
@@ -182,7 +282,7 @@ def test_every_type_is_what_it_says_on_a_model_that_writes_into_its_activations(
             1, keepdim=True
         ),
     }
-    found = src_ablations(mixer, SOURCES, PairLoader(pairs, 3) if kind.over_dataset else pairs.clean, kind)
+    found = src_ablations(mixer, SOURCES, PairLoader(pairs, 3) if kind.needs == "dataset" else pairs.clean, kind)
     assert found.shape == expected[kind].shape
     assert torch.allclose(found, expected[kind], atol=1e-6)
     assert not found.requires_grad
@@ -205,18 +305,18 @@ def test_dataset_means_know_neither_the_batch_size_nor_the_last_batch(mixer):
     assert (first - src_ablations(mixer, SOURCES, PairLoader(pairs, 3), DATASET[0])).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", ALL, ids=str)
 def test_every_batch_has_ablations_of_its_own_inputs_and_size(mixer, kind):
     loader = PairLoader(sequences(7), 3)
-    for way in ("clean", "corrupt") if kind.batch_specific else (None,):
+    for way in ("clean", "corrupt") if kind.needs == "batch" else (None,):
         found = batch_src_ablations(mixer, SOURCES, loader, kind, way)
         assert {key: value.shape for key, value in found.items()} == {
             key: (3, size, 4, 8) for key, size in ((0, 3), (1, 3), (2, 1))
         }
-        if kind.batch_specific:
+        if kind.needs == "batch":
             for batch in loader:
                 assert torch.equal(found[batch.key], src_ablations(mixer, SOURCES, getattr(batch, way), kind))
-    if not kind.batch_specific:
+    if kind.needs != "batch":
         assert torch.equal(found[0][:, :1], found[2])
     assert mixer.training
 
@@ -245,9 +345,9 @@ def test_ablations_by_source_replace_just_those_sources(mixer):
 def test_sources_of_several_shapes_come_by_site_and_cannot_be_stacked(model):
     sites = [Site("0", 4), Site("0", 5), Site("7"), Site("9", 2)]
     for kind in AblationType:
-        sample = PairLoader(Pairs(images(5), images(5, 2), torch.zeros(5)), 2) if kind.over_dataset else images(5)
+        sample = PairLoader(Pairs(images(5), images(5, 2), torch.zeros(5)), 2) if kind.needs == "dataset" else images(5)
         found = src_ablations(model, sites, sample, kind)
-        items = 1 if kind.over_dataset else 5
+        items = 1 if kind.needs == "dataset" else 5
         assert [tuple(found[site].shape) for site in sites] == [(items, 26, 26), (items, 26, 26), (items, 16), (items,)]
         with pytest.raises(ValueError, match=r"unequal shape.*'0' \(\d, 26, 26\), '7' \(\d, 16\), '9' \(\d,\)"):
             src_ablations(model, sites, sample, kind, stack=True)

@@ -14,9 +14,9 @@ from nbutils import claims, layout
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """Begin a record and return where it will be written."""
+    """Begin results and return where it will be written."""
     monkeypatch.setenv(layout.OUT_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(claims, "_record", None)
+    monkeypatch.setattr(claims, "_results", None)
     claims.begin("07-example", profile="quick", source="embedded")
     return tmp_path / "07-example" / "results.json"
 
@@ -101,7 +101,7 @@ def test_metrics_keep_whole_numbers_whole_and_fractions_fractions(results):
 
 def test_nothing_can_be_claimed_before_begin(results, monkeypatch):
     claims.check("n", 1, at_least=0)
-    monkeypatch.setattr(claims, "_record", None)
+    monkeypatch.setattr(claims, "_results", None)
     with pytest.raises(ValueError, match=r"claims\.begin"):
         claims.check("n", 1, at_least=0)
 
@@ -123,7 +123,7 @@ def test_load_names_file_and_defect(results, change, defect):
     record = json.loads(results.read_text())
     change(record)
     results.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=rf"results\.json is not a record of claims: .*{defect}"):
+    with pytest.raises(ValueError, match=rf"results\.json does not hold results of a notebook: .*{defect}"):
         claims.load(results)
 
 

@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import AblationType, batch_src_ablations, edits, gather, src_ablations, zero_weights
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import gather, src_ablations
+from nbutils.ablation.weights import zero_weights
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.graphs import scores as edge_scores
@@ -65,7 +68,7 @@ def ablated(device, kind, by_source):
     model, x, y = digits_net(device)
     sites = [Site("net.0", 1), Site("net.0", 4)]
     if by_source:
-        sample = PairLoader(Pairs(x, x.flip(0), y), 5) if kind.over_dataset else x.flip(0)
+        sample = PairLoader(Pairs(x, x.flip(0), y), 5) if kind.needs == "dataset" else x.flip(0)
         values = src_ablations(model, sites, sample, kind)
     else:
         values = gather(model, ["net.0"], kind, [x.flip(0)])
@@ -117,24 +120,23 @@ def circuit(device):
     loader = PairLoader(dataclasses.replace(prompts, **moved), 3)
     model = model.to(device)
     graph = transformer_graph(model, moved["clean"])
-    return model, graph, loader, batch_src_ablations(model, graph.sites, loader, AblationType.RESAMPLE, "corrupt")
+    return edge_scores.EdgeTask(model, graph, loader, AblationType.RESAMPLE, logit_difference_of)
 
 
 def scored(device):
-    model, graph, loader, ablations = circuit(device)
-    case = model, graph, loader, ablations, logit_difference_of
-    first = next(iter(loader))
-    with torch.no_grad(), patch_edges(model, graph, [graph.edges[3]], ablations[first.key]):
-        patched = model(first.clean)
-    attribution = edge_scores.attribution_scores(*case)
+    task = circuit(device)
+    first = next(iter(task.pairs))
+    with torch.no_grad(), patch_edges(task.model, task.graph, [task.graph.edges[3]], task.of(first)):
+        patched = task.model(first.clean)
+    attribution = edge_scores.attribution_scores(task)
     return [
         patched,
         attribution,
-        edge_scores.exact_scores(*case),
-        edge_scores.integrated_gradients(*case, steps=2),
-        edge_scores.magnitude_scores(model, graph, loader),
-        edge_scores.greedy_scores(*case, thresholds=[0.01, 0.1]),
-        edge_scores.evaluate(model, graph, edge_scores.circuit_masks(attribution, [2, 5]), *case[2:]),
+        edge_scores.exact_scores(task),
+        edge_scores.integrated_gradients(task, steps=2),
+        edge_scores.magnitude_scores(task),
+        edge_scores.greedy_scores(task, thresholds=[0.01, 0.1]),
+        edge_scores.evaluate(task, edge_scores.circuit_masks(attribution, [2, 5])),
     ]
 
 
@@ -185,14 +187,14 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("by_source", [False, True])
-@pytest.mark.parametrize("kind", AblationType)
+@pytest.mark.parametrize("kind", list(AblationType), ids=str)
 def test_every_ablation(device, kind, by_source):
     found = ablated(device, kind, by_source)
     assert found.device == device
     same(found, ablated(CPU, kind, by_source))
 
 
-@pytest.mark.parametrize("kind", [AblationType.ZERO, AblationType.RESAMPLE, AblationType.TOKENWISE_MEAN_CLEAN])
+@pytest.mark.parametrize("kind", sweeps.SWEPT, ids=str)
 def test_sweeps(device, kind):
     same(swept(device, kind), swept(CPU, kind))
 

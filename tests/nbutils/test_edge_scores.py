@@ -1,10 +1,14 @@
+import dataclasses
+
 import pytest
 import torch
 
-from nbutils.ablation.values import AblationType, batch_src_ablations
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import batch_src_ablations
 from nbutils.data.pairs import PairLoader
 from nbutils.graphs.residual import patch_edges
 from nbutils.graphs.scores import (
+    EdgeTask,
     attribution_scores,
     circuit_masks,
     evaluate,
@@ -32,16 +36,34 @@ def case(request):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 1.6  # further from linear than at the start
-    kind = request.param
+    return EdgeTask(model, transformer_graph(model, PROMPTS.clean), LOADER, request.param, logit_difference_of)
+
+
+def parts(task):
+    return task.model, task.graph, task.pairs, task.values, task.metric
+
+
+@pytest.mark.parametrize("kind", list(AblationType), ids=str)
+def test_a_task_takes_its_values_from_the_inputs_that_are_its_types_own(kind):
+    model = Transformer(5, 4, layers=1, heads=2, width=12).eval()
     graph = transformer_graph(model, PROMPTS.clean)
-    ablations = batch_src_ablations(model, graph.sites, LOADER, kind, "corrupt" if kind.batch_specific else None)
-    return model, graph, LOADER, ablations, logit_difference_of
+    which = None if kind.needs != "batch" else "corrupt" if kind is AblationType.RESAMPLE else "clean"
+    expected = batch_src_ablations(model, graph.sites, LOADER, kind, which)
+    task = EdgeTask(model, graph, LOADER, kind, logit_difference_of)
+    assert task.values is task.values  # taken once
+    given = EdgeTask(model, graph, LOADER, expected, logit_difference_of)
+    for batch in LOADER:
+        assert torch.equal(task.of(batch), expected[batch.key])
+        assert given.of(batch) is expected[batch.key]
+    assert torch.equal(exact_scores(task), exact_scores(given))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.pairs = LOADER
 
 
 def test_the_exact_score_is_the_effect_of_each_edge_alone(case):
-    model, graph, loader, ablations, metric = case
+    model, graph, loader, ablations, metric = parts(case)
     model.train()
-    scores = exact_scores(*case, fold=5)
+    scores = exact_scores(case, fold=5)
     assert model.training
     for i in (0, len(graph.edges) // 2, len(graph.edges) - 1):
         changes = []
@@ -55,32 +77,32 @@ def test_the_exact_score_is_the_effect_of_each_edge_alone(case):
 
 
 def test_edge_attribution_is_the_gradient_of_the_mask_at_0(case):
-    scores = attribution_scores(*case)
-    at_0, at_1 = mask_gradients(*case, at=[0.0, 1.0])
+    scores = attribution_scores(case)
+    at_0, at_1 = mask_gradients(case, at=[0.0, 1.0])
     assert (scores - at_0).abs().max() < 1e-9  # a gradient by the chain rule, and one by autograd through the patch
     assert (scores - at_1).abs().max() > 1e-3
-    model, graph, loader, ablations, metric = case
+    graph = case.graph
     for i in (4, 30):  # and the slope of the metric itself
         small = torch.zeros(2, len(graph.edges), dtype=torch.float64)
         small[1, i] = 1e-5
-        clean, moved = evaluate(model, graph, small, loader, ablations, metric).mean(1)
+        clean, moved = evaluate(case, small).mean(1)
         assert ((moved - clean) / 1e-5).item() == pytest.approx(scores[i].item(), abs=1e-4)
 
 
 def test_integrated_gradients_add_up_to_the_whole_difference(case):
-    model, graph, loader, ablations, metric = case
+    graph = case.graph
     ends = torch.stack([torch.zeros(len(graph.edges)), torch.ones(len(graph.edges))])
-    clean, ablated = evaluate(model, graph, ends, loader, ablations, metric).mean(1)
-    assert integrated_gradients(*case, steps=60).sum().item() == pytest.approx((ablated - clean).item(), abs=0.01)
-    assert abs(attribution_scores(*case).sum() - (ablated - clean)) > 0.05  # one point does not do it
+    clean, ablated = evaluate(case, ends).mean(1)
+    assert integrated_gradients(case, steps=60).sum().item() == pytest.approx((ablated - clean).item(), abs=0.01)
+    assert abs(attribution_scores(case).sum() - (ablated - clean)) > 0.05  # one point does not do it
     with pytest.raises(ValueError, match="steps must be 1"):
-        integrated_gradients(*case, steps=0)
+        integrated_gradients(case, steps=0)
 
 
 def test_greedy_pruning_is_the_slow_recomputation_one_edge_after_the_other(case):
-    model, graph, loader, ablations, metric = case
-    fast, path = greedy_pruning(*case, threshold=0.01, fold=6)
-    slow, slow_path = greedy_pruning(*case, threshold=0.01, fold=1)
+    model, graph, loader, ablations, metric = parts(case)
+    fast, path = greedy_pruning(case, threshold=0.01, fold=6)
+    slow, slow_path = greedy_pruning(case, threshold=0.01, fold=1)
     assert torch.equal(fast, slow)
     assert path[["source", "destination", "kept"]].equals(slow_path[["source", "destination", "kept"]])
     assert (path.fall - slow_path.fall).abs().max() < 1e-9
@@ -90,11 +112,11 @@ def test_greedy_pruning_is_the_slow_recomputation_one_edge_after_the_other(case)
     for row in path.itertuples():
         values = []
         for edges in (gone, [*gone, (row.source, row.destination)]):
-            parts = []
+            found = []
             for batch in loader:
                 with torch.no_grad(), patch_edges(model, graph, edges, ablations[batch.key]):
-                    parts.append(metric(model(batch.clean), batch))
-            values.append(torch.cat(parts).mean().item())
+                    found.append(metric(model(batch.clean), batch))
+            values.append(torch.cat(found).mean().item())
         assert row.fall == pytest.approx(values[0] - values[1], abs=1e-9)
         assert row.kept == (row.fall >= 0.01)
         if not row.kept:
@@ -103,20 +125,20 @@ def test_greedy_pruning_is_the_slow_recomputation_one_edge_after_the_other(case)
     depths = path.destination.map(graph.destination_depth)
     assert depths.is_monotonic_decreasing
     with pytest.raises(ValueError, match="above 0"):
-        greedy_pruning(*case, threshold=0)
+        greedy_pruning(case, threshold=0)
 
 
 def test_greedy_scores_are_the_thresholds_that_edges_survive(case):
     thresholds = [0.001, 0.01, 0.1]
-    scores = greedy_scores(*case, thresholds)
+    scores = greedy_scores(case, thresholds)
     assert set(scores.tolist()) <= {0.0, *thresholds}
-    strict, _ = greedy_pruning(*case, threshold=0.1)
+    strict, _ = greedy_pruning(case, threshold=0.1)
     assert torch.equal(scores == 0.1, strict == 0)
 
 
 def test_baselines_know_nothing_of_the_task(case):
-    model, graph, loader, _, _ = case
-    magnitude = magnitude_scores(model, graph, loader)
+    model, graph, *_ = parts(case)
+    magnitude = magnitude_scores(case)
     with torch.no_grad():
         norms = model.embedding(PROMPTS.clean).flatten(1).norm(dim=1).mean()
     of_tokens = [magnitude[graph.index[edge]] for edge in graph.out_edges("token")]
@@ -134,6 +156,6 @@ def test_circuits_keep_the_edges_of_the_largest_scores():
 
 
 def test_ablations_of_another_loader_are_refused(case):
-    model, graph, loader, ablations, _ = case
+    model, graph, loader, ablations, _ = parts(case)
     with pytest.raises(KeyError, match="no ablations for batch 2"):
-        exact_scores(model, graph, loader, {0: ablations[0], 1: ablations[1]}, answer_probability_of)
+        exact_scores(EdgeTask(model, graph, loader, {0: ablations[0], 1: ablations[1]}, answer_probability_of))

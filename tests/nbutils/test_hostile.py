@@ -347,7 +347,7 @@ def test_weights_of_any_bytes(folder, state, changes, suffix):
     if not whole.exists():
         save(state, whole)
     path.write_bytes(mutated(whole.read_bytes(), changes))
-    found = load(lambda: mnist_net.load_state(path), path)
+    found = load(lambda: mnist_net.load_mnist_net(path), path)
     if not refused(found):
         assert all(tensor.isfinite().all() for tensor in found.state_dict().values())
 
@@ -382,14 +382,14 @@ WRONG = {
 def test_weights_that_are_something_else(tmp_path, state, wrong):
     path = tmp_path / "weights.pt"
     torch.save(state | {"net.9.weight": WRONG[wrong](state["net.9.weight"])}, path)
-    assert refused(load(lambda: mnist_net.load_state(path), path))
+    assert refused(load(lambda: mnist_net.load_mnist_net(path), path))
 
 
 @pytest.mark.parametrize("content", [[], {}, {1: 2}, None, "text", {"net.0.weight": {}}, torch.zeros(3)])
 def test_files_of_something_else(tmp_path, content):
     path = tmp_path / "weights.pt"
     torch.save(content, path)
-    assert refused(load(lambda: mnist_net.load_state(path), path))
+    assert refused(load(lambda: mnist_net.load_mnist_net(path), path))
 
 
 class Payload:
@@ -414,14 +414,14 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, state):
         for zipped in (True, False):
             path = tmp_path / f"{number}.pt"
             torch.save(content, path, _use_new_zipfile_serialization=zipped)
-            assert refused(load(lambda path=path: mnist_net.load_state(path), path))
+            assert refused(load(lambda path=path: mnist_net.load_mnist_net(path), path))
         path = tmp_path / "plain.pt"
         path.write_bytes(pickle.dumps(content))
-        assert refused(load(lambda path=path: mnist_net.load_state(path), path))
+        assert refused(load(lambda path=path: mnist_net.load_mnist_net(path), path))
         for suffix in (".safetensors", ".ckpt"):
             path = tmp_path / f"code{suffix}"
             path.write_bytes(pickle.dumps(content))
-            reader = mnist_net.load_state if suffix == ".safetensors" else lambda path: checkpoints.read(path, {})
+            reader = mnist_net.load_mnist_net if suffix == ".safetensors" else lambda path: checkpoints.read(path, {})
             assert refused(load(lambda reader=reader, path=path: reader(path), path))
     assert not ran.exists()
 

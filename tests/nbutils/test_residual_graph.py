@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import AblationType, edits, src_ablations
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import src_ablations
 from nbutils.graphs.residual import Edge, ResidualGraph, patch_edges, residual_mlp_graph, run_edge_sets
 from nbutils.hooks import edit
 from studies.circuits.graph import transformer_graph

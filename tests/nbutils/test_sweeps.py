@@ -6,8 +6,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import AblationType, edits, gather, zero_weights
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import gather
+from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import edit
 from nbutils.sweeps import units as sweeps
 from nbutils.sweeps.chains import Chain, Replay, engine

@@ -117,7 +117,7 @@ def test_a_user_s_mistake_is_one_line_and_exit_code_2(three, ran, capsys, argume
 
 
 def test_list_states_title_runtime_and_recorded_claims(three, capsys, monkeypatch):
-    monkeypatch.setattr(claims, "_record", None)
+    monkeypatch.setattr(claims, "_results", None)
     claims.begin("01-first", profile="quick", source="none")
     claims.check("n", 1, at_least=0)
     claims.save()

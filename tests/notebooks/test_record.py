@@ -45,7 +45,7 @@ def test_a_run_on_real_data_is_kept_with_its_command_and_shown_again(study, proj
     assert (real / "kept.png").read_bytes() == (out / "02-study" / "kept.png").read_bytes()
 
     monkeypatch.setenv(layout.OUT_VARIABLE, str(tmp_path / "later"))
-    monkeypatch.setattr(claims, "_record", None)
+    monkeypatch.setattr(claims, "_results", None)
     claims.begin("02-study", profile="quick", source="embedded digits")
     figures.show_recorded("kept")
     entry = figures.manifest("02-study")["recorded-kept"]
@@ -69,7 +69,7 @@ def test_a_full_run_on_embedded_data_is_kept_beside_the_one_on_real_data(study, 
     assert (project.root / "large-assets" / "02-study" / "full" / "kept.png").is_file()
 
     monkeypatch.setenv(layout.OUT_VARIABLE, str(tmp_path / "later"))
-    monkeypatch.setattr(claims, "_record", None)
+    monkeypatch.setattr(claims, "_results", None)
     claims.begin("02-study", profile="quick", source="embedded digits")
     for which in layout.RECORDED:
         figures.show_recorded("kept", which)

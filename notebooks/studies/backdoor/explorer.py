@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nbutils.plotting import theme as themes
-from nbutils.plotting.distributions import MARKERS
-from nbutils.plotting.labels import FONT_SIZE
+from nbutils.plotting.distributions import MARKERS, draw_change
+from nbutils.plotting.expect import expect_keys
+from nbutils.plotting.labels import FONT_SIZE, name_rows
 from studies.backdoor.plots.digits import draw_digits
 
 if TYPE_CHECKING:
     import ipywidgets
-    from matplotlib.figure import Figure
-from nbutils.plotting.explorers import MAX_EXAMPLES, UNIT_KEYS, Result, _expect_keys, _image, _png
+from nbutils.plotting.explorers import MAX_EXAMPLES, UNIT_KEYS, Result, View, redrawn
 
 
 def view_units(view: Result) -> Figure:
@@ -32,7 +31,7 @@ def view_units(view: Result) -> Figure:
         KeyError: one of these is missing, or a measure is.
         ValueError: the shapes differ.
     """
-    _expect_keys(view, UNIT_KEYS)
+    expect_keys(view, UNIT_KEYS)
     before, after, labels = view["before"], view["after"], np.asarray(view["labels"])
     if missing := [name for name in before if name not in after]:
         raise KeyError(f"expected the same measures after as before, got none called {missing}")
@@ -44,21 +43,15 @@ def view_units(view: Result) -> Figure:
             f"got {[list(array.shape) for array in (images, first, then, labels)]}"
         )
     theme = themes.current()
-    fig = plt.figure(figsize=(9.0, 3.0), layout="none")
+    fig = Figure(figsize=(9.0, 3.0), layout="none")
     ax = fig.add_axes((0.16, 0.2, 0.24, 0.68))
     for row, name in enumerate(before):
         colour = theme.accents[row % len(theme.accents)]
-        ax.plot([before[name], after[name]], [row, row], color=colour, linestyle="-", linewidth=2.2)
-        dots = {"s": 60, "marker": MARKERS[row % len(MARKERS)], "edgecolors": colour, "clip_on": False}
-        ax.scatter(before[name], row, facecolors=theme.paper, linewidths=1.6, zorder=3, **dots)
-        ax.scatter(after[name], row, facecolors=colour, zorder=4, **dots)
+        draw_change(ax, row, before[name], after[name], colour=colour, marker=MARKERS[row % len(MARKERS)])
         ax.text(0.02, row - 0.28, f"{before[name]:.1%} → {after[name]:.1%}", fontsize=FONT_SIZE)
-    ax.set_yticks(range(len(before)), list(before), fontsize=FONT_SIZE)
-    ax.set_ylim(len(before) - 0.5, -0.65)
+    name_rows(ax, list(before), above=0.65, fontsize=FONT_SIZE)
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
     ax.set_xlabel("open: before, filled: after", fontsize=FONT_SIZE)
     right = fig.add_axes((0.44, 0.05, 0.55, 0.83))
     if not len(images):
@@ -112,24 +105,19 @@ def unit_explorer(
         for layer, count in units_by_layer.items()
     }
     hint = ipywidgets.HTML("<small>Click a unit; Ctrl- or ⌘-click for several, or to let one go.</small>")
-    status, picture = ipywidgets.HTML(), ipywidgets.HTML()
 
-    def redraw(_: object = None) -> None:
-        sites = {layer: tuple(units.value) for layer, units in lists.items() if units.value}
-        named = ", ".join(f"{layer} {' '.join(map(str, units))}" for layer, units in sites.items())
-        text = f"{named or 'no units'} ablated ({ablation.value})"
-        try:
-            view = evaluate(sites, ablation.value)
-            numbers = ", ".join(f"{name} {value:.1%}" for name, value in view["after"].items())
-            data = _png(lambda: view_units(view))
-        except Exception as error:  # as in `color_cube_explorer`
-            status.value = f'<p role="alert">{html.escape(f"{text}: {type(error).__name__}: {error}")}</p>'
-            picture.value = ""
-            return
-        status.value = f'<p role="status">{html.escape(text)}</p>'
-        picture.value = _image(data, f"Measures before and after: {numbers}. Examples whose answer changes.")
+    def sites() -> dict[str, tuple[int, ...]]:
+        return {layer: tuple(units.value) for layer, units in lists.items() if units.value}
 
-    for control in (ablation, *lists.values()):
-        control.observe(redraw, names="value")
-    redraw()
+    def chosen_now() -> str:
+        named = ", ".join(f"{layer} {' '.join(map(str, units))}" for layer, units in sites().items())
+        return f"{named or 'no units'} ablated ({ablation.value})"
+
+    def view(said: str) -> View:
+        found = evaluate(sites(), ablation.value)
+        numbers = ", ".join(f"{name} {value:.1%}" for name, value in found["after"].items())
+        alt = f"Measures before and after: {numbers}. Examples whose answer changes."
+        return View(said, alt, lambda: view_units(found))
+
+    status, picture = redrawn([ablation, *lists.values()], chosen_now, view)
     return ipywidgets.VBox([ablation, ipywidgets.HBox(list(lists.values())), hint, status, picture])

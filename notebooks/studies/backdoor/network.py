@@ -50,7 +50,7 @@ class MnistNet(nn.Module):
         return self.net(images)
 
 
-def load_state(path: str | Path) -> MnistNet:
+def load_mnist_net(path: str | Path) -> MnistNet:
     """Read a trained network from a state dict.
 
     Args:

@@ -1,6 +1,6 @@
 """Repair a network with a backdoor from clean data alone: find units to remove, on a copy.
 
-Each method ranks or scores the units of given layers, then removes them with `nbutils.ablation.values`
+Each method ranks or scores the units of given layers, then removes them with `nbutils.interventions.ablation`
 (weights *and* bias; the published code of both methods leaves biases).
 """
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import zero_weights
-from nbutils.hooks import capture
+from nbutils.ablation.weights import zero_weights
+from nbutils.hooks import capture, unchanged
 from nbutils.seeding import generator
 from nbutils.training.optimizers import SGD, Adam
 
@@ -48,7 +48,7 @@ def dormancy(model: nn.Module, layer: str, images: Tensor) -> Tensor:
         images: `[N, ...]`.
     """
     total: Tensor | float = 0.0
-    with capture(model, layer) as seen, torch.no_grad():
+    with unchanged(model), capture(model, layer) as seen, torch.no_grad():
         model.eval()
         for part in images.split(500):
             model(part)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from nbutils.plotting import theme as themes
+from nbutils.plotting.expect import expect_keys
 from nbutils.plotting.labels import FONT_SIZE
 from studies.circuits.plots import draw_circuit, draw_faithfulness
 
 if TYPE_CHECKING:
     import ipywidgets
-    from matplotlib.figure import Figure
-from nbutils.plotting.explorers import CIRCUIT_KEYS, Result, _expect_keys, _image, _png
+from nbutils.plotting.explorers import CIRCUIT_KEYS, Result, View, redrawn
 
 
 def view_circuit(view: Result) -> Figure:
@@ -30,9 +29,10 @@ def view_circuit(view: Result) -> Figure:
         KeyError: one of these is missing.
         ValueError: the curve has no circuit of this size.
     """
-    _expect_keys(view, CIRCUIT_KEYS)
+    expect_keys(view, CIRCUIT_KEYS)
     theme, curve, kept = themes.current(), view["curve"], view["kept"]
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.2), width_ratios=(2, 3), layout="constrained")
+    fig = Figure(figsize=(9.0, 3.2), layout="constrained")
+    left, right = fig.subplots(1, 2, width_ratios=(2, 3))
     draw_faithfulness(left, curve.assign(method="this"))
     value = _kept(view).ratio_of_means
     # A value beyond the axis is marked where it leaves it.
@@ -73,23 +73,16 @@ def circuit_explorer(
         raise ValueError(f"expected ablations, and 0 to {edges} edges kept; got {ablations!r} and {kept}")
     ablation = ipywidgets.Dropdown(options=list(ablations), description="Ablation")
     count = ipywidgets.IntSlider(value=kept, min=0, max=edges, description="Edges kept", continuous_update=False)
-    status, picture = ipywidgets.HTML(), ipywidgets.HTML()
+    controls = [ablation, count]
 
-    def redraw(_: object = None) -> None:
-        text = f"{count.value} of {edges} edges kept, the others ablated ({ablation.value})"
-        try:
-            view = evaluate(ablation.value, count.value)
-            row = _kept(view)
-            data = _png(lambda: view_circuit(view))
-        except Exception as error:  # as in `color_cube_explorer`
-            status.value = f'<p role="alert">{html.escape(f"{text}: {type(error).__name__}: {error}")}</p>'
-            picture.value = ""
-            return
+    def view(chosen: str) -> View:
+        result = evaluate(ablation.value, count.value)
+        row = _kept(result)
         found = f"faithfulness {row.ratio_of_means:.2f}, single prompts from {row.low:.2f} to {row.high:.2f}"
-        status.value = f'<p role="status">{html.escape(f"{text}: {found}")}</p>'
-        picture.value = _image(data, f"Faithfulness by number of edges, and the circuit of {text}: {found}.")
+        alt = f"Faithfulness by number of edges, and the circuit of {chosen}: {found}."
+        return View(f"{chosen}: {found}", alt, lambda: view_circuit(result))
 
-    for control in (ablation, count):
-        control.observe(redraw, names="value")
-    redraw()
-    return ipywidgets.VBox([ipywidgets.HBox([ablation, count]), status, picture])
+    status, picture = redrawn(
+        controls, lambda: f"{count.value} of {edges} edges kept, the others ablated ({ablation.value})", view
+    )
+    return ipywidgets.VBox([ipywidgets.HBox(controls), status, picture])

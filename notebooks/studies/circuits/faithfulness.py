@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.data.pairs import PairBatch, PairLoader
-from nbutils.hooks import edit
+from nbutils.hooks import unchanged
 from studies.circuits.sequences import Prompts
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Metric = Callable[[Tensor, PairBatch[Prompts]], Tensor]
 
 
-def accuracy(logits: Tensor, right: Tensor) -> Tensor:
+def answer_accuracy(logits: Tensor, right: Tensor) -> Tensor:
     """Return the share of answers whose largest logit is at a right token.
 
     Args:
@@ -41,7 +41,7 @@ def accuracy(logits: Tensor, right: Tensor) -> Tensor:
 
 
 def answer_probability(logits: Tensor, right: Tensor) -> Tensor:
-    """Return the probability of all right tokens together. Args, returns: as for `accuracy`."""
+    """Return the probability of all right tokens together. Args, returns: as for `answer_accuracy`."""
     return (logits.softmax(-1) * right).sum(-1).mean(-1)
 
 
@@ -67,9 +67,9 @@ def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(-1).mean(-1)
 
 
-def accuracy_of(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
-    """Return the `accuracy` of a batch of prompts `[items]` from logits `[items, length, vocabulary]`."""
-    return accuracy(batch.pairs.at_answers(logits), batch.pairs.right)
+def answer_accuracy_of(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
+    """Return the `answer_accuracy` of a batch of prompts `[items]` from logits `[items, length, vocabulary]`."""
+    return answer_accuracy(batch.pairs.at_answers(logits), batch.pairs.right)
 
 
 def answer_probability_of(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
@@ -89,7 +89,7 @@ def closeness_to(model: nn.Module, loader: PairLoader[Prompts]) -> Metric:
         model: run once on the clean prompts, in eval mode; left as it was.
         loader: the prompts on which the metric will be asked for, by their batch keys.
     """
-    with edit(model, {}), torch.no_grad():
+    with unchanged(model), torch.no_grad():
         model.eval()
         reference = {batch.key: batch.pairs.at_answers(model(batch.clean)) for batch in loader}
 
@@ -100,7 +100,7 @@ def closeness_to(model: nn.Module, loader: PairLoader[Prompts]) -> Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": accuracy_of,
+    "accuracy": answer_accuracy_of,
     "answer probability": answer_probability_of,
     "logit difference": logit_difference_of,
 }
@@ -212,7 +212,7 @@ def area_under_curve(edges: ArrayLike, values: ArrayLike) -> float:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class KendallAgreement:
     """Kendall's τ of two rankings, with a bootstrap interval over what is ranked."""
 
     tau: float
@@ -223,9 +223,9 @@ class Agreement:
         return f"{self.tau:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
 
 
-def rank_agreement(
+def kendall_agreement(
     a: ArrayLike | Tensor, b: ArrayLike | Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Agreement:
+) -> KendallAgreement:
     """Return Kendall's τ-b of two sets of scores: 1 for the same order, 0 for none in common, −1 for the opposite.
 
     Ranks go by the scores' size, as circuits do. The interval is a percentile bootstrap over edges: what the agreement
@@ -257,4 +257,4 @@ def rank_agreement(
     )
     some = (own > 0) & (others > 0)  # a resample whose scores are all equal has no τ
     low, high = np.quantile(both[some] / np.sqrt(own * others)[some], [(1 - level) / 2, (1 + level) / 2])
-    return Agreement(float(kendalltau(a, b).statistic), float(low), float(high))
+    return KendallAgreement(float(kendalltau(a, b).statistic), float(low), float(high))

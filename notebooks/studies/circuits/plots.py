@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
@@ -21,7 +21,6 @@ from nbutils.plotting.theme import LINE_STYLES, current
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Point = tuple[float, float]
 
@@ -151,7 +150,8 @@ def plot_circuit(
     across = min(len(panels), 2)
     down = math.ceil(len(panels) / across)
     width = 5.6 if across == 1 else 8.8
-    fig, axes = plt.subplots(down, across, figsize=(width, 2.9 * down + 0.35), squeeze=False, layout="constrained")
+    fig = Figure(figsize=(width, 2.9 * down + 0.35), layout="constrained")
+    axes = fig.subplots(down, across, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     for ax, (title, frame) in zip(axes.flat, panels.items(), strict=False):
@@ -191,7 +191,8 @@ def plot_edge_scores(scores: pd.DataFrame, *, rows: int = _ROWS, quantity: str =
     values = values[order]
     limit = np.abs(values).max() or 1.0
     colours = LinearSegmentedColormap.from_list("scores", [theme.accents[0], theme.paper, theme.accents[1]])
-    fig, ax = plt.subplots(figsize=(2.6 + 0.78 * values.shape[1], 1.7 + 0.235 * len(values)), layout="constrained")
+    fig = Figure(figsize=(2.6 + 0.78 * values.shape[1], 1.7 + 0.235 * len(values)), layout="constrained")
+    ax = fig.subplots()
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto")
     ax.set_yticks(range(len(values)), [str(scores.index[i]) for i in order], fontsize=FONT_SIZE - 1)
     names = [
@@ -271,9 +272,8 @@ def plot_faithfulness(
     groups = list(curves.groupby(panel, sort=False))
     across = min(len(groups), 3)
     down = math.ceil(len(groups) / across)
-    fig, axes = plt.subplots(
-        down, across, figsize=(2.9 * across + 0.6, 2.5 * down + 0.5), sharey=True, squeeze=False, layout="constrained"
-    )
+    fig = Figure(figsize=(2.9 * across + 0.6, 2.5 * down + 0.5), layout="constrained")
+    axes = fig.subplots(down, across, sharey=True, squeeze=False)
     for ax in axes.flat[len(groups) :]:
         ax.axis("off")
     for ax, (title, group) in zip(axes.flat, groups, strict=False):

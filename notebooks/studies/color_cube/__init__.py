@@ -1,0 +1,7 @@
+"""The room of notebook 01: an autoencoder of colours from which red is deleted. Source document: Ex 2.9.1.
+
+`data`: the RGB cube, its names and its training batches. `network`: the autoencoder. `regularizers`: losses on its
+latent sphere. `mappers`, `steering`: edits of its latents. `directions`: directions found after training, or at random.
+`measures`: similarity of colours, errors, their correlation. `planted`: an autoencoder whose red is known. `explorer`
+and `plots`: what the notebook shows.
+"""

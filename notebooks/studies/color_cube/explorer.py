@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nbutils.plotting.figures import PLOTLY
+from matplotlib.figure import Figure
+
+from nbutils.plotting.expect import expect_keys
 from studies.color_cube.plots.cubes import plot_cube_slices
 from studies.color_cube.plots.latents import latent_sphere
 
 if TYPE_CHECKING:
     import ipywidgets
     import plotly.graph_objects as go
-    from matplotlib.figure import Figure
-from nbutils.plotting.explorers import KEYS, Result, _expect_keys, _image, _png
+from nbutils.plotting.explorers import KEYS, Result, View, redrawn
 
 
 def view_cube(result: Result) -> Figure:
@@ -27,7 +26,7 @@ def view_cube(result: Result) -> Figure:
     Raises:
         KeyError: one of these is missing.
     """
-    _expect_keys(result, KEYS)
+    expect_keys(result, KEYS)
     return plot_cube_slices(result["recon"], result["truth"], result.get("title", ""))
 
 
@@ -40,7 +39,7 @@ def view_sphere(result: Result) -> go.Figure:
     Raises:
         KeyError: a part of the result is missing.
     """
-    _expect_keys(result, KEYS)
+    expect_keys(result, KEYS)
     return latent_sphere(result["latents"], result["rgb"])
 
 
@@ -69,25 +68,15 @@ def color_cube_explorer(
     strength = ipywidgets.FloatSlider(
         value=1.0, min=0.0, max=1.0, step=0.05, description="Strength", continuous_update=False
     )
-    status, cube, sphere = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.Output()
+    controls, sphere = [seed, plan, strength], ipywidgets.Output()
 
-    def redraw(_: object = None) -> None:
-        chosen = f"seed {seed.value}, {plan.value}, strength {strength.value:.2f}"
-        try:
-            result = evaluate(seed.value, plan.value, strength.value)
-            picture, latents = _png(lambda: view_cube(result)), json.loads(view_sphere(result).to_json())
-        except Exception as error:  # a callback's exception would vanish in the log, with a stale picture left
-            status.value = f'<p role="alert">{html.escape(f"{chosen}: {type(error).__name__}: {error}")}</p>'
-            cube.value, sphere.outputs = "", ()
-            return
-        status.value = f'<p role="status">{html.escape(chosen)}</p>'
-        cube.value = _image(picture, f"Slices of the colour cube, reconstructed around true colours: {chosen}")
-        text = f"Latents on the unit sphere: {chosen}"
-        sphere.outputs = (
-            {"output_type": "display_data", "data": {PLOTLY: latents, "text/plain": text}, "metadata": {}},
-        )
+    def view(chosen: str) -> View:
+        result = evaluate(seed.value, plan.value, strength.value)
+        alt = f"Slices of the colour cube, reconstructed around true colours: {chosen}"
+        sphere_of = f"Latents on the unit sphere: {chosen}", lambda: view_sphere(result)
+        return View(chosen, alt, lambda: view_cube(result), sphere_of)
 
-    for control in (seed, plan, strength):
-        control.observe(redraw, names="value")
-    redraw()
-    return ipywidgets.VBox([ipywidgets.HBox([seed, plan, strength]), status, cube, sphere])
+    status, cube = redrawn(
+        controls, lambda: f"seed {seed.value}, {plan.value}, strength {strength.value:.2f}", view, turning=sphere
+    )
+    return ipywidgets.VBox([ipywidgets.HBox(controls), status, cube, sphere])

@@ -1,7 +1,7 @@
-"""Functions of alignment: how strongly to act on an activation, or where to move it.
+"""Functions of alignment: the strength of an edit, or the aim of it.
 
-Alignments are cosines in [-1, 1]. A *falloff* turns one into a gate in [0, 1]; a *mapper* turns one into a new
-alignment. Source document: Ex 2.9.1 and its neighbours.
+An alignment is a cosine in [-1, 1]. A *falloff* turns alignments into gates in [0, 1], a *mapper* into new alignments;
+both keep the shape. Source document: Ex 2.9.1 and its neighbours.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BoundedFalloff:
-    """Gate that is 0 up to alignment `start` and `slope` at alignment 1: slope·((x − start)/(1 − start))^power.
+    """Gate from 0 up to alignment `start` to `slope` at alignment 1: slope·((x − start)/(1 − start))^power.
 
     Args:
-        start: alignment at which it sets in, in [0, 1): the cosine of the cone's half angle.
+        start: alignment at the onset, in [0, 1): the cosine of the cone's half angle.
         slope: gate at full alignment, in [0, 1].
-        power: shape, 0 or more. At 0 the gate is `slope` everywhere inside the cone, which is what the source's
-            reported suppression uses.
+        power: shape, 0 or more. At 0 the gate is `slope` everywhere inside the cone, as in the source's reported
+            suppression.
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     start: float = 0.0
@@ -43,8 +46,11 @@ class LinearMapper:
     """Squeeze alignments in [start, 1] linearly onto [start, end]; leave the rest.
 
     Args:
-        start: where it sets in, in [0, 1).
-        end: where full alignment goes, in [start, 1].
+        start: alignment at the onset, in [0, 1).
+        end: new alignment in place of 1, in [start, 1].
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     start: float = 0.0
@@ -62,13 +68,16 @@ class LinearMapper:
 class BezierMapper:
     """Squeeze alignments in [start, 1] onto [start, end] along a cubic Bézier; leave the rest.
 
-    The curve leaves (start, start) with slope 1, so that nothing kinks where it sets in, and arrives flat at (1, end).
-    Its inner control points lie on the two tangents, at `tension` of the way to where they cross.
+    The curve leaves (start, start) with slope 1, without a kink at the onset, and arrives flat at (1, end). Its inner
+    control points lie on the two tangents, at `tension` of the way to their crossing.
 
     Args:
-        start: where it sets in, in [0, 1).
-        end: where full alignment goes, in [start, 1].
+        start: alignment at the onset, in [0, 1).
+        end: new alignment in place of 1, in [start, 1].
         tension: in (0, 1]; 1/√2 is near a circular arc.
+
+    Raises:
+        ValueError: an argument out of range.
     """
 
     start: float = 0.0
@@ -82,15 +91,14 @@ class BezierMapper:
 
     @cached_property
     def _curve(self) -> tuple[Tensor, Tensor]:
-        """Points (x, y) of the curve, close enough for linear interpolation to be good to 1e-7."""
+        """Points (x, y) of the curve, `[4097]` each: linear interpolation is exact to 1e-7."""
         t = torch.linspace(0, 1, 4097, dtype=torch.float64)[:, None]
         first = torch.tensor([self.start, self.start], dtype=torch.float64)
         last = torch.tensor([1.0, self.end], dtype=torch.float64)
         crossing = torch.tensor([self.end, self.end], dtype=torch.float64)  # of y = x and y = end
         second, third = first + self.tension * (crossing - first), last + self.tension * (crossing - last)
-        x, y = ((1 - t) ** 3 * first + 3 * (1 - t) ** 2 * t * second + 3 * (1 - t) * t**2 * third + t**3 * last).unbind(
-            1
-        )
+        points = (1 - t) ** 3 * first + 3 * (1 - t) ** 2 * t * second + 3 * (1 - t) * t**2 * third + t**3 * last
+        x, y = points.unbind(1)
         return x.contiguous(), y.contiguous()
 
     def __call__(self, alignment: Tensor) -> Tensor:

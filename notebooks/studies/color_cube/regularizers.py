@@ -1,19 +1,23 @@
-"""Regularizers of a latent sphere: losses on latents, scheduled by a dopesheet."""
+"""Regularizers of a latent sphere: losses per sample, latents `[..., K]` -> `[...]`, weighted by a dopesheet.
+
+`Separate`, `AngularAnchor`, `AntiAnchor` and `AxisAlignedSubspace` are those of Ex 2.9.1; the rest serve other
+experiments of its series.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import get_ident
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-_ALIKE = 1e-5 + 1e-8  # cosines this near 1 count as the same colour drawn twice (torch.isclose's defaults)
-_CHUNK = 16  # members a pass of Separate: its [members, 64, 64] buffers then stay in the second-level cache
+_ALIKE = 1e-5 + 1e-8  # distance from cosine 1 of a colour to itself: torch.isclose's defaults
+_CHUNK = 16  # members per pass of Separate: its [members, 64, 64] buffers then fit the second-level cache
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,11 @@ class Anchor:
 
 @dataclass(frozen=True)
 class AngularAnchor:
-    """One minus the cosine to a direction `[K]`: 0 when aligned, 2 when opposite."""
+    """One minus the cosine to a direction `[K]`: 0 when aligned, 2 when opposite.
+
+    Raises:
+        ValueError: when called, a direction of 0 or of another width.
+    """
 
     direction: Sequence[float]
 
@@ -41,9 +49,12 @@ class AntiAnchor:
     """Repulsion from a direction `[K]`.
 
     Args:
-        direction: where nothing should be.
-        full_sphere: `False`: max(cos, 0), which acts on the near hemisphere only (the source's); `True`:
-            (1 + cos)/2, which falls to 0 only at the opposite pole.
+        direction: the pole to empty.
+        full_sphere: `False`: max(cos, 0), on the near hemisphere only, as in the source; `True`: (1 + cos)/2, 0 at the
+            opposite pole only.
+
+    Raises:
+        ValueError: when called, a direction of 0 or of another width.
     """
 
     direction: Sequence[float]
@@ -56,7 +67,15 @@ class AntiAnchor:
 
 @dataclass(frozen=True)
 class AxisAlignedSubspace:
-    """Squared length outside the subspace spanned by `dims`; inside it with `invert`."""
+    """Squared length outside the subspace of some dimensions, or inside it.
+
+    Args:
+        dims: indices on the last axis, distinct, at least one.
+        invert: penalise the length inside.
+
+    Raises:
+        ValueError: no dims, one twice or below 0; when called, one outside the latents.
+    """
 
     dims: Sequence[int]
     invert: bool = False
@@ -68,7 +87,7 @@ class AxisAlignedSubspace:
     def __call__(self, latents: Tensor) -> Tensor:
         width = latents.shape[-1]
         if max(self.dims) >= width:
-            raise ValueError(f"dims {tuple(self.dims)} do not fit latents of width {width}")
+            raise ValueError(f"expected dims below {width}, the width of the latents; got {tuple(self.dims)}")
         penalized = [k for k in range(width) if (k in self.dims) == self.invert]
         return latents[..., penalized].square().sum(-1)
 
@@ -93,11 +112,15 @@ class Unitarity:
 class Separate:
     """Repulsion between the samples of a batch, by angle: Σ_j ((cos_ij + 1)/2)^power.
 
-    Pairs with a cosine of 1 within 1e-5 (a sample and itself, or the same colour drawn twice) count as cosine 0.
+    Latents are `[..., batch, K]`. Pairs with a cosine of 1 within 1e-5 (a sample and itself, or a colour drawn twice)
+    count as cosine 0.
 
     Args:
-        power: sharpness; at 100 only neighbours within about 20° repel each other.
+        power: sharpness, 1 or more; at 100 only neighbours within about 20° repel each other.
         shift: map cosines from [-1, 1] to [0, 1] first; without it `power` must be a whole number.
+
+    Raises:
+        ValueError: power below 1, or not whole without shift.
     """
 
     power: float = 100.0
@@ -116,18 +139,18 @@ class Separate:
 
 
 class _PairwisePower(torch.autograd.Function):
-    """Row sums of f(cos)^power over `[members, batch, batch]` that are never kept.
+    """Row sums of f(cos)^power `[members, batch, batch]`, without the array.
 
-    Autograd would hold five such arrays a step and run `pow` twice over them. The gradient needs only the product of
-    f^(power-1) with the latents: it is formed chunk by chunk on the way forward, for the upstream gradient that
-    averaging produces (one value a member), and again on the way back for any other.
+    Autograd would hold five such arrays per step and run `pow` twice over them. The gradient needs only the product of
+    f^(power-1) with the latents. The forward pass forms it chunk by chunk for the upstream gradient of a mean (one
+    value per member), the backward pass for any other.
     """
 
     @staticmethod
-    def forward(ctx, unit: Tensor, power: float, shift: bool) -> Tensor:  # (members, batch, K) -> (members, batch)
+    def forward(ctx: Any, unit: Tensor, power: float, shift: bool) -> Tensor:  # (members, batch, K) -> (members, batch)
         sums = unit.new_empty(unit.shape[:2])
         pulled = torch.empty_like(unit)
-        for chunk, slope, chunk_sums in _chunks(unit, power, shift):
+        for chunk, slope, chunk_sums in _iterate_chunks(unit, power, shift):
             sums[chunk] = chunk_sums
             torch.bmm(slope, unit[chunk], out=pulled[chunk])
         ctx.save_for_backward(unit, pulled)
@@ -135,52 +158,55 @@ class _PairwisePower(torch.autograd.Function):
         return sums
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor, None, None]:
+        (upstream,) = upstreams  # (members, batch)
         unit, pulled = ctx.saved_tensors
         g = upstream.unsqueeze(-1)  # (members, batch, 1)
         if (upstream == upstream[:, :1]).all():
             return 2 * g * pulled, None, None
         weighted = torch.empty_like(unit)
-        for chunk, slope, _ in _chunks(unit, ctx.power, ctx.shift):
+        for chunk, slope, _ in _iterate_chunks(unit, ctx.power, ctx.shift):
             torch.bmm(slope, (g * unit)[chunk], out=weighted[chunk])
         return g * pulled + weighted, None, None
 
 
-def _chunks(unit: Tensor, power: float, shift: bool):
+def _iterate_chunks(unit: Tensor, power: float, shift: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Yield (slice of members, d f^power / d cos `[m, batch, batch]`, row sums of f^power `[m, batch]`)."""
     members, batch, _ = unit.shape
     scale, offset = (0.5, 0.5) if shift else (1.0, 0.0)  # f = scale * cos + offset
-    base, scratch, result = _workspace(get_ident(), min(_CHUNK, members), batch, unit.dtype, unit.device)
+    base, scratch, result = _get_workspace(get_ident(), min(_CHUNK, members), batch, unit.dtype, unit.device)
     for start in range(0, members, _CHUNK):
         chunk = slice(start, min(start + _CHUNK, members))
         count = chunk.stop - chunk.start
         f, s, p = base[:count], scratch[:count], result[:count]
-        # -f rather than f, so that one `threshold_` pass masks what lies above a limit.
+        # -f rather than f, so that one pass of `threshold_` masks the cosines above the limit.
         f.fill_(-offset)
         torch.baddbmm(f, unit[chunk], unit[chunk].transpose(1, 2), alpha=-scale, out=f)
-        F.threshold_(f, -(scale * (1 - _ALIKE) + offset), -offset)
+        torch.threshold_(f, -(scale * (1 - _ALIKE) + offset), -offset)
         f.neg_()
-        alike = f == offset if power < 50 else None  # above, what they add is below 1e-15: not worth a pass
+        alike = f == offset if power < 50 else None  # at higher powers they add less than 1e-15: not worth a pass
         if shift and alike is None:
-            f.clamp_min_(1e-3)  # adds 1e-150 at most, and spares the slow arithmetic of denormals
-        _power(f, power - 1, s, p)
+            f.clamp_min_(1e-3)  # adds 1e-150 at most, and avoids the slow arithmetic of denormals
+        _raise_to_power(f, power - 1, s, p)
         sums = torch.mul(p, f, out=s).sum(-1)
         if alike is not None:
-            p.masked_fill_(alike, 0)  # set to a constant, so nothing flows back
+            p.masked_fill_(alike, 0)  # constants have no gradient
         yield chunk, p.mul_(power * scale), sums
 
 
 @lru_cache(maxsize=4)
-def _workspace(_thread: int, *shape_and_kind) -> tuple[Tensor, Tensor, Tensor]:
-    """Return three buffers `[members, batch, batch]` that the next call in this thread overwrites.
+def _get_workspace(
+    _thread: int, members: int, batch: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return three buffers `[members, batch, batch]` for this thread; its next call overwrites them.
 
-    Kept because the system clears fresh pages: allocating them anew each step took longer than computing in them.
+    Kept because the system clears fresh pages: an allocation per step took longer than the computation.
     """
-    members, batch, dtype, device = shape_and_kind
-    return tuple(torch.empty(members, batch, batch, dtype=dtype, device=device) for _ in range(3))
+    first, second, third = (torch.empty(members, batch, batch, dtype=dtype, device=device) for _ in range(3))
+    return first, second, third
 
 
-def _power(base: Tensor, power: float, scratch: Tensor, out: Tensor) -> None:
+def _raise_to_power(base: Tensor, power: float, scratch: Tensor, out: Tensor) -> None:
     """Write base ** power to `out`; whole powers by repeated squaring, some ten times faster than `pow`."""
     if power != int(power):
         torch.pow(base, power, out=out)
@@ -204,9 +230,6 @@ def _power(base: Tensor, power: float, scratch: Tensor, out: Tensor) -> None:
 def _cosine(latents: Tensor, direction: Sequence[float]) -> Tensor:
     length = math.sqrt(sum(x * x for x in direction))
     if len(direction) != latents.shape[-1] or length == 0:
-        raise ValueError(
-            f"a direction for latents of width {latents.shape[-1]} has as many entries, not all 0; "
-            f"got {tuple(direction)}"
-        )
+        raise ValueError(f"expected a direction of width {latents.shape[-1]}, not all 0; got {tuple(direction)}")
     unit = latents.new_tensor([x / length for x in direction])
     return (latents @ unit) / latents.norm(dim=-1).clamp_min(1e-12)

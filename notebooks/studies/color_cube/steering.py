@@ -1,6 +1,6 @@
-"""Edits that move activations away from a direction or a subspace. Each is a plain `Tensor -> Tensor` callable.
+"""Edits of activations away from a direction or a subspace: callables `[..., K]` -> `[..., K]`.
 
-Use them with `nbutils.hooks.edit`: `with edit(model, {"bottleneck": Suppression(direction)}): ...`.
+Use them with `nbutils.edit`: `with nb.edit(model, {"bottleneck": Suppression(direction)}): ...`.
 Source document: Ex 2.9.1 and its neighbours.
 """
 
@@ -18,15 +18,18 @@ from studies.color_cube.mappers import BoundedFalloff, LinearMapper
 
 @dataclass(frozen=True)
 class Suppression:
-    """Take out of each activation its component along a direction: x − strength·gate(cos(x, v))·⟨x, v⟩·v.
+    """Remove the component of activations along a direction: x − strength·gate(cos(x, v))·⟨x, v⟩·v.
 
-    Activations that point away from the direction are left alone unless `both_ways`.
+    Activations on the far side of the direction stay as they are, unless `both_ways`.
 
     Args:
         direction: v `[K]`; scaled to unit length.
         falloff: alignment in (0, 1] -> gate in [0, 1].
-        strength: 0 leaves everything, 1 applies the gate in full.
+        strength: in [0, 1]: 0 changes nothing, 1 applies the gate in full.
         both_ways: also act on activations aligned with −v.
+
+    Raises:
+        ValueError: strength out of range; when called, a direction of 0 or of another width.
     """
 
     direction: Sequence[float] | Tensor
@@ -39,7 +42,7 @@ class Suppression:
             raise ValueError(f"strength must lie in [0, 1]; got {self.strength}")
 
     def __call__(self, x: Tensor) -> Tensor:
-        v = _unit(self.direction, x)
+        v = _scale_to_unit(self.direction, x)
         along = x @ v  # (...,)
         alignment = along / x.norm(dim=-1).clamp_min(1e-12)
         alignment = alignment.abs() if self.both_ways else alignment
@@ -49,15 +52,18 @@ class Suppression:
 
 @dataclass(frozen=True)
 class Repulsion:
-    """Rotate activations away from a direction, in the plane of both, keeping their length.
+    """Rotate activations away from a direction, in the plane of both, at constant length.
 
-    An activation at cosine c > 0 to the direction ends at cosine `mapper(c)`. One that is parallel to it spans no plane
-    with it: it turns in an orthogonal direction drawn from `seed`, the same for all of them and on every call.
+    An activation at cosine c > 0 to the direction ends at cosine `mapper(c)`. A parallel one spans no plane with the
+    direction: it turns towards an orthogonal direction drawn from `seed`, the same for all of them and on every call.
 
     Args:
         direction: v `[K]`, K of 2 or more; scaled to unit length.
         mapper: cosine -> cosine.
         seed: of the orthogonal direction.
+
+    Raises:
+        ValueError: when called, a direction of 0 or of another width, or activations of width 1.
     """
 
     direction: Sequence[float] | Tensor
@@ -65,9 +71,9 @@ class Repulsion:
     seed: int = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        v = _unit(self.direction, x)
+        v = _scale_to_unit(self.direction, x)
         if len(v) < 2:
-            raise ValueError("on a line there is nowhere to turn: repulsion needs activations of width 2 or more")
+            raise ValueError("repulsion needs activations of width 2 or more, a plane to turn in; got width 1")
         length = x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
         unit = x / length
         cosine = unit @ v
@@ -75,7 +81,7 @@ class Repulsion:
         across_length = across.norm(dim=-1, keepdim=True)
         fallback = torch.randn(len(v), generator=generator(self.seed, "orthogonal direction")).to(x)
         fallback = fallback - (fallback @ v) * v
-        # Below 1e-6 what is left of the vector is rounding, and no direction to turn in.
+        # Below 1e-6 the rest of the vector is rounding, not a direction.
         across = torch.where(across_length > 1e-6, across / across_length, fallback / fallback.norm())
         target = self.mapper(cosine).clamp(-1, 1).unsqueeze(-1)
         turned = target * v + (1 - target**2).clamp_min(0).sqrt() * across
@@ -84,13 +90,16 @@ class Repulsion:
 
 @dataclass(frozen=True)
 class AxisAlignedSuppression:
-    """Set dimensions of an activation to zero, and leave its other dimensions as they are.
+    """Set dimensions of activations to zero.
 
-    Behind a normalisation this is another operation than ablating the weights before it: here the vector gets shorter,
-    there the rest of it is stretched back to unit length.
+    Behind a normalisation this differs from an ablation of the weights before it: here the vector gets shorter, there
+    its other dimensions are stretched back to unit length.
 
     Args:
-        dims: indices on the last axis.
+        dims: indices on the last axis, at least one.
+
+    Raises:
+        ValueError: when called, no dims, or some outside the activations.
     """
 
     dims: Sequence[int]
@@ -104,8 +113,8 @@ class AxisAlignedSuppression:
         return x * keep
 
 
-def _unit(direction: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+def _scale_to_unit(direction: Sequence[float] | Tensor, like: Tensor) -> Tensor:
     v = torch.as_tensor(direction, dtype=like.dtype, device=like.device)
     if v.shape != like.shape[-1:] or not v.norm() > 0:
-        raise ValueError(f"a direction for activations of width {like.shape[-1]} is [K] and not 0; got {v.tolist()}")
+        raise ValueError(f"expected a direction of width {like.shape[-1]}, not all 0; got {v.tolist()}")
     return v / v.norm()

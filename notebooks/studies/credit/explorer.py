@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from studies.credit.plots import plot_predictions
 
 if TYPE_CHECKING:
     import ipywidgets
-from nbutils.plotting.explorers import Result, _image, _png
+from nbutils.plotting.explorers import Result, View, redrawn
 
 
 def credit_explorer(
@@ -41,22 +40,12 @@ def credit_explorer(
     layer = ipywidgets.Dropdown(options=list(layers), description="Layer")
     epsilon = ipywidgets.Dropdown(options=[(f"{value:g}", value) for value in epsilons], description="ε")
     precision = ipywidgets.Dropdown(options=list(precisions), description="Precision")
-    status, picture = ipywidgets.HTML(), ipywidgets.HTML()
+    controls = [layer, epsilon, precision]
 
-    def redraw(_: object = None) -> None:
-        chosen = f"layer {layer.value}, ε = {epsilon.value:g}, {precision.value}"
-        try:
-            result = evaluate(layer.value, epsilon.value, precision.value)
-            data = _png(lambda: plot_predictions({chosen: result}))
-        except Exception as error:  # as in `color_cube_explorer`
-            status.value = f'<p role="alert">{html.escape(f"{chosen}: {type(error).__name__}: {error}")}</p>'
-            picture.value = ""
-            return
-        rho = result["rho"]
-        status.value = f'<p role="status">{html.escape(f"{chosen}: ρ = {rho:+.4f}")}</p>'
-        picture.value = _image(data, f"Predicted against true change of the loss: {chosen}")
+    def view(chosen: str) -> View:
+        result = evaluate(layer.value, epsilon.value, precision.value)
+        alt = f"Predicted against true change of the loss: {chosen}"
+        return View(f"{chosen}: ρ = {result['rho']:+.4f}", alt, lambda: plot_predictions({chosen: result}))
 
-    for control in (layer, epsilon, precision):
-        control.observe(redraw, names="value")
-    redraw()
-    return ipywidgets.VBox([ipywidgets.HBox([layer, epsilon, precision]), status, picture])
+    status, picture = redrawn(controls, lambda: f"layer {layer.value}, ε = {epsilon.value:g}, {precision.value}", view)
+    return ipywidgets.VBox([ipywidgets.HBox(controls), status, picture])

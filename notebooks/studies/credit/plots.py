@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
-from nbutils.plotting.distributions import GOLDEN, MARKERS
-from nbutils.plotting.expect import expect_shape
-from nbutils.plotting.labels import FONT_SIZE
+from nbutils.plotting.distributions import GOLDEN, MARKERS, draw_dots
+from nbutils.plotting.expect import expect_columns, expect_shape
+from nbutils.plotting.labels import FONT_SIZE, name_rows
 from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 def plot_rho_by_layer(table: pd.DataFrame, *, columns: int = 4) -> Figure:
@@ -31,20 +30,13 @@ def plot_rho_by_layer(table: pd.DataFrame, *, columns: int = 4) -> Figure:
         KeyError: the table lacks a column.
         ValueError: the table has no rows.
     """
-    _expect_columns(table, "regime", "layer", "rho", "null_low", "null_high", "ceiling")
+    expect_columns(table, ("regime", "layer", "rho", "null_low", "null_high", "ceiling"))
     theme = current()
     groups = list(table.groupby("regime", sort=False))
     columns = min(columns, len(groups))
     rows = -(-len(groups) // columns)
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.0 + 2.0 * columns, 0.6 + 2.4 * rows),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    fig = Figure(figsize=(1.0 + 2.0 * columns, 0.6 + 2.4 * rows), layout="constrained")
+    axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for place, ax in enumerate(axes.flat):
         if place >= len(groups):
             ax.set_visible(False)
@@ -60,16 +52,7 @@ def plot_rho_by_layer(table: pd.DataFrame, *, columns: int = 4) -> Figure:
         ax.axhline(0, color=theme.muted, linewidth=0.8, linestyle="-")
         ax.plot(means.index, means["ceiling"], color=theme.ink, linestyle=":", marker="_", markersize=9, linewidth=1.2)
         spread = part["layer"] + 0.5 * (by_layer.cumcount() * GOLDEN % 1 - 0.5)
-        ax.scatter(
-            spread,
-            part["rho"],
-            s=16,
-            marker=MARKERS[place % len(MARKERS)],
-            facecolors=colour,
-            edgecolors=theme.paper,
-            linewidths=0.4,
-            zorder=3,
-        )
+        draw_dots(ax, spread, part["rho"], place, size=16, zorder=3)
         ax.plot(means.index, means["rho"], color=colour, linestyle="-", linewidth=1.6)
         ax.set_title(str(regime))
         ax.set_xticks(sorted(table["layer"].unique()))
@@ -96,9 +79,10 @@ def plot_precision(
         KeyError: the table lacks a column.
         ValueError: the table has no rows.
     """
-    _expect_columns(table, "gradient_rms", "float32_ceiling", "ceiling")
+    expect_columns(table, ("gradient_rms", "float32_ceiling", "ceiling"))
     theme = current()
-    fig, ax = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
+    fig = Figure(figsize=(7.0, 3.6), layout="constrained")
+    ax = fig.subplots()
     ax.set_xscale("log")
     ax.plot(*curve, color=theme.muted, linestyle="--", linewidth=2.0, label="float32, predicted from its rounding")
     ax.scatter(
@@ -169,11 +153,12 @@ def plot_power_law(
         KeyError: the table lacks a column.
         ValueError: the table has no rows, or a value that is not above 0.
     """
-    _expect_columns(table, x, y, group)
+    expect_columns(table, (x, y, group))
     if not (table[[x, y]] > 0).all(axis=None):
         raise ValueError(f"logarithmic axes need values above 0 in {x} and {y}")
     theme = current()
-    fig, ax = plt.subplots(figsize=(7.0, 3.8), layout="constrained")
+    fig = Figure(figsize=(7.0, 3.8), layout="constrained")
+    ax = fig.subplots()
     for place, (name, part) in enumerate(table.groupby(group, sort=False)):
         ax.scatter(
             part[x],
@@ -237,32 +222,21 @@ def plot_accuracy(
     if missing := [name for name in (*values, baseline) if name not in intervals or name not in values]:
         raise KeyError(f"expected accuracies and an interval for each regime, got none for {missing}")
     theme = current()
-    fig, ax = plt.subplots(figsize=(7.5, 1.1 + 0.55 * len(values)), layout="constrained")
+    fig = Figure(figsize=(7.5, 1.1 + 0.55 * len(values)), layout="constrained")
+    ax = fig.subplots()
     ax.axvspan(*intervals[baseline], color=theme.muted, alpha=0.35, linewidth=0)
     ax.axvline(float(np.mean(values[baseline])), color=theme.muted, linestyle="--", linewidth=1.4)
     for row, (name, results) in enumerate(values.items()):
         results = expect_shape(name, results, ("S",))
         low, high = intervals[name]
         jitter = row - 0.1 + 0.3 * (np.arange(1, len(results) + 1) * GOLDEN % 1 - 0.5)
-        ax.scatter(
-            results,
-            jitter,
-            s=20,
-            marker=MARKERS[row % len(MARKERS)],
-            facecolors=theme.accents[row % len(theme.accents)],
-            edgecolors=theme.paper,
-            linewidths=0.4,
-            zorder=2,
-        )
+        draw_dots(ax, results, jitter, row, size=20)
         ink = {"color": theme.ink, "linestyle": "-", "zorder": 3}
         ax.plot([low, high], [row + 0.25] * 2, linewidth=2.0, marker="|", markersize=8, **ink)
         ax.plot(results.mean(), row + 0.25, marker="D", markerfacecolor=theme.paper, markersize=5, **ink)
         if published and name in published:
             ax.plot(published[name], row, marker="x", color=theme.ink, markersize=8, markeredgewidth=1.6)
-    ax.set_yticks(range(len(values)), list(values))
-    ax.set_ylim(len(values) - 0.45, -0.55)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
+    name_rows(ax, list(values), above=0.55, below=0.55)
     ax.set_xlabel(
         f"test accuracy; diamond: mean with its interval; band: {baseline}" + ("; ×: published" if published else "")
     )
@@ -300,9 +274,8 @@ def plot_predictions(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     if not results:
         raise ValueError("expected at least one measurement, got none")
-    fig, axes = plt.subplots(
-        1, len(results), figsize=(1.0 + 3.1 * len(results), 3.4), squeeze=False, layout="constrained"
-    )
+    fig = Figure(figsize=(1.0 + 3.1 * len(results), 3.4), layout="constrained")
+    axes = fig.subplots(1, len(results), squeeze=False)
     for ax, (title, result) in zip(axes.flat, results.items(), strict=True):
         draw_predictions(ax, result["predicted"], result["actual"])
         rho = f"ρ = {result['rho']:+.3f}" if np.isfinite(result["rho"]) else "ρ undefined: no loss changed"
@@ -310,10 +283,3 @@ def plot_predictions(results: Mapping[str, Mapping[str, Any]]) -> Figure:
         ax.set_xlabel("predicted change, ⟨a, v⟩")
     axes[0, 0].set_ylabel("true change of the loss")
     return fig
-
-
-def _expect_columns(table: pd.DataFrame, *names: str) -> None:
-    if missing := [name for name in names if name not in table]:
-        raise KeyError(f"expected columns {', '.join(names)}, got none called {missing}")
-    if table.empty:
-        raise ValueError("expected at least one row, got an empty table")

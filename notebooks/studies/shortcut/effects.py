@@ -38,14 +38,14 @@ def channel_effects(features: ArrayLike, twins: ArrayLike, *, scale: ArrayLike |
 
 
 @dataclass(frozen=True)
-class RankAgreement:
+class SpearmanAgreement:
     """Spearman's rank correlation of two scores over channels, and its two-sided p-value."""
 
     rho: float
     p_value: float
 
 
-def rank_agreement(scores: ArrayLike, truth: ArrayLike) -> RankAgreement:
+def spearman_agreement(scores: ArrayLike, truth: ArrayLike) -> SpearmanAgreement:
     """Return how far two scores `[C]` put channels in one order; by scipy.
 
     Raises:
@@ -59,4 +59,4 @@ def rank_agreement(scores: ArrayLike, truth: ArrayLike) -> RankAgreement:
     if np.ptp(scores) == 0 or np.ptp(truth) == 0:
         raise ValueError("a score that is the same for every channel has no order to compare")
     found = spearmanr(scores, truth)
-    return RankAgreement(float(found.statistic), float(found.pvalue))
+    return SpearmanAgreement(float(found.statistic), float(found.pvalue))

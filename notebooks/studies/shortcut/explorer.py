@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nbutils.plotting import theme as themes
-from nbutils.plotting.labels import FONT_SIZE
+from nbutils.plotting.distributions import draw_change
+from nbutils.plotting.expect import expect_columns
+from nbutils.plotting.labels import FONT_SIZE, name_rows, note_row
 from studies.shortcut import plots as shortcuts
 from studies.shortcut.pooled import MATCHED, RANDOM
 
 if TYPE_CHECKING:
     import ipywidgets
     import pandas as pd
-    from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
-from nbutils.plotting.explorers import _image, _png
+from nbutils.plotting.explorers import View, redrawn
 
 
 def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
@@ -35,7 +35,7 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
     Raises:
         KeyError: a column is missing, or the curves lack this control or K.
     """
-    _expect_columns(curves, ("control", "set", "k", "mean", "low", "high"))
+    expect_columns(curves, ("control", "set", "k", "mean", "low", "high"))
     sets = list(dict.fromkeys(curves["set"]))
     table = curves.set_index(["control", "set", "k"])
     chance = MATCHED if (curves["control"] == MATCHED).any() else RANDOM
@@ -44,29 +44,17 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
         raise KeyError(f"the sweep has no {missing[0]}")
     theme = themes.current()
     colour, _, marker = shortcuts.style(control)
-    fig, ax = plt.subplots(figsize=(7.0, 1.1 + 0.6 * len(sets)), layout="constrained")
+    fig = Figure(figsize=(7.0, 1.1 + 0.6 * len(sets)), layout="constrained")
+    ax = fig.subplots()
     for row, group in enumerate(sets):
         before, after = (table.loc[(control, group, number), "mean"] for number in (0, k))
         low, high = table.loc[(chance, group, k), ["low", "high"]]
         ax.barh(row, high - low, left=low, height=0.44, color=theme.muted, alpha=0.35, linewidth=0)
-        ax.plot([before, after], [row, row], color=colour, linestyle="-", linewidth=2.2)
-        dots = {"s": 60, "marker": marker, "edgecolors": colour, "clip_on": False}
-        ax.scatter(before, row, facecolors=theme.paper, linewidths=1.6, zorder=3, **dots)
-        ax.scatter(after, row, facecolors=colour, zorder=4, **dots)
-        ax.annotate(
-            f"{before:.1%} → {after:.1%}",
-            (1.03, row),
-            xycoords=ax.get_yaxis_transform(),
-            fontsize=FONT_SIZE,
-            va="center",
-            annotation_clip=False,
-        )
-    ax.set_yticks(range(len(sets)), sets)
-    ax.set_ylim(len(sets) - 0.5, -0.5)
+        draw_change(ax, row, before, after, colour=colour, marker=marker)
+        note_row(ax, row, f"{before:.1%} → {after:.1%}", at=1.03)
+    name_rows(ax, sets)
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
     ax.set_title(f"{k} channels by {control}")
     ax.set_xlabel(f"accuracy; open: none ablated, filled: {k}; bar: {k} {chance} channels", fontsize=FONT_SIZE)
     return fig
@@ -116,7 +104,7 @@ def shortcut_explorer(
     """
     import ipywidgets
 
-    _expect_columns(curves, ("control", "set", "k", "mean", "low", "high"))
+    expect_columns(curves, ("control", "set", "k", "mean", "low", "high"))
     ks, controls = sorted(curves["k"].unique().tolist()), list(dict.fromkeys(curves["control"]))
     if first[0] not in controls:
         raise KeyError(f"no control {first[0]!r} in the sweep; there are {', '.join(controls)}")
@@ -126,34 +114,22 @@ def shortcut_explorer(
     )
     share = ipywidgets.FloatSlider(value=0.0, min=0.0, max=1.5, step=0.1, description="Stain", continuous_update=False)
     hint = ipywidgets.HTML("<small>Stain: 0 is the tiles' own, 1 the other one, beyond 1 farther still.</small>")
-    parts = []
-    for controls_of, draw, text in (
-        (
-            (control, k),
-            lambda: view_ablation(curves, control.value, k.value),
-            lambda: f"{k.value} channels ablated by {control.value}",
-        ),
-        ((share,), lambda: view_stain(*recolour(share.value), labels=labels), lambda: f"stain at {share.value:.1f}"),
-    ):
-        status, picture = ipywidgets.HTML(), ipywidgets.HTML()
 
-        def redraw(_: object = None, *, draw=draw, text=text, status=status, picture=picture) -> None:
-            try:
-                data = _png(draw)
-            except Exception as error:  # as in `color_cube_explorer`
-                status.value = f'<p role="alert">{html.escape(f"{text()}: {type(error).__name__}: {error}")}</p>'
-                picture.value = ""
-                return
-            status.value = f'<p role="status">{html.escape(text())}</p>'
-            picture.value = _image(data, f"The same as the next cell shows: {text()}")
+    def panel(
+        controls: Sequence[Any], chosen: Callable[[], str], draw: Callable[[], Figure]
+    ) -> list[ipywidgets.Widget]:
+        def view(said: str) -> View:
+            return View(said, f"The same as the next cell shows: {said}", draw)
 
-        for one in controls_of:
-            one.observe(redraw, names="value")
-        redraw()
-        parts += [ipywidgets.HBox(list(controls_of)), status, picture]
-    return ipywidgets.VBox([*parts, hint])
+        parts = redrawn(controls, chosen, view)
+        return [ipywidgets.HBox(list(controls)), *parts]
 
-
-def _expect_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [column for column in columns if column not in frame]:
-        raise KeyError(f"expected columns {', '.join(columns)}, got none called {missing}")
+    ablated = panel(
+        [control, k],
+        lambda: f"{k.value} channels ablated by {control.value}",
+        lambda: view_ablation(curves, control.value, k.value),
+    )
+    stained = panel(
+        [share], lambda: f"stain at {share.value:.1f}", lambda: view_stain(*recolour(share.value), labels=labels)
+    )
+    return ipywidgets.VBox([*ablated, *stained, hint])

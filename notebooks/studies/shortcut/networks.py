@@ -110,7 +110,7 @@ class NarrowTileNet(TileNetwork):
         return self.widen(self.blocks(self.stem(images)))
 
 
-def load_state(path: str | Path) -> TileResNet:
+def load_tile_resnet(path: str | Path) -> TileResNet:
     """Read a trained ResNet-18 from a state dict with torchvision's names and two classes.
 
     Args:

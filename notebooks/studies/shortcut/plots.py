@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from nbutils.plotting.distributions import MARKERS
+from nbutils.plotting.expect import expect_columns
 from nbutils.plotting.labels import FONT_SIZE, label_ends
 from nbutils.plotting.theme import LINE_STYLES, current
 from studies.shortcut.pooled import MATCHED, RANDOM
@@ -20,7 +21,6 @@ from studies.shortcut.pooled import MATCHED, RANDOM
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
 LINEAR_BELOW = 4  # the axis of K is linear up to here, logarithmic beyond, as in the source
@@ -50,13 +50,10 @@ def plot_tile_sheet(
         raise ValueError(
             f"expected {rows} row and {columns} column labels, got {len(row_labels)} and {len(column_labels)}"
         )
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(0.9 + columns * (inches + 0.04), 0.3 + rows * (inches * height / width + 0.04)),
-        squeeze=False,
-        layout="constrained",
+    fig = Figure(
+        figsize=(0.9 + columns * (inches + 0.04), 0.3 + rows * (inches * height / width + 0.04)), layout="constrained"
     )
+    axes = fig.subplots(rows, columns, squeeze=False)
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for row in range(rows):
         for column in range(columns):
@@ -87,10 +84,11 @@ def plot_ablation_effect(sweep: pd.DataFrame, *, known: str = "ID", unseen: str 
     Raises:
         KeyError: a column, or a curve that is needed, is missing.
     """
-    _expect_columns(sweep, ("control", "set", "k", "mean", "sd"))
+    expect_columns(sweep, ("control", "set", "k", "mean", "sd"))
     theme = current()
     both = bool((sweep["set"] == known).any())
-    fig, axes = plt.subplots(1, 1 + both, figsize=(5.0 + 4.5 * both, 3.7), squeeze=False, layout="constrained")
+    fig = Figure(figsize=(5.0 + 4.5 * both, 3.7), layout="constrained")
+    axes = fig.subplots(1, 1 + both, squeeze=False)
     left, base = axes[0, 0], None
     for control in ("shortcut", RANDOM, "morphology"):
         if control == "morphology" and not (sweep["control"] == control).any():
@@ -131,11 +129,10 @@ def plot_dose_response(
         KeyError: a column is missing.
         ValueError: a control has no value, or several, for a K.
     """
-    _expect_columns(curves, ("control", by, "k", "mean", "low", "high"))
+    expect_columns(curves, ("control", by, "k", "mean", "low", "high"))
     panels = list(dict.fromkeys(curves[by]))
-    fig, axes = plt.subplots(
-        1, len(panels), figsize=(1.6 + 3.3 * len(panels), 3.7), sharey=share, squeeze=False, layout="constrained"
-    )
+    fig = Figure(figsize=(1.6 + 3.3 * len(panels), 3.7), layout="constrained")
+    axes = fig.subplots(1, len(panels), sharey=share, squeeze=False)
     for ax, panel in zip(axes[0], panels, strict=True):
         own = curves[curves[by] == panel]
         ks, ends = sorted(own["k"].unique().tolist()), []
@@ -174,12 +171,11 @@ def plot_probe_curves(
     Raises:
         KeyError: a column, or a target's floor, is missing.
     """
-    _expect_columns(curves, ("target", "control", "k", "probe", "value"))
+    expect_columns(curves, ("target", "control", "k", "probe", "value"))
     theme = current()
     targets = list(dict.fromkeys(curves["target"]))
-    fig, axes = plt.subplots(
-        1, len(targets), figsize=(1.6 + 3.6 * len(targets), 3.7), sharey=True, squeeze=False, layout="constrained"
-    )
+    fig = Figure(figsize=(1.6 + 3.6 * len(targets), 3.7), layout="constrained")
+    axes = fig.subplots(1, len(targets), sharey=True, squeeze=False)
     for ax, target in zip(axes[0], targets, strict=True):
         own = curves[curves["target"] == target]
         ends = []
@@ -225,9 +221,8 @@ def plot_scores(
         shapes = {name: list(score.shape) for name, score in columns.items()}
         raise ValueError(f"expected scores {list(truth.shape)}, got {shapes}")
     theme = current()
-    fig, axes = plt.subplots(
-        1, len(columns), figsize=(0.8 + 3.1 * len(columns), 3.3), sharey=True, squeeze=False, layout="constrained"
-    )
+    fig = Figure(figsize=(0.8 + 3.1 * len(columns), 3.3), layout="constrained")
+    axes = fig.subplots(1, len(columns), sharey=True, squeeze=False)
     height = _ranks(truth)
     for place, (ax, (name, score)) in enumerate(zip(axes[0], columns.items(), strict=True)):
         colour = theme.accents[place % len(theme.accents)]
@@ -300,8 +295,3 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     from scipy.stats import rankdata
 
     return rankdata(values)
-
-
-def _expect_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [column for column in columns if column not in frame]:
-        raise KeyError(f"expected columns {', '.join(columns)}, got none called {missing}")

@@ -1,6 +1,6 @@
 """Ablate sets of pooled channels, by the thousand, without running the network again.
 
-What stands in for an activation is what `nbutils.ablation.values` says, of a network cut down to its pool and
+What stands in for an activation is what `nbutils.interventions.ablation` says, of a network cut down to its pool and
 head. Between the two there is one linear layer. Replacing channels S of an item by r adds Σ_{c∈S} (r_c − a_c)·w_c to
 its logits, so the logits of many ablations are one matrix product of their masks with the effects of single channels.
 Exact up to rounding, and to the last bit where nothing is ablated. Source document: M6, with the controls it lacks.
@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbutils.ablation.values import AblationType, Replace, gather
+from nbutils.ablation.edits import Replace
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import gather
 from nbutils.seeding import generator
 
 if TYPE_CHECKING:
@@ -194,7 +196,7 @@ def replacement(ablation: str, items: Pool, reference: Pool, seed: int = 0) -> T
     return values.get("pool", torch.zeros(1, items.features.shape[1])).to(items.features)
 
 
-def ablate(features: Tensor, mask: Tensor, values: Tensor) -> Tensor:
+def replace_channels(features: Tensor, mask: Tensor, values: Tensor) -> Tensor:
     """Return features `[N, C]` with the masked channels `[C]` replaced by `values` `[1, C]` or `[N, C]`."""
     return Replace(tuple(mask.nonzero()[:, 0].tolist()), values)(features)
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from nbutils.data.weights import StateError
 from nbutils.hooks import submodule
-from studies.backdoor.network import LAYERS, MnistNet, load_state
+from studies.backdoor.network import LAYERS, MnistNet, load_mnist_net
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_state_dict_is_read_back(trained, tmp_path, suffix):
     path = tmp_path / f"clean{suffix}"
     state = {name: tensor.double() for name, tensor in trained.state_dict().items()}
     save_file(state, path) if suffix == ".safetensors" else torch.save(collections.OrderedDict(state), path)
-    model = load_state(path)
+    model = load_mnist_net(path)
     assert not model.training
     images = torch.randn(3, 1, 28, 28)
     assert torch.equal(model(images), trained(images))
@@ -107,14 +107,14 @@ def test_what_does_not_fit_is_named(trained, tmp_path, change, message):
     for path, write in ((tmp_path / "bad.pt", torch.save), (tmp_path / "bad.safetensors", save_file)):
         write(state, path)
         with pytest.raises(StateError, match=rf"bad\.(pt|safetensors): .*{message}"):
-            load_state(path)
+            load_mnist_net(path)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_files_that_are_no_state_dicts_are_named(trained, tmp_path, suffix):
     path = tmp_path / f"odd{suffix}"
     with pytest.raises(FileNotFoundError, match=rf"odd\{suffix}"):
-        load_state(path)
+        load_mnist_net(path)
     if suffix == ".safetensors":
         save_file(trained.state_dict(), path)
     else:
@@ -123,4 +123,4 @@ def test_files_that_are_no_state_dicts_are_named(trained, tmp_path, suffix):
     for content in (b"", whole[: len(whole) // 2], b"not weights at all", pickle.dumps(3), pickle.dumps({"a": 1})):
         path.write_bytes(content)
         with pytest.raises(StateError, match=rf"odd\{suffix}"):
-            load_state(path)
+            load_mnist_net(path)

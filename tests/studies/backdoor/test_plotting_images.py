@@ -111,7 +111,7 @@ def test_activation_maps_share_one_scale_and_mark_units():
     assert half == pytest.approx(0.5), "a quarter of the largest is half way up the colours"
     assert "square-root" in bar.get_ylabel()
     for ax in fig.axes:
-        box = ax.get_tightbbox(fig.canvas.get_renderer()).transformed(fig.transFigure.inverted())
+        box = ax.get_tightbbox().transformed(fig.transFigure.inverted())
         assert ((box.get_points() >= 0) & (box.get_points() <= 1)).all(), "nothing is cut off"
 
 

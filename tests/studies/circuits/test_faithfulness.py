@@ -6,15 +6,15 @@ from scipy.stats import kendalltau
 from nbutils.data.pairs import PairLoader
 from studies.circuits.faithfulness import (
     METRICS,
-    accuracy,
+    answer_accuracy,
     answer_probability,
     area_under_curve,
     closeness_to,
     faithfulness,
     faithfulness_curve,
+    kendall_agreement,
     kl_divergence,
     logit_difference,
-    rank_agreement,
 )
 from studies.circuits.sequences import greater_than, induction
 from studies.circuits.transformer import Transformer
@@ -23,14 +23,14 @@ from studies.circuits.transformer import Transformer
 def test_measures_on_a_case_small_enough_to_check_by_eye():
     p = torch.tensor([[[0.5, 0.25, 0.25]], [[0.1, 0.1, 0.8]]])
     right = torch.tensor([[[True, False, False]], [[True, True, False]]])
-    assert accuracy(p.log(), right).tolist() == [1, 0]
+    assert answer_accuracy(p.log(), right).tolist() == [1, 0]
     assert answer_probability(p.log(), right).tolist() == pytest.approx([0.5, 0.2])
     assert logit_difference(p.log(), right, ~right).tolist() == pytest.approx([np.log(2), -np.log(8)])
     assert kl_divergence(p.log(), p.log() + 3).tolist() == pytest.approx([0, 0], abs=1e-6)
     uniform = torch.zeros_like(p)
     assert kl_divergence(p.log(), uniform)[0].item() == pytest.approx(np.log(3) - 1.5 * np.log(2), abs=1e-6)
     assert kl_divergence(uniform, p.log())[0] != pytest.approx(kl_divergence(p.log(), uniform)[0])  # not symmetric
-    assert accuracy(torch.stack([p.log(), -p.log()]), right).shape == (2, 2)
+    assert answer_accuracy(torch.stack([p.log(), -p.log()]), right).shape == (2, 2)
     with pytest.raises(ValueError, match="needs a wrong token"):
         logit_difference(p, right, torch.zeros_like(right))
 
@@ -91,16 +91,16 @@ def test_a_curve_has_a_row_a_circuit_and_an_area():
 def test_kendalls_tau_ranks_by_size_and_its_bootstrap_is_that_of_scipy():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=40), rng.normal(size=40)
-    assert rank_agreement(a, -2 * a).tau == pytest.approx(1)  # signs do not rank
-    assert rank_agreement(a, 1 / a).tau == pytest.approx(-1)
+    assert kendall_agreement(a, -2 * a).tau == pytest.approx(1)  # signs do not rank
+    assert kendall_agreement(a, 1 / a).tau == pytest.approx(-1)
     half = a + 0.3 * b
-    found = rank_agreement(a, half, resamples=300, seed=3)
+    found = kendall_agreement(a, half, resamples=300, seed=3)
     assert found.tau == pytest.approx(kendalltau(abs(a), abs(half)).statistic)
     assert found.low < found.tau < found.high
     counts = np.random.default_rng(3).multinomial(40, np.full(40, 1 / 40), size=300)
     taus = [kendalltau(np.repeat(abs(a), n), np.repeat(abs(half), n)).statistic for n in counts]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(taus, [0.025, 0.975])))
-    assert rank_agreement(a, half, resamples=300, seed=3) == found
+    assert kendall_agreement(a, half, resamples=300, seed=3) == found
     for bad in (a[:5], np.full(40, np.nan), np.zeros(40)):
         with pytest.raises(ValueError, match=r"same edges|rank nothing"):
-            rank_agreement(a, bad)
+            kendall_agreement(a, bad)

@@ -9,7 +9,7 @@ from torch import nn
 
 from studies.shortcut import pooled
 from studies.shortcut.dose_response import area_under_k
-from studies.shortcut.effects import channel_effects, rank_agreement
+from studies.shortcut.effects import channel_effects, spearman_agreement
 from studies.shortcut.groups import group_accuracies, worst_group, worst_of_sweep
 
 HOSPITAL = np.array([0, 0, 0, 1, 1, 1, 1])
@@ -65,11 +65,11 @@ def test_effects_of_a_swap_are_those_of_the_channels_it_moves():
     assert channel_effects(features, twins) == pytest.approx([0, 1, 2, 3, 4, 0])
     scaled = channel_effects(features, twins, scale=[1, 1, 2, 3, 0, 1])
     assert scaled == pytest.approx([0, 1, 1, 1, 0, 0])
-    assert rank_agreement([0, 1, 2, 3, 4, 0], channel_effects(features, twins)).rho == pytest.approx(1)
-    apart = rank_agreement(rng.normal(size=300), rng.normal(size=300))
+    assert spearman_agreement([0, 1, 2, 3, 4, 0], channel_effects(features, twins)).rho == pytest.approx(1)
+    apart = spearman_agreement(rng.normal(size=300), rng.normal(size=300))
     assert abs(apart.rho) < 0.15
     assert apart.p_value > 0.01
     with pytest.raises(ValueError, match="no order"):
-        rank_agreement(np.ones(4), np.arange(4))
+        spearman_agreement(np.ones(4), np.arange(4))
     with pytest.raises(ValueError, match="a twin an item"):
         channel_effects(features, twins[1:])

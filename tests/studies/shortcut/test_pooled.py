@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import AblationType, edits, gather
+from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import gather
 from nbutils.hooks import edit
 from nbutils.seeding import generator
 from studies.shortcut import pooled
@@ -51,7 +53,7 @@ def test_logits_and_accuracies_are_those_of_the_head_run_again_for_every_draw(ab
             assert sorted(rows.draw.unique()) == list(range(len(some)))
             for draw, mask in enumerate(some):
                 assert mask.sum() == k
-                again = layer(pooled.ablate(items.features, mask, values)).detach()
+                again = layer(pooled.replace_channels(items.features, mask, values)).detach()
                 assert torch.allclose(pooled.logits(layer, items, values, mask[None])[0], again, atol=1e-5)
                 right = again.argmax(1) == items.labels
                 found = rows[rows.draw == draw].set_index("measure")

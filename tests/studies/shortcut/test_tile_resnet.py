@@ -15,7 +15,7 @@ from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, cross_entropy
 from studies.shortcut.batches import TileBatches
-from studies.shortcut.networks import MEAN, STD, NarrowTileNet, TileResNet, load_state
+from studies.shortcut.networks import MEAN, STD, NarrowTileNet, TileResNet, load_tile_resnet
 
 SHEET = Timeline(Dopesheet.from_text("STEP,lr\n0,3e-3\n7,1e-3\n"))
 
@@ -60,7 +60,7 @@ def test_resnet_is_torchvisions(tmp_path):
         expected = theirs(torchvision.transforms.functional.normalize(images, MEAN, STD))
         for suffix, write in ((".pt", torch.save), (".safetensors", save_file)):
             write(theirs.state_dict(), tmp_path / f"net{suffix}")
-            model = load_state(tmp_path / f"net{suffix}")
+            model = load_tile_resnet(tmp_path / f"net{suffix}")
             assert not model.training
             assert torch.allclose(model(images), expected, atol=1e-5)
     assert expected.std() > 1e-3
@@ -87,9 +87,9 @@ def test_a_checkpoint_of_another_shape_is_refused_by_name(tmp_path, change, mess
     change(state)
     torch.save(state, tmp_path / "bad.pt")
     with pytest.raises(StateError, match=rf"bad\.pt: .*{message}"):
-        load_state(tmp_path / "bad.pt")
+        load_tile_resnet(tmp_path / "bad.pt")
     with pytest.raises(FileNotFoundError, match=r"none\.pt"):
-        load_state(tmp_path / "none.pt")
+        load_tile_resnet(tmp_path / "none.pt")
 
 
 def test_a_member_trains_as_it_would_alone_batch_statistics_included():

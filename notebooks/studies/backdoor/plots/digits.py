@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, FuncNorm, LinearSegmentedColormap, ListedColormap, Normalize
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
@@ -24,7 +25,6 @@ from studies.backdoor.trigger_recovery import ANOMALY_THRESHOLD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
     from numpy.typing import ArrayLike
 
@@ -326,7 +326,7 @@ def plot_activation_maps(
             ax,
             images,
             inches=grid.inches,
-            cmap=plt.get_cmap("viridis").resampled(LEVELS),
+            cmap=colormaps["viridis"].resampled(LEVELS),
             norm=norm,
             row_labels=list(maps),
             column_labels=[f"▶{unit}" if unit in highlight else str(unit) for unit in block]
@@ -442,7 +442,8 @@ def plot_visible(trigger: ArrayLike, visible: ArrayLike, *, margin: int = 3) -> 
         )
     height, width = trigger.shape
     rows, columns = (np.flatnonzero(trigger.any(axis=axis)) for axis in (1, 0))
-    fig, ax = plt.subplots(figsize=(5.6, 3.2), layout="compressed")
+    fig = Figure(figsize=(5.6, 3.2), layout="compressed")
+    ax = fig.subplots()
     ax.imshow(
         np.where(visible, 0, 1),
         cmap=ListedColormap([theme.paper, theme.muted]),
@@ -526,7 +527,7 @@ def _figure(
     line = 0.24 if above else 0.05
     width = left + start + grids[0].size[0] + right
     height = sum(line + grid.size[1] for grid in grids) + below + 0.03
-    fig = plt.figure(figsize=(width, height), layout="none")
+    fig = Figure(figsize=(width, height), layout="none")
 
     def place(grid: Grid, x: float, y: float) -> Axes:
         return fig.add_axes((x / width, 1 - (y + grid.size[1]) / height, grid.size[0] / width, grid.size[1] / height))

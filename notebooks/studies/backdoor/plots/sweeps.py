@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nbutils.plotting.distributions import GOLDEN, MARKERS
-from nbutils.plotting.labels import FONT_SIZE, label_ends
+from nbutils.plotting.expect import expect_columns
+from nbutils.plotting.labels import FONT_SIZE, label_ends, name_rows, note_row
 from nbutils.plotting.theme import LINE_STYLES, current
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-    from matplotlib.figure import Figure
 
 Units = Collection[tuple[str, int]]  # (layer, unit)
 
@@ -108,14 +108,8 @@ def plot_unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Un
     theme = current()
     values, before = _by_layer(sweep, baseline, found)
     limit = _limit(values, before)
-    fig, axes = plt.subplots(
-        len(values),
-        1,
-        figsize=(9.0, 0.35 + sum(0.62 + 0.24 * len(table) for table in values.values())),
-        height_ratios=[len(table) for table in values.values()],
-        squeeze=False,
-        layout="constrained",
-    )
+    fig = Figure(figsize=(9.0, 0.35 + sum(0.62 + 0.24 * len(table) for table in values.values())), layout="constrained")
+    axes = fig.subplots(len(values), 1, height_ratios=[len(table) for table in values.values()], squeeze=False)
     for ax, (layer, table) in zip(axes[:, 0], values.items(), strict=True):
         change = _changes(table, before)
         units = table.columns.to_numpy()
@@ -178,18 +172,13 @@ def plot_greedy(paths: pd.DataFrame) -> Figure:
         KeyError: a column is missing.
         ValueError: a search has no value or several at a step before its end.
     """
-    _expect_columns(paths, ("search", "seed", "step", "measure", "value"))
+    expect_columns(paths, ("search", "seed", "step", "measure", "value"))
     theme = current()
     searches, measures = list(paths["search"].unique()), list(paths["measure"].unique())
     last = paths.groupby("search", sort=False)["step"].max()
-    fig, axes = plt.subplots(
-        1,
-        len(searches),
-        figsize=(1.9 + 2.3 * len(searches), 3.3),
-        sharey=True,
-        width_ratios=[max(int(steps), 3) + 1 for steps in last],
-        squeeze=False,
-        layout="constrained",
+    fig = Figure(figsize=(1.9 + 2.3 * len(searches), 3.3), layout="constrained")
+    axes = fig.subplots(
+        1, len(searches), sharey=True, width_ratios=[max(int(steps), 3) + 1 for steps in last], squeeze=False
     )
     for ax, search in zip(axes[0], searches, strict=True):
         ends = []
@@ -240,7 +229,7 @@ def plot_layer_swaps(
         KeyError: a column or a measure is missing.
         ValueError: no columns of booleans before `measure`, or a mixture lacks a measure.
     """
-    _expect_columns(swaps, ("measure", "value"))
+    expect_columns(swaps, ("measure", "value"))
     layers = list(swaps.columns[: list(swaps.columns).index("measure")])
     if not layers or not swaps[layers].isin([True, False]).all(axis=None):
         raise ValueError(f"expected columns of booleans, one a layer, before `measure`, got {layers}")
@@ -254,14 +243,8 @@ def plot_layer_swaps(
         raise ValueError("expected every measure for each mixture, got gaps")
     table = table.sort_values(by, kind="stable")
     taken = table.index.to_frame().to_numpy(dtype=bool)  # (mixtures, layers)
-    fig, (upper, lower) = plt.subplots(
-        2,
-        1,
-        figsize=(2.6 + 0.36 * len(table), 2.5 + 0.3 * len(layers)),
-        height_ratios=[2.0, 0.3 * len(layers) + 0.1],
-        sharex=True,
-        layout="constrained",
-    )
+    fig = Figure(figsize=(2.6 + 0.36 * len(table), 2.5 + 0.3 * len(layers)), layout="constrained")
+    upper, lower = fig.subplots(2, 1, height_ratios=[2.0, 0.3 * len(layers) + 0.1], sharex=True)
     at = np.arange(len(table))
     ends = []
     every = swaps.set_index(layers)
@@ -311,14 +294,15 @@ def plot_weight_changes(changes: pd.DataFrame, *, quantity: str = "relative chan
         KeyError: a column is missing.
         ValueError: a change is negative or not finite.
     """
-    _expect_columns(changes, ("layer", "unit", "change", "found"))
+    expect_columns(changes, ("layer", "unit", "change", "found"))
     sizes = changes["change"].to_numpy(dtype=float)
     if not (np.isfinite(sizes) & (sizes >= 0)).all():
         raise ValueError("expected a finite change of 0 or more for each unit, got others")
     theme = current()
     layers = list(changes["layer"].unique())
     floor = float(sizes[sizes > 0].min(initial=np.inf)) / 2 if sizes.any() else 1.0
-    fig, ax = plt.subplots(figsize=(8.5, 0.9 + 0.7 * len(layers)), layout="constrained")
+    fig = Figure(figsize=(8.5, 0.9 + 0.7 * len(layers)), layout="constrained")
+    ax = fig.subplots()
     for row, layer in enumerate(layers):
         rows = changes[changes["layer"] == layer].sort_values("change", ascending=False, kind="stable")
         found = rows["found"].to_numpy(dtype=bool)
@@ -334,19 +318,10 @@ def plot_weight_changes(changes: pd.DataFrame, *, quantity: str = "relative chan
         ax.scatter(x[found], y[found], zorder=3, **style)
         ranked = list(zip((np.flatnonzero(found) + 1).tolist(), rows["unit"][found].tolist(), strict=True))
         texts = [f"{unit}: rank {rank} of {len(rows)}" for rank, unit in ranked]
-        ax.annotate(
-            "\n".join([*texts[:RANKS], *(f"and {len(texts) - RANKS} more" for _ in texts[RANKS : RANKS + 1])]),
-            (1.01, row),
-            xycoords=ax.get_yaxis_transform(),
-            fontsize=FONT_SIZE - 1,
-            verticalalignment="center",
-            annotation_clip=False,
-        )
+        more = [f"and {len(texts) - RANKS} more"] if len(texts) > RANKS else []
+        note_row(ax, row, "\n".join([*texts[:RANKS], *more]), fontsize=FONT_SIZE - 1)
     ax.set_xscale("log")
-    ax.set_yticks(range(len(layers)), layers)
-    ax.set_ylim(len(layers) - 0.5, -0.6)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
+    name_rows(ax, layers, above=0.6)
     notes = "; diamond: found by ablation" * bool(changes["found"].any()) + "; open: unchanged" * bool(
         (sizes == 0).any()
     )
@@ -378,7 +353,8 @@ def plot_unit_counts(counts: Mapping[str, Sequence[float]], *, quantity: str = "
     never = len(reached) < sum(map(len, numbers.values()))
     end = top + 1.0  # where those stand that never got there
     first = 0 if 0 in reached else min(1.0, end)
-    fig, ax = plt.subplots(figsize=(7.0, 0.75 + 0.62 * len(numbers)), layout="constrained")
+    fig = Figure(figsize=(7.0, 0.75 + 0.62 * len(numbers)), layout="constrained")
+    ax = fig.subplots()
     beside = min(0.1 * (end - first + 1) / 5.0, 0.8 / -(-max(map(len, numbers.values())) // STACK))  # about 0.1 inches
     for row, values in enumerate(numbers.values()):
         x = np.sort(np.nan_to_num(values, nan=end))
@@ -396,37 +372,22 @@ def plot_unit_counts(counts: Mapping[str, Sequence[float]], *, quantity: str = "
         ax.scatter(*at[lost].T, s=28, color=theme.ink, marker="x", linewidths=1.4, zorder=3)
         middle = float(np.median(x))
         ax.plot([middle] * 2, [row - 0.46, row + 0.42], color=theme.ink, linestyle="-", linewidth=1.2, zorder=2)
-        ax.annotate(
-            f"median {middle:g}" if not never or middle <= top else "median: never",
-            (1.02, row),
-            xycoords=ax.get_yaxis_transform(),
-            fontsize=FONT_SIZE,
-            verticalalignment="center",
-            annotation_clip=False,
-        )
+        note_row(ax, row, f"median {middle:g}" if not never or middle <= top else "median: never", at=1.02)
         ax.axhline(row + 0.42, color=theme.muted, linewidth=0.6, linestyle="-")
     ticks = list(range(int(first), top + 1, -(-max(top, 1) // 15)))
     ax.set_xticks([*ticks, end] if never else ticks, [*map(str, ticks), "never"] if never else None)
     ax.set_xlim(first - 0.5, (end if never else top) + 0.5)
-    ax.set_yticks(range(len(numbers)), list(numbers))
-    ax.set_ylim(len(numbers) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
+    name_rows(ax, list(numbers))
     ax.set_xlabel(f"{quantity}; a dot is a seed, the bar the median")
     return fig
-
-
-def _expect_columns(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [column for column in columns if column not in frame]:
-        raise KeyError(f"expected columns {', '.join(columns)}, got none called {missing}")
 
 
 def _by_layer(
     sweep: pd.DataFrame, baseline: pd.DataFrame, found: Units
 ) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
     """Return for each layer the values, measures by units, and the values before."""
-    _expect_columns(sweep, ("layer", "unit", "measure", "value"))
-    _expect_columns(baseline, ("measure", "value"))
+    expect_columns(sweep, ("layer", "unit", "measure", "value"))
+    expect_columns(baseline, ("measure", "value"))
     before = dict(zip(baseline["measure"], baseline["value"].astype(float), strict=True))
     measures = list(sweep["measure"].unique())
     if missing := [name for name in measures if name not in before]:

@@ -5,33 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 
+from nbutils.plotting.expect import expect_rgb, expect_shape
 from nbutils.plotting.labels import label_ends
 from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-from nbutils.plotting.expect import expect_shape
+
 
 CELL = 12  # pixels of the image a colour
 INNER = slice(3, 9)  # of them, those of the inner patch
 HUE_NAMES = ("red", "yellow", "green", "cyan", "blue", "magenta", "red")
-
-
-def expect_rgb(name: str, array: np.ndarray, shape: tuple[int | str, ...]) -> np.ndarray:
-    """Return `array` as `expect_shape` does, if its values lie in [0, 1].
-
-    Raises:
-        ValueError: the shape differs, or a value lies outside [0, 1] by more than rounding.
-    """
-    array = expect_shape(name, array, shape)
-    if array.size and (array.min() < -1e-6 or array.max() > 1 + 1e-6):
-        raise ValueError(f"expected RGB in [0, 1] in {name}, got {array.min():.3g} to {array.max():.3g}")
-    return np.clip(array, 0, 1)
 
 
 def draw_cube_slice(ax: Axes, recon: np.ndarray, truth: np.ndarray, *, value: tuple[float, float] = (0.0, 1.0)) -> None:
@@ -91,15 +79,8 @@ def plot_cube_slices(
     across = min(slices, 2)
     down = -(-slices // across)
     panel = 7.4 / across
-    fig, axes = plt.subplots(
-        down,
-        across,
-        figsize=(8.0, 0.75 + down * (panel * rows / columns + 0.28)),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    fig = Figure(figsize=(8.0, 0.75 + down * (panel * rows / columns + 0.28)), layout="constrained")
+    axes = fig.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for index, ax in enumerate(axes.flat):
         if index >= slices:
             ax.remove()
@@ -209,7 +190,8 @@ def plot_error_by_hue(
     mse = expect_shape("mse", mse, (len(hue), len(saturation), len(value)))
     rgb = expect_rgb("rgb", rgb, (*mse.shape, 3))
     top = mse.max() if max_error is None else max_error
-    fig, axes = plt.subplot_mosaic("hh;sv", figsize=(8.0, 5.4), layout="constrained")
+    fig = Figure(figsize=(8.0, 5.4), layout="constrained")
+    axes = fig.subplot_mosaic("hh;sv")
     draw_error_by_hue(axes["h"], hue, value, mse[:, -1], rgb[:, -1], max_error=top)
     axes["h"].set_title(f"along hue, saturation {saturation[-1]:.2g}", loc="left")
     columns = [int(np.argmin(np.abs(np.asarray(hue) - i / 6))) for i in range(6)]
@@ -267,7 +249,8 @@ def plot_error_vs_similarity(
     Raises:
         ValueError: the shapes differ or a colour lies outside [0, 1].
     """
-    fig, ax = plt.subplots(figsize=(7.0, 4.4), layout="constrained")
+    fig = Figure(figsize=(7.0, 4.4), layout="constrained")
+    ax = fig.subplots()
     draw_error_vs_similarity(ax, similarity, error, rgb, label=label, r=r)
     return fig
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from nbutils.plotting.expect import expect_shape
-from nbutils.plotting.labels import FONT_SIZE, label_curves, label_ends
+from nbutils.plotting.labels import FONT_SIZE, label_curves, label_ends, name_rows
 from nbutils.plotting.theme import LINE_STYLES, current
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-from nbutils.plotting.distributions import MARKERS, _jitter
+from nbutils.plotting.distributions import MARKERS, _jitter, draw_dots
 
 
 def draw_seed_distribution(
@@ -52,16 +51,7 @@ def draw_seed_distribution(
                 )
             )
             ax.plot([mean, mean], [row - 0.42, row + 0.42], color=theme.ink, linestyle=":", linewidth=1.2)
-        ax.scatter(
-            results,
-            _jitter(row, len(results)),
-            s=16,
-            marker=MARKERS[row % len(MARKERS)],
-            facecolors=colour,
-            edgecolors=theme.paper,
-            linewidths=0.4,
-            zorder=2,
-        )
+        draw_dots(ax, results, _jitter(row, len(results)), row, size=16)
         ink = {"color": theme.ink, "linewidth": 1.1, "linestyle": "-"}
         ax.boxplot(
             results,
@@ -98,10 +88,7 @@ def draw_seed_distribution(
                     "relpos": ({"left": 0, "center": 0.5, "right": 1}[lean], 0),
                 },
             )
-    ax.set_yticks(range(len(values)), list(values))
-    ax.set_ylim(len(values) - 0.45, -0.62)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
+    name_rows(ax, list(values), above=0.62, below=0.55)
 
 
 def plot_seed_distribution(
@@ -130,9 +117,8 @@ def plot_seed_distribution(
             if not 0 <= index < len(results):
                 raise IndexError(f"expected {name} among the {len(results)} seeds of {label}, got {index}")
     theme = current()
-    fig, (left, right) = plt.subplots(
-        1, 2, figsize=(8.5, 1.5 + 1.15 * len(values)), width_ratios=[3, 2], layout="constrained"
-    )
+    fig = Figure(figsize=(8.5, 1.5 + 1.15 * len(values)), layout="constrained")
+    left, right = fig.subplots(1, 2, width_ratios=[3, 2])
     draw_seed_distribution(left, values, reference=reference, highlight=highlight)
     left.set_xlabel(quantity + ("; band: published mean ± sd" if reference else ""))
     curves = []
@@ -175,7 +161,8 @@ def plot_power_sweep(
         raise KeyError(f"expected columns plan, power, mean, low and high, got none called {missing}")
     theme = current()
     powers = np.asarray(powers, dtype=float)
-    fig, ax = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
+    fig = Figure(figsize=(7.5, 3.8), layout="constrained")
+    ax = fig.subplots()
     ends = []
     for place, (plan, rows) in enumerate(table.groupby("plan", sort=False)):
         rows = rows.sort_values("power")

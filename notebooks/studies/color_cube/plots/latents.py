@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from nbutils.plotting.expect import expect_shape
+from nbutils.plotting.expect import expect_rgb, expect_shape
 from nbutils.plotting.labels import FONT_SIZE
 from nbutils.plotting.theme import current
-from studies.color_cube.plots.cubes import draw_cube_slice, draw_error_by_hue, expect_rgb
+from studies.color_cube.plots.cubes import draw_cube_slice, draw_error_by_hue
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Dims = tuple[int, int, int | None]  # x, y, depth; None where every point is at the same depth
 Cone = tuple[Sequence[float], float]  # direction `[K]`, half angle in radians
@@ -117,13 +116,8 @@ def plot_latent_grid(
         raise ValueError("expected at least one (x, y, depth), got none")
     across = min(len(dims), 3)
     down = -(-len(dims) // across)
-    fig, axes = plt.subplots(
-        down,
-        across,
-        figsize=(8.0, 0.4 + 2.65 * down * 3 / max(across, 2)),
-        squeeze=False,
-        layout="constrained",
-    )
+    fig = Figure(figsize=(8.0, 0.4 + 2.65 * down * 3 / max(across, 2)), layout="constrained")
+    axes = fig.subplots(down, across, squeeze=False)
     for index, ax in enumerate(axes.flat):
         if index >= len(dims):
             ax.remove()
@@ -169,7 +163,8 @@ def plot_stacked(
         ValueError: the shapes differ or a colour lies outside [0, 1].
         IndexError: the latents have no such dimension.
     """
-    fig, axes = plt.subplot_mosaic("ab;ss;ee", figsize=(7.0, 7.6), height_ratios=[3.3, 1.9, 1.9], layout="constrained")
+    fig = Figure(figsize=(7.0, 7.6), layout="constrained")
+    axes = fig.subplot_mosaic("ab;ss;ee", height_ratios=[3.3, 1.9, 1.9])
     for key, view in zip("ab", dims, strict=True):
         draw_latents(axes[key], latents, rgb, view, cone=cone, size=_size(len(latents)))
     draw_cube_slice(axes["s"], slice_recon, slice_truth)

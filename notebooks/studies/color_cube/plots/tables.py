@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import to_hex
 
-from studies.color_cube.plots.cubes import expect_rgb
+from nbutils.plotting.expect import expect_rgb
 
 if TYPE_CHECKING:
     import pandas as pd

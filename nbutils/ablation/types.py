@@ -1,0 +1,203 @@
+"""What replaces an activation: a frozen object for each way, which says what it needs and how it reduces.
+
+A way of one's own is one class, and an instance of it goes wherever an `AblationType` does:
+
+    class BatchMedian(AblationType):
+        needs = "batch"
+
+        def reduce(self, output, site):
+            return output.median(0, keepdim=True).values
+
+Source document of the seven types: the ablation-activations page of auto-circuit.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from nbutils.data.pairs import PairBatch
+
+if TYPE_CHECKING:
+    from nbutils.ablation.sites import Site
+
+
+class _Members(type):
+    """What `AblationType` offers as a class: iteration over the seven, and look-up by name and by value."""
+
+    seven: ClassVar[dict[str, AblationType]] = {}
+
+    def __iter__(cls) -> Iterator[AblationType]:
+        return iter(_Members.seven.values())
+
+    def __len__(cls) -> int:
+        return len(_Members.seven)
+
+    def __getitem__(cls, name: str) -> AblationType:
+        try:
+            return _Members.seven[name]
+        except KeyError:
+            raise KeyError(f"no ablation type {name!r}; there are {', '.join(_Members.seven)}") from None
+
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        if cls is not AblationType:
+            return super().__call__(*arguments, **keywords)
+        (value,) = arguments
+        for kind in _Members.seven.values():
+            if value in (kind, kind.value):
+                return kind
+        values = ", ".join(repr(kind.value) for kind in _Members.seven.values())
+        raise ValueError(f"no ablation type has the value {value!r}; there are {values}")
+
+
+class AblationType(metaclass=_Members):
+    """What replaces an activation. Subclass it for a type of one's own; the seven that there are:
+
+    RESAMPLE: the activation on the item's twin, the input that corresponds to it. ZERO: zeros.
+    BATCH_TOKENWISE_MEAN: the mean over a batch, at each position (pixel, token) by itself.
+    BATCH_ALL_TOK_MEAN: the mean over a batch and its positions; which axes those are, `Site` says.
+    TOKENWISE_MEAN_CLEAN, TOKENWISE_MEAN_CORRUPT, TOKENWISE_MEAN_CLEAN_AND_CORRUPT: the mean over all clean inputs of a
+    dataset, all corrupt ones, or both, at each position by itself.
+
+    Attributes:
+        needs: "nothing", where the value is `constant`; "batch", where it depends on a batch, and one must say whether
+            on its clean or its corrupt inputs; "dataset", where it is one for a whole dataset of pairs.
+        name, value: what it is called, in code and in words; the class's name when not given.
+        constant: the value of a type that needs nothing.
+    """
+
+    __slots__ = ()  # the seven hold no state: nobody can change them
+
+    RESAMPLE: ClassVar[AblationType]
+    ZERO: ClassVar[AblationType]
+    BATCH_TOKENWISE_MEAN: ClassVar[AblationType]
+    BATCH_ALL_TOK_MEAN: ClassVar[AblationType]
+    TOKENWISE_MEAN_CLEAN: ClassVar[AblationType]
+    TOKENWISE_MEAN_CORRUPT: ClassVar[AblationType]
+    TOKENWISE_MEAN_CLEAN_AND_CORRUPT: ClassVar[AblationType]
+
+    needs: Literal["nothing", "batch", "dataset"] = "batch"
+    name: str = "AblationType"
+    value: str = "AblationType"
+    constant: float = 0.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = vars(cls)
+        cls.name = own.get("name", cls.__name__)
+        cls.value = own.get("value", cls.name)
+        if cls.needs not in ("nothing", "batch", "dataset"):
+            raise ValueError(f"{cls.__name__}.needs must be 'nothing', 'batch' or 'dataset'; got {cls.needs!r}")
+
+    def inputs(self, batch: PairBatch) -> list[Tensor]:
+        """Return the inputs `[items, ...]` of a batch that the values come from: the clean ones by default."""
+        return [batch.clean]
+
+    def reduce(self, output: Tensor, site: Site) -> Tensor:
+        """Return what stands in for an output `[items, ...]`, for one that needs a batch: what broadcasts to it.
+
+        For one that needs a dataset: what the outputs of a batch contribute, by default their sum `[1, ...]`, float64.
+
+        Args:
+            output: of the module.
+            site: where; it says which axes are units and positions.
+        """
+        if self.needs != "dataset":
+            raise NotImplementedError(
+                f"{type(self).__name__} must say what stands in for an output: write its `reduce`"
+            )
+        return output.sum(0, keepdim=True, dtype=torch.float64)
+
+    def combine(self, total: Any, part: Any) -> Any:
+        """Return the contributions of some batches and of one more, as one; of a dataset. By default their sum."""
+        return total + part
+
+    def finish(self, total: Any, items: int) -> Tensor:
+        """Return what stands in, `[1, ...]`, from all contributions; of a dataset. By default their mean an item."""
+        return total / items
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is frozen; parameters are fields of a @dataclass(frozen=True)")
+
+    def __repr__(self) -> str:
+        return f"<AblationType.{self.name}: {self.value!r}>" if self._is_member() else f"{type(self).__name__}()"
+
+    def __str__(self) -> str:
+        return f"AblationType.{self.name}" if self._is_member() else repr(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The seven are one object each in every process.
+        return (operator.getitem, (AblationType, self.name)) if self._is_member() else super().__reduce_ex__(protocol)
+
+    def _is_member(self) -> bool:
+        return _Members.seven.get(self.name) is self
+
+
+class _Resample(AblationType):
+    __slots__ = ()
+    name, value = "RESAMPLE", "resample"
+
+    def inputs(self, batch: PairBatch) -> list[Tensor]:
+        return [batch.corrupt]
+
+    def reduce(self, output: Tensor, site: Site) -> Tensor:
+        return output
+
+
+class _Zero(AblationType):
+    __slots__ = ()
+    name, value, needs = "ZERO", "zero", "nothing"
+
+
+class _BatchTokenwiseMean(AblationType):
+    __slots__ = ()
+    name, value = "BATCH_TOKENWISE_MEAN", "batch, tokenwise mean"
+
+    def reduce(self, output: Tensor, site: Site) -> Tensor:
+        return output.mean(0, keepdim=True)
+
+
+class _BatchAllTokMean(AblationType):
+    __slots__ = ()
+    name, value = "BATCH_ALL_TOK_MEAN", "batch, mean over tokens"
+
+    def reduce(self, output: Tensor, site: Site) -> Tensor:
+        return output.mean((0, *site.position_axes(output)), keepdim=True)
+
+
+class _TokenwiseMeanClean(AblationType):
+    __slots__ = ()
+    name, value, needs = "TOKENWISE_MEAN_CLEAN", "tokenwise mean, clean", "dataset"
+
+
+class _TokenwiseMeanCorrupt(_TokenwiseMeanClean):
+    __slots__ = ()
+    name, value = "TOKENWISE_MEAN_CORRUPT", "tokenwise mean, corrupt"
+
+    def inputs(self, batch: PairBatch) -> list[Tensor]:
+        return [batch.corrupt]
+
+
+class _TokenwiseMeanCleanAndCorrupt(_TokenwiseMeanClean):
+    __slots__ = ()
+    name, value = "TOKENWISE_MEAN_CLEAN_AND_CORRUPT", "tokenwise mean, clean and corrupt"
+
+    def inputs(self, batch: PairBatch) -> list[Tensor]:
+        return [batch.clean, batch.corrupt]
+
+
+for _kind in (
+    _Resample,
+    _Zero,
+    _BatchTokenwiseMean,
+    _BatchAllTokMean,
+    _TokenwiseMeanClean,
+    _TokenwiseMeanCorrupt,
+    _TokenwiseMeanCleanAndCorrupt,
+):
+    _Members.seven[_kind.name] = _kind()
+    setattr(AblationType, _kind.name, _Members.seven[_kind.name])

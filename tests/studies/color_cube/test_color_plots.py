@@ -1,0 +1,353 @@
+"""Figures of the colour cube are tested through the data they draw, in both themes."""
+
+import json
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_rgb
+
+from nbutils.plotting import theme
+from nbutils.plotting.figures import PLOTLY
+from studies.color_cube.explorer import color_cube_explorer, view_cube, view_sphere
+from studies.color_cube.plots.cubes import plot_cube_slices, plot_error_by_hue, plot_error_vs_similarity
+from studies.color_cube.plots.distributions import plot_power_sweep, plot_seed_distribution
+from studies.color_cube.plots.latents import latent_sphere, plot_latent_grid, plot_stacked
+from studies.color_cube.plots.tables import LATEX_PREAMBLE, color_table_html, color_table_latex
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
+def look(request):
+    with theme.use(request.param):
+        yield request.param
+    plt.close("all")
+
+
+def scatters(ax) -> list[PathCollection]:
+    return [artist for artist in ax.collections if isinstance(artist, PathCollection)]
+
+
+def words(ax) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def sphere_points(count: int, dimensions: int = 5) -> np.ndarray:
+    points = RNG.normal(size=(count, dimensions))
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_patches_are_reconstructed_outside_and_true_inside():
+    recon, truth = RNG.random((2, 3, 4, 5, 3))
+    fig = plot_cube_slices(recon, truth, "Ablated")
+    assert fig.get_suptitle() == "Ablated"
+    assert [ax.get_title("left") for ax in fig.axes] == ["saturation 0", "saturation 0.5", "saturation 1"]
+    for index, ax in enumerate(fig.axes):
+        (image,) = ax.images
+        cells = image.get_array().reshape(4, 12, 5, 12, 3)
+        assert image.origin == "lower", "the first value is the lowest row"
+        np.testing.assert_array_equal(cells[:, 6, :, 6], truth[index])
+        np.testing.assert_array_equal(cells[:, 0, :, 11], recon[index])
+        assert not np.array_equal(cells[:, 6, :, 6], recon[index])
+
+
+def test_error_lines_have_the_colours_whose_error_they_show():
+    hue, saturation, value = np.linspace(0, 1, 13), np.linspace(0, 1, 3), np.linspace(0, 1, 5)
+    mse, rgb = RNG.random((13, 3, 5)), RNG.random((13, 3, 5, 3))
+    fig = plot_error_by_hue(hue, saturation, value, mse, rgb)
+    by_hue, by_saturation, by_value = fig.axes
+
+    def drawn(ax) -> list[tuple[np.ndarray, np.ndarray]]:
+        lines = [artist for artist in ax.collections if isinstance(artist, LineCollection)]
+        return [(np.array([segment[0] for segment in line.get_segments()]), line.get_colors()[:, :3]) for line in lines]
+
+    for row, (points, colours) in zip((4, 3, 2, 1), drawn(by_hue), strict=True):
+        np.testing.assert_array_equal(points, np.column_stack([hue, mse[:, -1, row]])[:-1])
+        np.testing.assert_allclose(colours, (rgb[:-1, -1, row] + rgb[1:, -1, row]) / 2)
+    for column, (points, _) in zip(range(0, 12, 2), drawn(by_saturation), strict=True):
+        np.testing.assert_array_equal(points, np.column_stack([saturation, mse[column, :, -1]])[:-1])
+    for column, (points, _) in zip(range(0, 12, 2), drawn(by_value), strict=True):
+        np.testing.assert_array_equal(points, np.column_stack([value, mse[column, -1]])[:-1])
+    assert set(words(by_hue)) == {"value 0.25", "value 0.5", "value 0.75", "value 1"}
+    assert len({ax.get_ylim() for ax in fig.axes}) == 1, "one scale for all panels"
+
+
+def test_error_against_similarity_draws_each_colour_where_it_belongs():
+    similarity, error, rgb = RNG.random(50), RNG.random(50), RNG.random((50, 3))
+    (ax,) = plot_error_vs_similarity(similarity, error, rgb, label="similarity, power 3", r=0.93).axes
+    (dots,) = scatters(ax)
+    np.testing.assert_array_equal(dots.get_offsets(), np.column_stack([similarity, error]))
+    np.testing.assert_array_equal(dots.get_facecolors()[:, :3], rgb)
+    assert (ax.get_xlabel(), ax.get_title("left")) == ("similarity, power 3", "r = 0.930")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a: plot_cube_slices(a((2, 3, 4, 3)), a((2, 3, 5, 3)), ""), r"truth of shape \[2, 3, 4, 3\]"),
+        (lambda a: plot_cube_slices(a((2, 3, 4, 3)) + 1, a((2, 3, 4, 3)), ""), r"RGB in \[0, 1\] in recon"),
+        (lambda a: plot_error_vs_similarity(a(5), a(4), a((5, 3)), label="", r=0), r"error of shape \[5\]"),
+        (lambda a: plot_latent_grid(a((5, 4)) * np.nan, a((5, 3)), [(0, 1, 2)]), "finite numbers in latents"),
+        (lambda a: plot_latent_grid(a((5, 4)), a((5, 3)), []), "at least one"),
+        (lambda a: plot_seed_distribution({}), "at least one label"),
+    ],
+)
+def test_wrong_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(RNG.random)
+
+
+def test_near_latents_are_large_and_drawn_over_far_ones(look):
+    latents, rgb = sphere_points(40), RNG.random((40, 3))
+    first, second, third = plot_latent_grid(latents, rgb, [(1, 0, 2), (3, 4, 0), (1, 2, None)]).axes
+    for ax, (x, y, depth) in ((first, (1, 0, 2)), (second, (3, 4, 0))):
+        (dots,) = scatters(ax)
+        order = np.argsort(latents[:, depth])
+        np.testing.assert_array_equal(dots.get_offsets(), latents[order][:, [x, y]])
+        assert (np.diff(dots.get_sizes()) > 0).all()
+        paper = np.array(to_rgb(look.paper))
+        haze = np.abs(dots.get_facecolors()[:, :3] - rgb[order]) / np.abs(paper - rgb[order])
+        np.testing.assert_allclose(haze, 0.2 * (1 - latents[order][:, [depth]]) * np.ones((1, 3)))
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (f"dimension {x} →", f"dimension {y} →")
+    (flat,) = scatters(third)
+    np.testing.assert_array_equal(flat.get_offsets(), latents[:, [1, 2]])
+    assert len(set(flat.get_sizes())) == 1
+
+
+def test_the_cone_is_outlined_only_where_its_axis_lies_in_the_plane():
+    latents, rgb = sphere_points(20), RNG.random((20, 3))
+    angle = 0.6
+    axes = plot_latent_grid(
+        latents, rgb, [(1, 0, 2), (0, 3, 1), (1, 2, 0)], cone=(np.array([-2.0, 0, 0, 0, 0]), angle)
+    ).axes
+    upright, across, end_on = ([line.get_xydata() for line in ax.lines] for ax in axes)
+    for outlines, axis in ((upright, 1), (across, 0)):
+        outline = outlines[-1]
+        rim, origin = outline[[0, 2]], outline[1]
+        np.testing.assert_array_equal(origin, [0, 0])
+        np.testing.assert_allclose(rim[:, axis], -np.cos(angle))
+        np.testing.assert_allclose(np.sort(rim[:, 1 - axis]), [-np.sin(angle), np.sin(angle)])
+    assert end_on == []
+    slanted = plot_latent_grid(latents, rgb, [(1, 0, 2)], cone=(np.array([1, 0, 0.5, 0, 0]), angle)).axes[0]
+    assert not slanted.lines
+    with pytest.raises(ValueError, match="zero vector"):
+        plot_latent_grid(latents, rgb, [(1, 0, 2)], cone=(np.zeros(5), angle))
+    with pytest.raises(IndexError, match="from 0 to 4"):
+        plot_latent_grid(latents, rgb, [(1, 0, 5)])
+
+
+def test_stacked_figures_share_the_scale_they_are_given():
+    latents, rgb, cells = sphere_points(20), RNG.random((20, 3)), RNG.random((4, 6, 3))
+    hue, value, mse, mse_rgb = (
+        np.linspace(0, 1, 9),
+        np.linspace(0, 1, 3),
+        RNG.random((9, 3)),
+        RNG.random((9, 3, 3)),
+    )
+
+    def error_axis(scale, **options):
+        fig = plot_stacked(
+            latents,
+            rgb,
+            cells,
+            cells,
+            hue,
+            value,
+            scale * mse,
+            mse_rgb,
+            dims=((3, 0, 1), (3, 2, 4)),
+            **options,
+        )
+        return fig.axes[-1]
+
+    assert error_axis(1, max_error=2).get_ylim() == error_axis(0.1, max_error=2).get_ylim()
+    assert error_axis(1).get_ylim() != error_axis(0.1).get_ylim()
+    collections = [c for c in error_axis(1).collections if isinstance(c, LineCollection)]
+    np.testing.assert_array_equal([s[0][1] for s in collections[0].get_segments()], mse[:-1, 2])
+
+
+def test_the_sphere_is_compact_and_keeps_its_data():
+    latents, rgb = sphere_points(2500), RNG.random((2500, 3))
+    fig = latent_sphere(latents, rgb, dims=(3, 0, 1))
+    traces = {trace.name: trace for trace in fig.data}
+    assert set(traces) == {"unit sphere", "dimension 0", "dimension 1", "dimension 3", "latents"}
+    drawn = np.column_stack([traces["latents"].x, traces["latents"].y, traces["latents"].z])
+    np.testing.assert_array_equal(drawn, np.round(latents[::3][:, [3, 0, 1]], 4))
+    assert len(drawn) <= 1000
+    np.testing.assert_allclose([to_rgb(c) for c in traces["latents"].marker.color], rgb[::3], atol=1 / 255)
+    wires = np.array([traces["unit sphere"].x, traces["unit sphere"].y, traces["unit sphere"].z], dtype=float)
+    radii = np.linalg.norm(wires, axis=0)
+    np.testing.assert_allclose(radii[~np.isnan(radii)], 1, atol=1e-3)
+    axis = traces["dimension 0"]
+    assert np.ptp(axis.y) > 2
+    assert np.ptp(axis.x) == np.ptp(axis.z) == 0
+    assert axis.line.width > traces["dimension 1"].line.width
+    assert len(fig.to_json()) < 60_000
+
+
+COLORS = pd.DataFrame(
+    {
+        "name": ["red", "teal & <b>", "grey_50%"],
+        "rgb": [(1, 0, 0), (0, 1, 0.5), (0.5, 0.5, 0.5)],
+        "no intervention": [3.6e-5, 1.2345, np.nan],
+        "Δ ablated": [0.3333, -0.0000031, -0.5],
+    }
+)
+
+
+def test_the_html_table_has_swatches_words_and_no_negative_zero():
+    table = color_table_html(COLORS)
+    assert table._repr_html_() == color_table_html(COLORS)._repr_html_(), "the same at every call"
+    assert table.html.count("background-color:#ff0000") == 1
+    assert "<code>#00ff80</code>" in table.html
+    assert "teal &amp; &lt;b&gt;" in table.html
+    assert table.html.count('scope="row"') == 3
+    assert table.html.count('scope="col"') == 4
+    assert repr(table).splitlines() == [
+        "name        colour   no intervention  Δ ablated",
+        "red         #ff0000            0.000      0.333",
+        "teal & <b>  #00ff80            1.234      0.000",
+        "grey_50%    #808080                –     -0.500",
+    ]
+    assert "-0.000" not in table.html
+
+
+def test_the_latex_table_is_escaped_and_aligned():
+    latex = color_table_latex(COLORS, "Error by color", "tab:error")
+    for line in (
+        r"\caption{Error by color}",
+        r"\label{tab:error}",
+        r"\begin{tabular}{l c S[table-format=1.3] S[table-format=-1.3]}",
+        r"\multicolumn{2}{c}{Color} & {no intervention} & {$\Delta$ ablated} \\",
+        r"red & \swatch{FF0000} & 0.000 & 0.333 \\",
+        r"teal \& <b> & \swatch{00FF80} & 1.234 & 0.000 \\",
+        r"grey\_50\% & \swatch{808080} & {--} & -0.500 \\",
+    ):
+        assert line in latex.splitlines()
+    for package in ("booktabs", "siunitx", "xcolor"):
+        assert rf"\usepackage{{{package}}}" in LATEX_PREAMBLE
+    assert r"\newcommand{\swatch}[1]" in LATEX_PREAMBLE
+    assert LATEX_PREAMBLE.count("{") == LATEX_PREAMBLE.count("}")
+
+
+def test_a_table_without_what_it_needs_is_refused():
+    with pytest.raises(KeyError, match="expected a column 'rgb'"):
+        color_table_html(COLORS.drop(columns="rgb"))
+    with pytest.raises(ValueError, match="expected numbers in column 'verdict'"):
+        color_table_latex(COLORS.assign(verdict="good"), "", "")
+
+
+def test_the_distribution_shows_every_seed_the_band_and_the_marked_ones():
+    values = {"ablated": RNG.normal(0.93, 0.03, 30), "suppressed": RNG.normal(0.95, 0.02, 30)}
+    fig = plot_seed_distribution(values, reference={"ablated": (0.931, 0.034)}, highlight={"best": 7})
+    left, right = fig.axes
+    strips = [dots.get_offsets() for dots in scatters(left) if len(dots.get_offsets()) == 30]
+    rings = [dots.get_offsets() for dots in scatters(left) if len(dots.get_offsets()) == 1]
+    for row, (strip, ring, results) in enumerate(zip(strips, rings, values.values(), strict=True)):
+        np.testing.assert_array_equal(strip[:, 0], results)
+        assert (np.abs(strip[:, 1] - row) < 0.5).all()
+        np.testing.assert_array_equal(ring, strip[[7]])
+    (band,) = [p for p in left.patches if type(p).__name__ == "Rectangle"]
+    assert (band.get_x(), band.get_width()) == pytest.approx((0.931 - 0.034, 2 * 0.034))
+    assert [tick.get_text() for tick in left.get_yticklabels()] == list(values)
+    assert words(left) == ["best", "best"]
+    for line, results in zip(right.lines, values.values(), strict=True):
+        x, y = line.get_data()
+        assert np.interp(np.median(results), x, y) == pytest.approx(0.5, abs=0.04)
+        np.testing.assert_array_equal(x[1:], np.sort(results))
+        assert (y[0], y[-1]) == (0, 1)
+    with pytest.raises(IndexError, match="expected best among the 30 seeds of ablated, got 30"):
+        plot_seed_distribution(values, highlight={"best": 30})
+
+
+def test_the_power_sweep_shows_means_bands_and_choices():
+    powers = [1, 2, 3]
+    table = pd.DataFrame(
+        [("a", p, p / 10, p / 10 - 0.01, p / 10 + 0.02) for p in (3, 1, 2)] + [("b", p, 0.3, 0.2, 0.4) for p in powers],
+        columns=["plan", "power", "mean", "low", "high"],
+    )
+    (ax,) = plot_power_sweep(powers, table, chosen={"a": 3}).axes
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [(1, 0.1), (2, 0.2), (3, 0.3)])
+    band = ax.collections[0].get_paths()[0].vertices
+    assert {(1.0, 0.09), (1.0, 0.12), (3.0, 0.29), (3.0, 0.32)} <= {tuple(v) for v in band.round(9)}
+    (ring,) = scatters(ax)
+    np.testing.assert_allclose(ring.get_offsets(), [(3, 0.3)])
+    assert sorted(words(ax)) == ["a", "b"]
+    with pytest.raises(ValueError, match=r"expected the powers \[1.0, 2.0, 3.0\] for b, got \[1, 2\]"):
+        plot_power_sweep(powers, table.iloc[:-1])
+    with pytest.raises(KeyError, match="low"):
+        plot_power_sweep(powers, table.drop(columns="low"))
+
+
+def evaluation(strength: float) -> dict[str, np.ndarray]:
+    truth = np.full((2, 3, 4, 3), 0.5)
+    return {
+        "recon": truth * (1 - strength),
+        "truth": truth,
+        "latents": np.eye(5) * (1 - strength / 2),
+        "rgb": np.eye(5)[:, :3],
+    }
+
+
+def test_the_explorer_redraws_what_the_static_cell_shows():
+    calls = []
+
+    def evaluate(seed, plan, strength):
+        calls.append((seed, plan, strength))
+        return evaluation(strength)
+
+    explorer = color_cube_explorer(evaluate, seeds=[3, 47], plans=["ablated", "suppressed"])
+    controls, status, cube, sphere = explorer.children
+    seed, plan, strength = controls.children
+    assert [control.description for control in controls.children] == ["Seed", "Intervention", "Strength"]
+
+    def static(strength):
+        return json.loads(view_sphere(evaluation(strength)).to_json())
+
+    assert sphere.outputs[0]["data"][PLOTLY] == static(1.0) != static(0.5)
+    first = cube.value
+    plan.value = "suppressed"
+    strength.value = 0.5
+    seed.value = 47
+    assert calls == [
+        (3, "ablated", 1.0),
+        (3, "suppressed", 1.0),
+        (3, "suppressed", 0.5),
+        (47, "suppressed", 0.5),
+    ]
+    assert sphere.outputs[0]["data"][PLOTLY] == static(0.5)
+    assert cube.value != first
+    assert 'alt="Slices of the colour cube' in cube.value
+    assert "seed 47, suppressed, strength 0.50" in status.value
+    assert not plt.get_fignums(), "no figure stays open"
+
+
+def test_the_explorer_says_what_went_wrong_instead_of_showing_the_last_picture():
+    def evaluate(seed, plan, strength):
+        if strength < 1:
+            raise ValueError("no <such> strength")
+        return evaluation(strength)
+
+    explorer = color_cube_explorer(evaluate, seeds=[3], plans=["ablated"])
+    controls, status, cube, sphere = explorer.children
+    assert "alert" not in status.value
+    controls.children[2].value = 0.5
+    assert "ValueError: no &lt;such&gt; strength" in status.value
+    assert (cube.value, sphere.outputs) == ("", ())
+    controls.children[2].value = 1.0
+    assert "alert" not in status.value
+    assert cube.value
+
+
+def test_the_views_of_the_explorer_name_what_is_missing():
+    for view in (view_cube, view_sphere):
+        with pytest.raises(KeyError, match="rgb"):
+            view({key: value for key, value in evaluation(1).items() if key != "rgb"})
+    with pytest.raises(ValueError, match="at least one seed"):
+        color_cube_explorer(lambda *_: evaluation(1), seeds=[], plans=["ablated"])
