@@ -230,7 +230,7 @@ def _short(path: Path) -> str:
 def _test(options: argparse.Namespace) -> int:
     root = layout.root()
     pytest = [sys.executable, "-m", "pytest", "-n", "2", "--dist"]
-    compare = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "900"]
+    compare = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "540"]  # below the limit for a test
     commands = [[*pytest, "loadfile", "tests"]]  # one process runs notebooks in the browser, the other the rest
     if layout.notebooks():
         commands.append([*pytest, "loadscope", *compare, "notebooks"])

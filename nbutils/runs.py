@@ -170,16 +170,17 @@ def _compute(
     """Hand every outcome to `keep` as it comes; when interrupted, also what came meanwhile."""
     if executor is None:
         for path, configuration in missing.items():
-            keep(path, _attempt(function, configuration, path, None))
+            keep(path, _attempt(function, configuration, path, None, ""))
         return
     if executor == "loky":
         executor = pool(workers)
     caller = _PROCESS if "torch" in sys.modules else None
+    call = uuid4().hex  # Dask would answer equal arguments with the failure of the call before
     futures: dict[Future, Path] = {}
     try:
         for path, configuration in missing.items():
             try:
-                future = executor.submit(_attempt, function, configuration, path, caller)
+                future = executor.submit(_attempt, function, configuration, path, caller, call)
             except BrokenExecutor as error:  # a worker died while tasks were still being handed out
                 future = Future()
                 future.set_exception(error)
@@ -201,7 +202,7 @@ def _outcome(future: Future) -> _Outcome:
 
 
 def _attempt(
-    function: Callable[..., Any], configuration: Mapping[str, Any], path: Path, caller: str | None
+    function: Callable[..., Any], configuration: Mapping[str, Any], path: Path, caller: str | None, call: str
 ) -> _Outcome:
     """Call the function, in whichever process this is; return plain data, which travels."""
     try:

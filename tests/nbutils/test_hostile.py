@@ -207,7 +207,7 @@ def test_manifests(folder, content):
         for entry in found.values():
             for look in ("light", "dark"):
                 assert (folder / entry[look]["file"]).resolve().parent == folder.resolve()
-        assert isinstance(list(hygiene.check_figures(nbformat_notebook(), folder / "a.ipynb", folder)), list)
+        list(hygiene.check_figures(nbformat_notebook(), folder / "a.ipynb", folder))  # raises nothing
 
 
 def nbformat_notebook():

@@ -39,14 +39,6 @@ OBJECTIVE = Objective(
 SHORT = "STEP,lr,separate,anchor,anti-anchor,anti-subspace\n0,1e-3,0.01,0.1,0.05,0.25\n59,1e-2,0.01,0.1,0.05,0.1\n"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def short(tmp_path):
     (tmp_path / "short.csv").write_text(SHORT)
@@ -396,7 +388,6 @@ def test_a_killed_run_loses_at_most_the_steps_since_its_checkpoint(tmp_path):
         import sys, torch
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         from test_training import *
-        torch.set_num_threads(1)
         sheet = {str(tmp_path / "long.csv")!r}
         open(sheet, "w").write(SHORT.replace("59", "599"))
         result = train([0, 1], Timeline.from_csv(sheet), checkpoint={str(path)!r}, every=20)

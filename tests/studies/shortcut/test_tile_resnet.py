@@ -20,14 +20,6 @@ from studies.shortcut.networks import MEAN, STD, NarrowTileNet, TileResNet, load
 SHEET = Timeline(Dopesheet.from_text("STEP,lr\n0,3e-3\n7,1e-3\n"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiles(count=96, size=24, seed=0):
     """Return noise, darker where the label is 1."""
     rng = torch.Generator().manual_seed(seed)
@@ -51,7 +43,6 @@ def test_the_head_reads_512_pooled_channels_and_pixels_may_be_bytes(build):
         logits = model(images)
         features = model.pooled(images)
     assert features.shape == (5, 512)
-    assert features.min() >= 0
     assert torch.equal(seen["avgpool"].flatten(1), features)
     assert torch.equal(model.head(features), logits)
     assert torch.allclose(model(images.float() / 255), logits, atol=1e-5)
