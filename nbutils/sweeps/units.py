@@ -8,7 +8,6 @@ items whose largest logit is at the wanted class, items with the class `IGNORED`
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from nbutils import atomic, progress
 from nbutils.ablation.sites import Site
 from nbutils.ablation.values import AblationType
 from nbutils.hooks import edit
+from nbutils.identity import Identifier
 from nbutils.sweeps.chains import Chain, Replay, engine
 
 if TYPE_CHECKING:
@@ -342,9 +342,9 @@ class _Store:
 
     def __init__(self, path: Path, model: nn.Module, *arguments: object) -> None:
         self.path = path
-        names = ("layers", "inputs", "measures", "ablation", "reference", "ablated units")
-        self.sweep = {"model": _digest([repr(model), model.state_dict()])}
-        self.sweep |= {name: _digest(argument) for name, argument in zip(names, arguments, strict=True)}
+        names = ("model", "layers", "inputs", "measures", "ablation", "reference", "ablated units")
+        identifier = Identifier()
+        self.sweep = {name: identifier.of(part, name) for name, part in zip(names, (model, *arguments), strict=True)}
 
     def load(self) -> tuple[Counts, dict[str, int]]:
         """Return (counts, input name -> items done).
@@ -366,23 +366,3 @@ class _Store:
 
     def save(self, counts: Counts, done: Mapping[str, int]) -> None:
         atomic.write(self.path, json.dumps({"sweep": self.sweep, "done": done, "counts": counts}))
-
-
-def _digest(thing: object) -> str:
-    digest = hashlib.sha256()
-
-    def add(part: object) -> None:
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        elif isinstance(part, Mapping):
-            add([*part, *part.values()])
-        elif isinstance(part, list | tuple):
-            digest.update(f"[{len(part)}]".encode())
-            for item in part:
-                add(item)
-        else:
-            digest.update(repr(part).encode())
-
-    add(thing)
-    return digest.hexdigest()
