@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.data import digits, sources
+from nbutils.data import arrays, digits, sources
 from nbutils.seeding import generator
 
 if TYPE_CHECKING:
@@ -64,10 +64,8 @@ class Images:
 
     @cached_property
     def digest(self) -> str:
-        """A fingerprint of the content, by which a checkpoint knows its data."""
-        digest = hashlib.sha256(self.features.contiguous().numpy().data)
-        digest.update(self.labels.contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        """A fingerprint of the content."""
+        return arrays.digest({"features": self.features, "labels": self.labels})[:16]
 
     def __repr__(self) -> str:
         return f"Images({len(self)} from {self.source}, {self.digest})"

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.data import sources
+from nbutils.data import arrays, sources
 from nbutils.seeding import generator
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class TileFiles:
         _each(one, len(self))
         return pixels
 
-    def digests(self) -> Iterable[bytes]:
+    def digests(self) -> list[bytes]:
         """Return a hash of each file's content."""
         found = [b""] * len(self)
 
@@ -232,15 +232,10 @@ class Tiles:
 
         Of files it is the content as it lies on disk, which is read whole; `decoded` tiles have another digest.
         """
-        digest = hashlib.sha256(repr((self.hospitals, self.slides, self.split.tolist())).encode())
-        for codes in (self.tumour, self.hospital, self.slide):
-            digest.update(codes.contiguous().numpy().data)
-        if isinstance(self.pixels, TileFiles):
-            for content in self.pixels.digests():
-                digest.update(content)
-        else:
-            digest.update(self.pixels.contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        names = np.array(repr((self.hospitals, self.slides, self.split.tolist())))
+        pixels = np.array(self.pixels.digests()) if isinstance(self.pixels, TileFiles) else self.pixels
+        codes = {"tumour": self.tumour, "hospital": self.hospital, "slide": self.slide}
+        return arrays.digest({"names": names, "pixels": pixels, **codes})[:16]
 
     def table(self) -> pd.DataFrame:
         """Return the columns `tumour`, `hospital` (or `inferred scanner`), `slide` and `split`, names for codes."""

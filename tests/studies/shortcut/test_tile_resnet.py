@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from interrupted import Interrupted
 from safetensors.torch import save_file
 from torch import nn
 
@@ -128,18 +129,11 @@ def test_training_learns_and_goes_on_from_a_checkpoint_with_its_statistics(tmp_p
     timeline = Timeline(Dopesheet.from_text("STEP,lr\n0,3e-3\n23,1e-3\n"))
     whole = train([0], timeline=timeline).ensemble
 
-    class Stopping(TileBatches):
-        def draw(self, seed, block):
-            if block == 2:
-                raise KeyboardInterrupt
-            return super().draw(seed, block)
-
-        __qualname__ = "TileBatches"  # its name in the checkpoint
-
+    batches = TileBatches(*tiles(), batch_size=16, block=8)
     with pytest.raises(KeyboardInterrupt):
-        train([0], Stopping(*tiles(), batch_size=16, block=8), timeline, checkpoint=path, every=8)
-    again = train([0], TileBatches(*tiles(), batch_size=16, block=8), timeline, checkpoint=path, every=8)
-    plain = train([0], TileBatches(*tiles(), batch_size=16, block=8), timeline)
+        train([0], batches, Interrupted(timeline, 16), checkpoint=path, every=8)
+    again = train([0], batches, timeline, checkpoint=path, every=8)
+    plain = train([0], batches, timeline)
     for name, tensor in plain.ensemble.state().items():
         assert torch.equal(again.ensemble.state()[name], tensor), name
     images, labels = tiles(seed=1)
