@@ -26,6 +26,8 @@ from .schedules.dopesheet import Dopesheet as Dopesheet
 from .schedules.timeline import Timeline as Timeline
 from .session import begin as begin
 from .sites import Site as Site
+from .sweeps.greedy import greedy as greedy
+from .sweeps.units import sweep as sweep
 from .training.ensemble import Ensemble as Ensemble
 from .training.fit import fit as fit
 

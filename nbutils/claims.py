@@ -11,10 +11,11 @@ import math
 import operator
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import SupportsFloat
+from typing import SupportsFloat, SupportsIndex
 
 from nbutils import __version__, atomic, layout
 
@@ -134,10 +135,11 @@ def metric(**values: SupportsFloat) -> None:
     """Keep numbers under their names; whole numbers stay whole, values that are not finite become null."""
     results = _current()
     for name, value in values.items():
-        try:
-            results.metrics[name] = operator.index(value)  # int, and integer scalars of numpy and torch
-        except TypeError:
-            results.metrics[name] = _kept(float(value))
+        whole = None
+        if isinstance(value, SupportsIndex):  # int, and integer scalars of numpy and torch
+            with suppress(TypeError):  # a torch scalar that is no integer has the method all the same
+                whole = operator.index(value)
+        results.metrics[name] = _kept(float(value)) if whole is None else whole
 
 
 def save(path: Path | None = None) -> Path:

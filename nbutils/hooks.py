@@ -83,7 +83,7 @@ def capture(model: nn.Module, *places: Place) -> Iterator[dict[Place, Tensor]]:
     def keeper(place: Place, site: Site) -> Edit:
         def keep(tensor: Tensor) -> Tensor:
             # In a backward pass a checkpointed segment runs again: not a pass of the model.
-            if threading.get_ident() != thread:
+            if threading.get_ident() != thread or torch._C._current_graph_task_id() != -1:
                 return tensor
             # Outside a pass of the whole model, part of it is called by hand, as often as one likes.
             if passing and place in captured:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
+from threadpoolctl import threadpool_limits
 
 from nbutils import layout, seeding
 
+# Two threads on operators of this size wait for each other: one file took 83 seconds of CPU time instead of 7.
+for library in ("OMP", "MKL", "OPENBLAS"):  # here, where they are loaded later, and in processes that tests start
+    os.environ[f"{library}_NUM_THREADS"] = "1"
+threadpool_limits(1)  # those that a plugin of pytest has loaded already
 seeding.pin_kernels()  # must be done before the first computation
 
 

@@ -94,7 +94,9 @@ def edits(
     found: dict[Site, Replace | ReplaceEach] = {}
     groups: dict[Site, list[tuple[Site, Any, bool]]] = {}
     chosen = [Site.of(place) for place in sites]
-    if isinstance(values, Tensor) and len(values) != len(chosen):
+    if not isinstance(values, Tensor):
+        chosen = list(dict.fromkeys(chosen))  # one named twice has one value
+    elif len(values) != len(chosen):
         raise ValueError(f"a row for each of the {len(chosen)} sites is needed; got values {tuple(values.shape)}")
     for i, site in enumerate(chosen):
         value, own = (values[i], True) if isinstance(values, Tensor) else _value(site, values)

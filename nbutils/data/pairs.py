@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
 
@@ -59,7 +59,7 @@ class Paired(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, items: slice) -> Paired: ...
+    def __getitem__(self, items: slice) -> Self: ...
 
 
 P = TypeVar("P", bound=Paired)

@@ -78,7 +78,8 @@ class ResidualGraph:
                 sources before it.
         """
         for site in (*sources.values(), *destinations.values()):
-            site.resolve(model)
+            site.on(model)
+        destinations = {name: replace(site, part="input") for name, site in destinations.items()}
         events: list[tuple[str, str, Tensor]] = []  # (kind, module, stream), in order
 
         def note(kind: str, module: str, tensor: Tensor, *_arguments: object, **_keywords: object) -> None:
@@ -362,12 +363,12 @@ class _Patch:
             if self.read[:, span.start : span.stop].any()
         }
         read = {
-            span.module: partial(self._read, span)
+            Site(span.module, part="input"): partial(self._read, span)
             for span in _spans(self.graph.destinations)
             if self.read[span.start : span.stop].any()
         }
         try:
-            with watch(model, written), edit(model, inputs=read):
+            with watch(model, written), edit(model, read):
                 yield
         finally:
             self.written.clear()

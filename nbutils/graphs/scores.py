@@ -20,6 +20,7 @@ from nbutils.data.pairs import PairBatch, PairLoader
 from nbutils.graphs.residual import FOLD, ResidualGraph, patch_edges, run_edge_sets
 from nbutils.hooks import edit, unchanged
 from nbutils.seeding import generator
+from nbutils.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,11 +130,11 @@ def attribution_scores(task: EdgeTask) -> Tensor:
         reads[module] = torch.zeros_like(read).requires_grad_()
         return read + reads[module]
 
-    zeros = {site.module: partial(add, site.module) for site in task.graph.destinations.values()}
+    zeros = {Site(site.module, part="input"): partial(add, site.module) for site in task.graph.destinations.values()}
     for batch in task.pairs:
         clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
         difference = dict(zip(task.graph.sources, task.of(batch) - clean, strict=True))
-        with unchanged(task.model), edit(task.model, inputs=zeros), torch.enable_grad():
+        with unchanged(task.model), edit(task.model, zeros), torch.enable_grad():
             task.model.eval()
             value = task.metric(task.model(batch.clean), batch).sum()
             gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))

@@ -105,6 +105,18 @@ class Ensemble:
         vars(self).update(state)
         self._lay_out(self.flat)
 
+    def __identity__(self) -> dict[str, object]:
+        """Return what the ensemble is, for `nbutils.identity`: without what running it leaves behind."""
+        return {
+            "seeds": self.seeds,
+            "variants": self.variants,
+            "dtype": self.dtype,
+            "initial parameters": self.flat.detach(),
+            "buffers": self.buffers,
+            "model": copy.deepcopy(self._template).to("meta").train(),  # its own weights are never used
+            "builder": self.build,
+        }
+
     def __len__(self) -> int:
         return len(self.seeds)
 

@@ -51,7 +51,7 @@ class Term:
 
 
 class ParameterLoss(Protocol):
-    """A loss on parameters. Its `repr` must identify it, reference weights included: a checkpoint compares it."""
+    """A loss on parameters."""
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of each member `[members]` for parameters by name, `[members, ...]`."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from nbformat.v4 import new_code_cell, new_notebook
 
 from nbutils import claims, layout
-from nbutils.notebook.regression import hygiene
+from nbutils.notebook.hygiene import hygiene
 from nbutils.plotting import figures, texts
 
 STEM = "07-example"

@@ -19,8 +19,10 @@ def facts(module):
     return os.getpid(), torch.get_num_threads(), os.environ["OPENBLAS_NUM_THREADS"], module in sys.modules
 
 
-def test_workers_have_one_thread_and_what_they_were_to_import():
+def test_workers_have_one_thread_and_what_they_were_to_import(monkeypatch):
     pool(2).shutdown(wait=True)  # those of other tests
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name)  # else they would have one thread because this process has
     warm_up(2, "studies.shortcut.stains")
     found = [pool(2).submit(facts, "studies.shortcut.stains").result() for _ in range(4)]
     assert {row[1:] for row in found} == {(1, "1", True)}

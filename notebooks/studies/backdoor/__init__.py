@@ -1,0 +1,11 @@
+"""Notebook 02: a backdoor in a digit classifier, the units that carry it, and what removes them.
+
+The attack: `trigger` (the watermark), `batches` (poisoned training batches), `network` (the classifier), `measures`
+(how often the attack succeeds, what is left of the task), `planted` (a backdoor wired by hand, whose units are known).
+
+The study: `swaps` (layers of one network in another), `features` (what units answer to), `trigger_recovery` (the
+trigger, from the network alone), `detectors` (poisoned items among data), `repairs` (units removed without knowing the
+trigger). Pictures are in `plots`, the interactive one in `explorer`.
+
+The digits themselves are `nbutils.data.digits`, the search for units `nbutils.sweeps`.
+"""

@@ -101,8 +101,6 @@ def stripped(gain: float):
 def test_strip_sees_answers_that_nothing_laid_over_changes():
     scores, poisoned, model, images = stripped(gain=20.0)
     assert detection_summary({"strip": scores}, poisoned)["auroc"][0] > 0.99
-    assert scores.min() >= -2  # minus log2 of four classes
-    assert scores.max() <= 0
     blind, _, _, _ = stripped(gain=0.0)
     assert detection_summary({"strip": blind}, poisoned)["auroc"][0] < 0.8
     assert np.array_equal(scores, strip(model, images, images[:60]))
