@@ -69,6 +69,12 @@ def run(
     Raises:
         ValueError: no plain function, a configuration with something that has no content, or no executor.
         KeyboardInterrupt: interrupted; what had finished is in the store.
+
+    >>> import nbutils as nb
+    >>> def double(x):
+    ...     return {"y": 2 * x}
+    >>> nb.run(double, [{"x": 1}, {"x": 2}], "build/doubled").y.tolist()
+    [2, 4]
     """
     paths, tables = _run(function, configurations, Path(store), executor, workers, label)
 
