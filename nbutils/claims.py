@@ -96,6 +96,12 @@ def check(
     Raises:
         ClaimError: the claim does not hold; `results.json` is written first and names it.
         ValueError: no form, two forms, half a form, or `begin` was not called.
+
+    >>> import nbutils as nb
+    >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=1, processes=1)
+    >>> session.reads("a formula")
+    >>> nb.check("r", 0.93, expect=0.931, atol=0.034)
+    holds   r = 0.93   expected 0.931 ± 0.034
     """
     results = _current()
     if not isinstance(name, str) or not name.isprintable() or not name.strip():
@@ -132,7 +138,13 @@ def check(
 
 
 def metric(**values: SupportsFloat) -> None:
-    """Keep numbers under their names; whole numbers stay whole, values that are not finite become null."""
+    """Keep numbers under their names; whole numbers stay whole, values that are not finite become null.
+
+    >>> import nbutils as nb
+    >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=1, processes=1)
+    >>> session.reads("a formula")
+    >>> nb.metric(seeds=100, r_mean=0.931)
+    """
     results = _current()
     for name, value in values.items():
         whole = None

@@ -69,6 +69,12 @@ def run(
     Raises:
         ValueError: no plain function, a configuration with something that has no content, or no executor.
         KeyboardInterrupt: interrupted; what had finished is in the store.
+
+    >>> import nbutils as nb
+    >>> def double(x):
+    ...     return {"y": 2 * x}
+    >>> nb.run(double, [{"x": 1}, {"x": 2}], "build/doubled").y.tolist()
+    [2, 4]
     """
     paths, tables = _run(function, configurations, Path(store), executor, workers, label)
 
@@ -156,7 +162,8 @@ def _run(
             bar.update()
 
         caller = _PROCESS if executor is not None and "torch" in sys.modules else None
-        tasks = {path: (function, configuration, path, caller) for path, configuration in missing.items()}
+        call = uuid4().hex  # Dask would answer equal arguments with the failure of the call before
+        tasks = {path: (function, configuration, path, caller, call) for path, configuration in missing.items()}
         processes.compute(_attempt, tasks, keep, executor, workers)
     return paths, tables
 
@@ -176,7 +183,7 @@ def _kept(path: Path, outcome: _Outcome | Exception) -> _Rows:
 
 
 def _attempt(
-    function: Callable[..., Any], configuration: Mapping[str, Any], path: Path, caller: str | None, call: str
+    function: Callable[..., Any], configuration: Mapping[str, Any], path: Path, caller: str | None, _call: str
 ) -> _Outcome:
     """Call the function, in whichever process this is; return plain data, which travels."""
     try:

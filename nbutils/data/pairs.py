@@ -24,6 +24,11 @@ class Pairs:
 
     Raises:
         ValueError: shapes that do not correspond.
+
+    >>> import nbutils as nb, torch
+    >>> pairs = nb.Pairs(torch.ones(5, 2), torch.zeros(5, 2), labels=torch.arange(5))
+    >>> len(pairs), len(pairs[:2])
+    (5, 2)
     """
 
     clean: Batch
@@ -104,6 +109,11 @@ class PairLoader(Generic[P]):
 
     Raises:
         ValueError: no pairs, or a batch size below 1.
+
+    >>> import nbutils as nb, torch
+    >>> pairs = nb.Pairs(torch.ones(5, 2), torch.zeros(5, 2), labels=torch.arange(5))
+    >>> [(batch.key, len(batch)) for batch in nb.PairLoader(pairs, batch_size=2)]
+    [(0, 2), (1, 2), (2, 1)]
     """
 
     pairs: P

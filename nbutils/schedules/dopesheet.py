@@ -92,7 +92,15 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class Dopesheet:
-    """A checked schedule: keyframes at strictly increasing steps, every parameter keyed at least once."""
+    """A checked schedule: keyframes at strictly increasing steps, every parameter keyed at least once.
+
+    >>> import nbutils as nb
+    >>> from pathlib import Path
+    >>> _ = Path("sheet.csv").write_text("STEP,lr\\n0,0.1\\n10,0.01\\n")
+    >>> sheet = nb.Dopesheet.from_csv("sheet.csv")
+    >>> [keyframe.step for keyframe in sheet.keyframes]
+    [0, 10]
+    """
 
     parameters: tuple[Parameter, ...]
     keyframes: tuple[Keyframe, ...]

@@ -44,6 +44,11 @@ class Ensemble:
 
     Raises:
         ValueError: no seeds, or a seed twice.
+
+    >>> import nbutils as nb, torch
+    >>> ensemble = nb.Ensemble(lambda: torch.nn.Linear(2, 3), seeds=[0, 1])
+    >>> len(ensemble), tuple(ensemble[1](torch.zeros(4, 2, dtype=torch.float64)).shape)
+    (2, (4, 3))
     """
 
     def __init__(
