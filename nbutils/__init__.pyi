@@ -11,8 +11,9 @@ from .claims import check as check
 from .claims import metric as metric
 from .data.pairs import PairLoader as PairLoader
 from .data.pairs import Pairs as Pairs
+from .graphs.patch import patch_edges as patch_edges
 from .graphs.residual import ResidualGraph as ResidualGraph
-from .graphs.residual import patch_edges as patch_edges
+from .graphs.residual import residual_graph as residual_graph
 from .graphs.scores import EdgeTask as EdgeTask
 from .graphs.scores import attribution_scores as attribution_scores
 from .graphs.scores import exact_scores as exact_scores

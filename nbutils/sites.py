@@ -67,9 +67,10 @@ class Site:
     Raises:
         ValueError: a negative unit, a group of none or with one twice, an open slice, axis 0, another `part`.
 
-    >>> Site("conv1", 3)
+    >>> import nbutils as nb
+    >>> nb.Site("conv1", 3)
     Site('conv1', 3)
-    >>> Site("h.0.attn.c_proj", slice(0, 16), part="input")
+    >>> nb.Site("h.0.attn.c_proj", slice(0, 16), part="input")
     Site('h.0.attn.c_proj', range(0, 16), part='input')
     """
 

@@ -70,6 +70,10 @@ class AblationType(metaclass=_Members):
             on its clean or its corrupt inputs; "dataset", where it is one for a whole dataset of pairs.
         name, value: what it is called, in code and in words; the class's name when not given.
         constant: the value of a type that needs nothing.
+
+    >>> import nbutils as nb
+    >>> [kind.name for kind in nb.AblationType][:2], nb.AblationType.TOKENWISE_MEAN_CLEAN.needs
+    (['RESAMPLE', 'ZERO'], 'dataset')
     """
 
     __slots__ = ()  # the seven hold no state: nobody can change them

@@ -225,6 +225,11 @@ def src_ablations(
         KeyError: no such module; the message lists the nearest names.
         ValueError: no sites, a sample that is not what the type needs, a unit or axis that does not exist, a module
             that does not run exactly once, or sources of several shapes with `stack=True`.
+
+    >>> import nbutils as nb, torch
+    >>> model = torch.nn.Linear(2, 3)
+    >>> nb.src_ablations(model, [nb.Site("", 0), nb.Site("", 2)], torch.randn(4, 2)).shape
+    torch.Size([2, 4])
     """
     chosen = [Site.of(place) for place in sites]
     if not chosen:
@@ -278,6 +283,12 @@ def batch_src_ablations(
     Raises:
         KeyError, ValueError: as for `src_ablations`; and ValueError for a `clean_corrupt` that is missing, or given
             where it has no meaning.
+
+    >>> import nbutils as nb, torch
+    >>> model, pairs = torch.nn.Linear(2, 3), nb.Pairs(torch.randn(5, 2), torch.randn(5, 2), torch.zeros(5))
+    >>> values = nb.batch_src_ablations(model, [""], nb.PairLoader(pairs, 3), clean_corrupt="corrupt")
+    >>> {key: tuple(value.shape) for key, value in values.items()}
+    {0: (1, 3, 3), 1: (1, 2, 3)}
     """
     batch_specific = ablation_type.needs == "batch"
     if batch_specific and clean_corrupt not in ("clean", "corrupt"):

@@ -80,8 +80,10 @@ def show(
     >>> import nbutils as nb, os
     >>> from matplotlib.figure import Figure
     >>> os.environ["NBUTILS_OUT"] = "."  # in place of large-assets
-    >>> nb.show(Figure(), "empty", "An empty figure.", stem="01-color-cube")  # doctest: +ELLIPSIS
-    <...>
+    >>> nb.show(Figure(), "empty", "An empty figure.", stem="01-color-cube")  # doctest: +SKIP
+    >>> nb.show(lambda: Figure(), "empty", stem="01-color-cube")
+    Traceback (most recent call last):
+    KeyError: ...
     """
     stem = stem or claims.stem()
     if Path(stem).name != stem:

@@ -89,6 +89,21 @@ def fit(
         ValueError: the timeline lacks a parameter, two terms have one name, `every` or `log_every` is below 1, the
             executor is none, or part of a run with a checkpoint has no content to tell it by.
         CheckpointError: the checkpoint is damaged or belongs to another run; the first part that differs is named.
+
+    >>> import nbutils as nb, torch
+    >>> from pathlib import Path
+    >>> from nbutils.training.objective import Objective
+    >>> class Batches:
+    ...     block = 5
+    ...     def draw(self, seed, block):
+    ...         return {"x": torch.rand(5, 8, 1, generator=torch.Generator().manual_seed(seed + 1000 * block))}
+    ...     def batch(self, drawn, dtype):
+    ...         return {"input": drawn["x"].to(dtype), "target": 2 * drawn["x"].to(dtype)}
+    >>> _ = Path("sheet.csv").write_text("STEP,lr\\n0,0.1\\n99,0.01\\n")
+    >>> timeline = nb.Timeline(nb.Dopesheet.from_csv("sheet.csv"))
+    >>> found = nb.fit(nb.Ensemble(lambda: torch.nn.Linear(1, 1), [0, 1]), Batches(), Objective(), timeline)
+    >>> bool(found.history.value.iloc[-1] < found.history.value.iloc[0])
+    True
     """
     for name in ("lr", *(term.name for term in objective.terms)):
         if name not in timeline.parameters:

@@ -17,7 +17,7 @@ from nbutils.ablation.weights import zero_weights
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.graphs import scores as edge_scores
-from nbutils.graphs.residual import patch_edges
+from nbutils.graphs.patch import patch_edges
 from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
