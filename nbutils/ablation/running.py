@@ -97,6 +97,7 @@ class Runner:
         length = self._lengths[site] = len(tensor) if tensor.ndim else 0
         if self._checking:
             return
+        tensor = tensor.detach()  # a view of a weight requires gradients, without a graph too
         if length not in (1, self._items):
             raise ValueError(
                 f"{site.name} is {tuple(tensor.shape)} for {self._items} items: axis 0 must be the items, or 1 for "

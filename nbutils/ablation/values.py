@@ -125,6 +125,8 @@ def _over_dataset(
 
 def _of_batch(output: Tensor, ablation: AblationType, site: Site, mask: Tensor | None) -> tuple[Tensor, bool]:
     """Return what stands in for an output, in its shape, and whether it repeats itself from item to item as a view."""
+    if output.stride(0) == 0:  # it repeats itself, as a view of a weight: the model's, which can change
+        output = output.clone()
     if ablation.needs == "nothing":
         value = torch.as_tensor(ablation.constant)
     else:

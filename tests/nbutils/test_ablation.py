@@ -465,3 +465,36 @@ def test_a_batch_mean_of_a_module_is_that_of_each_batch(mixer):
     assert torch.allclose(values[4:], own[4:].mean(0), atol=1e-6)
     means = gather(mixer, ["embed"], AblationType.TOKENWISE_MEAN_CORRUPT, PairLoader(pairs, 4))["embed"]
     assert torch.allclose(means, sources_of(mixer, pairs.corrupt)[0].mean(0, keepdim=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ALL, ids=str)
+def test_a_source_that_puts_out_its_own_weight_is_copied(kind):
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 8))
+
+        def forward(self, x):
+            return self.weight.expand(len(x), -1, -1)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions, self.embed = Positions(), nn.Linear(5, 8)
+
+        def forward(self, x):
+            return self.embed(x) + self.positions(x)
+
+    model, pairs, sites = Model(), sequences(), [Site("positions", axis=-1), Site("embed")]
+    sample = PairLoader(pairs, 3) if kind.needs == "dataset" else pairs.clean
+    found = src_ablations(model, sites, sample, kind)
+    whole = gather(model, [Site("positions", axis=-1)], kind, sample if kind.needs == "dataset" else [sample])[
+        Site("positions", axis=-1)
+    ]
+    before = found.clone()
+    assert not found.requires_grad
+    assert not whole.requires_grad
+    with torch.no_grad():
+        model.positions.weight.fill_(100)
+    assert torch.equal(found, before)
+    assert whole.max() < 50
