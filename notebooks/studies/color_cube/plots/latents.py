@@ -76,14 +76,16 @@ def draw_latents(ax: Axes, latents: ColorLatents, dims: Dims) -> None:
     haze = (0.4 * (1 - share))[:, None]  # far points fade into the paper
     ink, paper = np.array(to_rgb(theme.ink)), np.array(to_rgb(theme.paper))
     faces = rgb[order] * (1 - haze) + paper * haze
+    # Each edge leans towards the ink: white shows on white, black on black.
+    edges = 0.6 * faces + 0.4 * (ink * (1 - haze) + paper * haze)
     size = float(np.clip(26_000 / max(len(points), 1), 5, 60))  # points squared: as many can be told apart in a panel
     ax.add_patch(Circle((0, 0), 1, facecolor="none", edgecolor=theme.muted, linewidth=1.0))
     ax.scatter(
-        *points[order][:, [x, y]].T,
+        points[order, x],
+        points[order, y],
         s=size * (0.3 + 0.7 * share) ** 2,
         c=faces,
-        # Each edge leans towards the ink: white shows on white, black on black.
-        edgecolors=0.6 * faces + 0.4 * (ink * (1 - haze) + paper * haze),
+        edgecolors=edges.tolist(),
         linewidths=0.055 * size**0.5,
         zorder=2,
     )
