@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Batch = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -58,6 +59,11 @@ def select(batch: Batch, items: slice | Tensor) -> Batch:
     if isinstance(batch, Mapping):
         return {name: part(value) for name, value in batch.items()}
     return tuple(part(value) for value in batch)
+
+
+def repeat(batch: Batch, times: int) -> Batch:
+    """Return a batch whose items follow each other several times over."""
+    return select(batch, torch.arange(count(batch)).repeat(times))
 
 
 def each(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -49,8 +49,8 @@ class Pairs:
 
     def __getitem__(self, items: slice | Tensor) -> Pairs:
         """Return some of the pairs: a slice, indices, or a mask `[N]`."""
-        some = (batches.select(inputs, items) for inputs in (self.clean, self.corrupt))
-        return Pairs(*some, self.labels[items], self.target)
+        clean, corrupt = (batches.select(inputs, items) for inputs in (self.clean, self.corrupt))
+        return Pairs(clean, corrupt, self.labels[items], self.target)
 
 
 class Paired(Protocol):
