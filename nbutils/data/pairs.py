@@ -38,7 +38,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         shapes = batches.shapes(self.clean), batches.shapes(self.corrupt)
-        if shapes[0] != shapes[1] or self.labels.shape != (batches.count(self.clean),):
+        if shapes[0] != shapes[1] or self.labels.shape != (batches.count(self.clean, least=0),):
             raise ValueError(
                 f"clean and corrupt must have one shape and labels [N]; got {shapes[0]}, {shapes[1]} and "
                 f"{tuple(self.labels.shape)}"
