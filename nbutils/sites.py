@@ -234,8 +234,9 @@ class Site:
             names = list(inspect.signature(module.forward).parameters)
             key = names.index(key) if key in names else key
         if key is None:
-            tensors: list[int | str] = [i for i, value in enumerate(args) if isinstance(value, Tensor)][:1]
-            tensors = tensors or [name for name, value in keywords.items() if isinstance(value, Tensor)]
+            named = [name for name, value in keywords.items() if isinstance(value, Tensor)]
+            first = [i for i, value in enumerate(args) if isinstance(value, Tensor)][:1]
+            tensors: list[int | str] = [*first] or [*named]
             if len(tensors) != 1:
                 raise TypeError(f"which is {self.name}? Give item=, one of {', '.join(map(repr, keywords)) or 'none'}")
             return tensors[0]
@@ -264,7 +265,7 @@ class Site:
         if self.item in keys:
             return value[self.item], self.item  # type: ignore[index]
         if self.item is None and keys and (len(keys) == 1 or isinstance(value, Sequence)):
-            return value[keys[0]], keys[0]  # type: ignore[index]
+            return value[keys[0]], keys[0]
         raise TypeError(
             f"{self.name} must be a tensor; {self.module or 'the model'!r} puts out a {type(value).__name__} with "
             f"tensors at {', '.join(map(repr, keys)) or 'no place'}: give Site({self.module!r}, item=…)"
