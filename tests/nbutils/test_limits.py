@@ -16,6 +16,13 @@ import numpy, scipy.linalg, torch, threadpoolctl
 print(torch.get_num_threads(), *(pool["num_threads"] for pool in threadpoolctl.threadpool_info()))
 """
 
+HANG = """
+import pytest, threading
+@pytest.mark.timeout(0.5)
+def test_hang(): threading.Event().wait()
+def test_next(): pass
+"""
+
 
 def test_a_test_has_one_thread_and_so_has_a_process_that_it_starts():
     assert np.ones(2) @ np.ones(2) == 2  # loads the BLAS
@@ -30,11 +37,8 @@ def test_a_test_has_one_thread_and_so_has_a_process_that_it_starts():
 
 def test_a_test_that_hangs_fails_and_the_next_one_runs(pytestconfig, tmp_path):
     assert float(pytestconfig.getini("timeout")) > 0
-    (tmp_path / "test_hang.py").write_text(
-        "import threading\ndef test_hang(): threading.Event().wait()\ndef test_next(): pass\n"
-    )
+    (tmp_path / "test_hang.py").write_text(HANG)
     settings = ["-c", layout.root() / "pyproject.toml", "--rootdir", tmp_path, "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", *settings, "--timeout", "0.5", "-n", "1", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pytest", *settings, tmp_path], capture_output=True, text=True)
     assert "Timeout (>0.5s)" in done.stdout
     assert "1 failed, 1 passed" in done.stdout
