@@ -1,11 +1,11 @@
 # The public vocabulary: read by editors and type checkers, and by `__init__.py`, which imports a name when it is used.
 
 from .ablation.edits import edits as edits
+from .ablation.sources import batch_src_ablations as batch_src_ablations
+from .ablation.sources import src_ablations as src_ablations
 from .ablation.surgery import prune as prune
 from .ablation.types import AblationType as AblationType
-from .ablation.values import batch_src_ablations as batch_src_ablations
 from .ablation.values import gather as gather
-from .ablation.values import src_ablations as src_ablations
 from .ablation.weights import zero_weights as zero_weights
 from .claims import check as check
 from .claims import metric as metric

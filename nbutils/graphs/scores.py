@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from nbutils import batches
 from nbutils.ablation.running import answer
+from nbutils.ablation.sources import batch_src_ablations, src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import batch_src_ablations, src_ablations
 from nbutils.data.pairs import PairBatch, PairLoader
 from nbutils.graphs.patch import FOLD, patch_edges, run_edge_sets
 from nbutils.graphs.residual import ResidualGraph

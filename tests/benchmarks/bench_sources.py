@@ -14,8 +14,8 @@ import torch
 from memory import peak_gigabytes
 from torch import Tensor
 
+from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import src_ablations
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.graphs.patch import patch_edges, run_edge_sets
 from nbutils.graphs.residual import ResidualGraph

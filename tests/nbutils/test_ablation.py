@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from nbutils.ablation.edits import Replace, edits
+from nbutils.ablation.sources import batch_src_ablations, src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import batch_src_ablations, gather, src_ablations
+from nbutils.ablation.values import gather
 from nbutils.ablation.weights import zero_weights
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.hooks import capture, edit

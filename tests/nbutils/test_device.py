@@ -11,8 +11,9 @@ import torch
 from torch.testing import assert_close
 
 from nbutils.ablation.edits import edits
+from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import gather, src_ablations
+from nbutils.ablation.values import gather
 from nbutils.ablation.weights import zero_weights
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader, Pairs

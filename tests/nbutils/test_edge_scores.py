@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 import torch
 
+from nbutils.ablation.sources import batch_src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import batch_src_ablations
 from nbutils.data.pairs import PairLoader
 from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.scores import (

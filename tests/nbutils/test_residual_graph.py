@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from nbutils.ablation.edits import edits
+from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import src_ablations
 from nbutils.graphs.patch import patch_edges, run_edge_sets
 from nbutils.graphs.residual import Edge, ResidualGraph, residual_graph
 from nbutils.hooks import edit
