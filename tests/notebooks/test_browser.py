@@ -278,7 +278,7 @@ from itertools import count
 from pathlib import Path
 import torch
 from nbutils.hooks import edit
-from nbutils.training import runs
+from nbutils import runs
 model, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.ones(1, 2)
 before = model(x).tolist()
 def hooks():
@@ -324,6 +324,7 @@ def start_study(page: playwright.Page, cell: int, sign: Path | None = None) -> N
     page.evaluate(f"{CELL} = null", cell)
     command(page, "notebook:run-cell")
     while sign and not sign.exists():
+        assert page.evaluate(CELL, cell) is None, "the cell ended before it was half-way"
         page.wait_for_timeout(200)
 
 
