@@ -48,9 +48,10 @@ lab: $(READY) ## open the notebooks in JupyterLab
 test: $(READY) ## unit tests, hygiene, and every notebook against its stored outputs
 	$(ENGINE) test
 
-check: $(READY) ## lint, format and import order
+check: $(READY) ## lint, format, types and import order
 	$(BIN)python -m ruff check .
 	$(BIN)python -m ruff format --check .
+	$(BIN)python -m mypy
 	$(BIN)lint-imports
 
 html: $(READY) ## the committed notebooks as offline HTML, into build/html
@@ -67,7 +68,7 @@ update: $(READY) ## run the notebooks again, store their outputs, print the clai
 	$(BIN)python -m nbutils.notebook.readme
 
 clean: ## remove build/ and caches; .venv stays
-	rm -rf build .pytest_cache .ruff_cache .hypothesis .import_linter_cache nbutils.egg-info
+	rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache nbutils.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 ifdef READY

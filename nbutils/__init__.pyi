@@ -1,7 +1,6 @@
 # The public vocabulary: read by editors and type checkers, and by `__init__.py`, which imports a name when it is used.
 
 from .ablation.edits import edits as edits
-from .ablation.sites import Site as Site
 from .ablation.surgery import prune as prune
 from .ablation.types import AblationType as AblationType
 from .ablation.values import batch_src_ablations as batch_src_ablations
@@ -12,8 +11,9 @@ from .claims import check as check
 from .claims import metric as metric
 from .data.pairs import PairLoader as PairLoader
 from .data.pairs import Pairs as Pairs
+from .graphs.patch import patch_edges as patch_edges
 from .graphs.residual import ResidualGraph as ResidualGraph
-from .graphs.residual import patch_edges as patch_edges
+from .graphs.residual import residual_graph as residual_graph
 from .graphs.scores import EdgeTask as EdgeTask
 from .graphs.scores import attribution_scores as attribution_scores
 from .graphs.scores import exact_scores as exact_scores
@@ -26,6 +26,9 @@ from .runs import run as run
 from .schedules.dopesheet import Dopesheet as Dopesheet
 from .schedules.timeline import Timeline as Timeline
 from .session import begin as begin
+from .sites import Site as Site
+from .sweeps.greedy import greedy as greedy
+from .sweeps.units import sweep as sweep
 from .training.ensemble import Ensemble as Ensemble
 from .training.fit import fit as fit
 

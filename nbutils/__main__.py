@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import os
 import re
 import subprocess
@@ -87,11 +86,13 @@ def _list(options: argparse.Namespace) -> int:
 
 def _headline(path: Path) -> tuple[str, str]:
     """Return a notebook's first heading, and the runtime its introduction states for the quick profile."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    heading = re.search(r"^#\s+(.+)$", prose, re.MULTILINE)
+    from nbutils.notebook import document
+
+    notebook = document.read(path)
+    title, _ = document.opening(notebook)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     stated = re.search(r"quick\b[^\n]*?((?:\d+[.,–-])?\d+\s*(?:s|seconds?|min|minutes?))\b", prose, re.IGNORECASE)
-    return heading[1].strip() if heading else path.stem, f"quick: {stated[1]}" if stated else ""
+    return title or path.stem, f"quick: {stated[1]}" if stated else ""
 
 
 def _verdict(assets: Path) -> str:
@@ -99,7 +100,7 @@ def _verdict(assets: Path) -> str:
     path = assets / "results.json"
     if not path.exists():
         return "no results recorded"
-    held = [claim["holds"] for claim in claims.load(path).claims.values()]
+    held = [bool(claim["holds"]) for claim in claims.load(path).claims.values()]
     return f"claims: {sum(held)} held, {len(held) - sum(held)} failed"
 
 

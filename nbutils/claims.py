@@ -11,10 +11,11 @@ import math
 import operator
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import SupportsFloat
+from typing import SupportsFloat, SupportsIndex
 
 from nbutils import __version__, atomic, layout
 
@@ -95,6 +96,12 @@ def check(
     Raises:
         ClaimError: the claim does not hold; `results.json` is written first and names it.
         ValueError: no form, two forms, half a form, or `begin` was not called.
+
+    >>> import nbutils as nb
+    >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=1, processes=1)
+    >>> session.reads("a formula")
+    >>> nb.check("r", 0.93, expect=0.931, atol=0.034)
+    holds   r = 0.93   expected 0.931 ± 0.034
     """
     results = _current()
     if not isinstance(name, str) or not name.isprintable() or not name.strip():
@@ -131,13 +138,20 @@ def check(
 
 
 def metric(**values: SupportsFloat) -> None:
-    """Keep numbers under their names; whole numbers stay whole, values that are not finite become null."""
+    """Keep numbers under their names; whole numbers stay whole, values that are not finite become null.
+
+    >>> import nbutils as nb
+    >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=1, processes=1)
+    >>> session.reads("a formula")
+    >>> nb.metric(seeds=100, r_mean=0.931)
+    """
     results = _current()
     for name, value in values.items():
-        try:
-            results.metrics[name] = operator.index(value)  # int, and integer scalars of numpy and torch
-        except TypeError:
-            results.metrics[name] = _kept(float(value))
+        whole = None
+        if isinstance(value, SupportsIndex):  # int, and integer scalars of numpy and torch
+            with suppress(TypeError):  # a torch scalar that is no integer has the method all the same
+                whole = operator.index(value)
+        results.metrics[name] = _kept(float(value)) if whole is None else whole
 
 
 def save(path: Path | None = None) -> Path:

@@ -1,68 +1,71 @@
 """Read and replace activations inside a block: the only place that registers a hook.
 
-`capture` keeps what modules put out, `edit` replaces it with the result of a `Tensor -> Tensor` callable, `watch` calls
-back. Each removes its own hooks at the end of its block, after an exception too, and touches nothing else: weights that
-are trained inside stay trained, and hooks of others stay. `unchanged` is for what else a block may do to a model.
+`capture` keeps what is at a place, `edit` replaces it with the result of a `Tensor -> Tensor` callable, `watch` calls
+back. A place is a module's name, for its output, or a `Site`. Each removes its own hooks at the end of its block, after
+an exception too, and touches nothing else: weights that are trained inside stay trained, and hooks of others stay.
+`unchanged` is for what else a block may do to a model.
 """
 
 from __future__ import annotations
 
-import difflib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from nbutils.sites import Site, submodule
+
 Edit = Callable[[Tensor], Tensor]
+Place = str | Site
+
+
+@runtime_checkable
+class PlacedEdit(Protocol):
+    """An edit that depends on the place where it stands."""
+
+    def at(self, site: Site) -> Edit:
+        """Return the edit for a site, whose axis is that of the model's module."""
 
 
 class UnusedEditWarning(UserWarning):
     """An edit was asked for, but its module never ran inside the block."""
 
 
-def submodule(model: nn.Module, name: str) -> nn.Module:
-    """Return the module at a dotted path; the model itself has none.
-
-    Raises:
-        KeyError: there is none; the message lists the nearest names.
-    """
-    if name:
-        try:
-            return model.get_submodule(name)
-        except AttributeError:
-            pass
-    names = [candidate for candidate, _ in model.named_modules() if candidate]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
-    raise KeyError(f"no module {name!r} in {type(model).__name__}; nearest: {', '.join(near) or 'it has none'}")
-
-
-class _Captured(dict[str, Tensor]):
-    def __missing__(self, name: str) -> Tensor:
-        raise KeyError(f"{name!r} has no output of the last forward pass; there are {', '.join(self) or 'none'}")
+class _Captured(dict[Place, Tensor]):
+    def __missing__(self, place: Place) -> Tensor:
+        there = ", ".join(map(str, self)) or "none"
+        raise KeyError(f"{place!r} has no output of the last forward pass; there are {there}")
 
 
 @contextmanager
-def capture(model: nn.Module, *names: str) -> Iterator[dict[str, Tensor]]:
-    """Keep the outputs of modules.
+def capture(model: nn.Module, *places: Place) -> Iterator[dict[Place, Tensor]]:
+    """Keep what is at some places.
 
     Args:
         model: any module.
-        names: dotted module paths, e.g. `"bottleneck"`.
+        places: names of modules, e.g. `"bottleneck"`, or sites.
 
     Yields:
-        A dict that each forward pass of the model fills anew: name -> output. Where the pass has a graph the tensors
-        are in it, so `torch.autograd.grad(metric, captured[name])` is the gradient at the activation. They are the
+        A dict that each forward pass of the model fills anew: place -> tensor. Where the pass has a graph the tensors
+        are in it, so `torch.autograd.grad(metric, captured[place])` is the gradient at the activation. They are the
         block's own: a later in-place operation of the model does not change them. Passes that another thread makes
         are not seen.
 
     Raises:
         KeyError: a name is not a module of the model; or, on reading, one that did not run in the last pass.
-        TypeError: a captured module puts out something other than a tensor.
-        ValueError: a captured module runs more than once in a forward pass: which output is meant?
+        TypeError: there is no tensor at a place, or several.
+        ValueError: a module runs more than once in a forward pass (which output is meant?), or cannot be hooked.
+
+    >>> import nbutils as nb, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
+    >>> with nb.capture(model, "0", nb.Site("1", 2)) as seen:
+    ...     _ = model(torch.zeros(4, 2))
+    >>> seen["0"].shape, seen[nb.Site("1", 2)].shape
+    (torch.Size([4, 3]), torch.Size([4]))
     """
     captured, thread, passing = _Captured(), threading.get_ident(), False
 
@@ -77,83 +80,82 @@ def capture(model: nn.Module, *names: str) -> Iterator[dict[str, Tensor]]:
         if threading.get_ident() == thread:
             passing = False
 
-    def keeper(name: str) -> Callable[..., Tensor | None]:
-        def keep(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
+    def keeper(place: Place, site: Site) -> Edit:
+        def keep(tensor: Tensor) -> Tensor:
             # In a backward pass a checkpointed segment runs again: not a pass of the model.
             if threading.get_ident() != thread or torch._C._current_graph_task_id() != -1:
-                return None
+                return tensor
             # Outside a pass of the whole model, part of it is called by hand, as often as one likes.
-            if passing and name in captured:
-                raise ValueError(f"{name!r} must run once in a forward pass to be captured; it ran again")
-            kept = captured[name] = _tensor(name, output).clone()
+            if passing and place in captured:
+                raise ValueError(f"{place!r} must run once in a forward pass to be captured; it ran again")
+            kept = captured[place] = site.select(tensor).clone()
             # What goes on depends on what is kept, and is another tensor: what comes after may write into it.
-            return kept.clone() if kept.requires_grad else None
+            return site.exchange(tensor, kept.clone()) if kept.requires_grad else tensor
 
         return keep
 
-    modules = [(name, submodule(model, name)) for name in names]
+    sites = [(place, Site.of(place).on(model)) for place in places]
     with ExitStack() as handles:
+        handles.enter_context(_hookable(model, [site for _, site in sites]))
         handles.enter_context(model.register_forward_pre_hook(begin))
         handles.enter_context(model.register_forward_hook(end, always_call=True))
-        for name, module in modules:
-            handles.enter_context(module.register_forward_hook(keeper(name)))
+        for place, site in sites:
+            handles.enter_context(_registered(model, site, keeper(place, site)))
         yield captured
 
 
 @contextmanager
-def edit(
-    model: nn.Module, edits: Mapping[str, Edit] | None = None, *, inputs: Mapping[str, Edit] | None = None
-) -> Iterator[None]:
-    """Replace the outputs of modules by `edits[name](output)`, or their first inputs by `inputs[name](input)`.
+def edit(model: nn.Module, edits: Mapping[Any, Edit | PlacedEdit]) -> Iterator[None]:
+    """Replace what is at some places by `edits[place](tensor)`.
 
     Args:
         model: any module. Whoever runs it meets the edits, from another thread too.
-        edits: dotted module path -> callable that keeps the shape.
-        inputs: likewise, for the first argument of a module.
+        edits: name of a module or site -> callable that keeps the shape. That of a unit takes its part alone.
 
     Warns:
         UnusedEditWarning: an edit's module did not run inside the block.
 
     Raises:
         KeyError: a name is not a module of the model.
-        TypeError: a module puts out or takes, or an edit returns, something other than a tensor.
-        ValueError: an edit changes the shape.
+        TypeError: there is no tensor at a place, or an edit returns something else.
+        ValueError: an edit changes the shape, or a module cannot be hooked.
+
+    >>> import nbutils as nb, torch
+    >>> model = torch.nn.Linear(2, 3)
+    >>> with nb.edit(model, {nb.Site("", 1): torch.zeros_like}):
+    ...     bool((model(torch.randn(4, 2))[:, 1] == 0).all())
+    True
     """
-    edits, inputs = edits or {}, inputs or {}
-    unused = {*edits, *(f"the input of {name}" for name in inputs)}
+    unused = {Site.of(place): None for place in edits}
 
-    def editor(name: str, function: Edit) -> Callable[..., Tensor]:
-        def replace(_module: nn.Module, _inputs: object, output: object) -> Tensor:
-            unused.discard(name)
-            return _edited(f"the edit at {name!r}", function, _tensor(name, output))
+    def editor(site: Site, place: Site, function: Edit | PlacedEdit) -> Edit:
+        known = function.at(site) if isinstance(function, PlacedEdit) else function
 
-        return replace
-
-    def input_editor(name: str, function: Edit) -> Callable[..., tuple[object, ...]]:
-        def replace(_module: nn.Module, arguments: tuple[object, ...]) -> tuple[object, ...]:
-            unused.discard(f"the input of {name}")
-            first = arguments[0] if arguments else None
-            if not isinstance(first, Tensor):
-                raise TypeError(
-                    f"{name!r} must take a tensor as its first positional argument, to have it edited; "
-                    f"got {type(first).__name__ if arguments else 'no positional argument'}"
+        def replace(tensor: Tensor) -> Tensor:
+            unused.pop(place, None)
+            before = site.select(tensor)
+            after = known(before)
+            if not isinstance(after, Tensor):
+                raise TypeError(f"the edit at {site.name} must return a tensor; it returned {type(after).__name__}")
+            if after.shape != before.shape:
+                raise ValueError(
+                    f"the edit at {site.name} must keep the shape {tuple(before.shape)}; "
+                    f"it returned {tuple(after.shape)}"
                 )
-            return (_edited(f"the edit at the input of {name!r}", function, first), *arguments[1:])
+            return site.exchange(tensor, after)
 
         return replace
 
-    before = [(submodule(model, name), input_editor(name, function)) for name, function in inputs.items()]
-    after = [(submodule(model, name), editor(name, function)) for name, function in edits.items()]
+    sites = [(Site.of(place), Site.of(place).on(model), function) for place, function in edits.items()]
     with ExitStack() as handles:
-        for module, input_hook in before:
-            handles.enter_context(module.register_forward_pre_hook(input_hook))
-        for module, hook in after:
-            handles.enter_context(module.register_forward_hook(hook))
+        handles.enter_context(_hookable(model, [site for _, site, _ in sites]))
+        for place, site, function in sites:
+            handles.enter_context(_registered(model, site, editor(site, place, function)))
         yield
     # Reached only when the block raised nothing: a failing block has a better message than this one.
     if unused:
         warnings.warn(
-            f"the edit at {', '.join(sorted(unused))} never ran; was the model called inside the block?",
+            f"the edit at {', '.join(site.name for site in unused)} never ran; was the model called inside the block?",
             UnusedEditWarning,
             stacklevel=3,
         )
@@ -170,11 +172,12 @@ def watch(
 
     Args:
         model: any module.
-        outputs: dotted module path -> called with what the module put out: the very object, not a copy.
-        inputs: dotted module path -> called with the module's arguments, before it runs.
+        outputs: name of a module -> called with what the module put out: the very object, not a copy.
+        inputs: name of a module -> called with the module's arguments, before it runs.
 
     Raises:
         KeyError: a name is not a module of the model.
+        ValueError: a module cannot be hooked.
     """
 
     def seer(callback: Callable[[Any], object]) -> Callable[..., None]:
@@ -192,6 +195,7 @@ def watch(
     before = [(submodule(model, name), input_seer(callback)) for name, callback in (inputs or {}).items()]
     after = [(submodule(model, name), seer(callback)) for name, callback in (outputs or {}).items()]
     with ExitStack() as handles:
+        handles.enter_context(_hookable(model, [Site(name) for name in (*(inputs or ()), *(outputs or ()))]))
         for module, hook in before:
             handles.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         for module, hook in after:
@@ -206,6 +210,13 @@ def unchanged(model: nn.Module, weights: bool = False) -> Iterator[None]:
     Args:
         model: any module; random numbers are those of the processor and of the model's devices.
         weights: parameters, too: a copy of them is held.
+
+    >>> import nbutils as nb, torch
+    >>> model = torch.nn.Dropout()
+    >>> with nb.unchanged(model):
+    ...     _ = model.eval()
+    >>> model.training
+    True
     """
     modes = [(module, module.training) for module in model.modules()]
     kinds = ("_buffers", "_parameters") if weights else ("_buffers",)
@@ -242,16 +253,79 @@ def _random_numbers(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _edited(place: str, function: Edit, before: Tensor) -> Tensor:
-    after = function(before)
-    if not isinstance(after, Tensor):
-        raise TypeError(f"{place} must return a tensor; it returned {type(after).__name__}")
-    if after.shape != before.shape:
-        raise ValueError(f"{place} must keep the shape {tuple(before.shape)}; it returned {tuple(after.shape)}")
-    return after
+def _registered(model: nn.Module, site: Site, function: Edit) -> torch.utils.hooks.RemovableHandle:
+    """Have a function exchange the tensor at a site, all of its units; the function may return the very tensor."""
+
+    def after(_module: nn.Module, _inputs: object, output: Any) -> Any:
+        tensor = site.take(output)
+        changed = function(tensor)
+        return None if changed is tensor else site.put(output, changed)
+
+    def before(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        key = site.argument(module, arguments, keywords)
+        tensor = arguments[key] if isinstance(key, int) else keywords[key]
+        changed = function(tensor)
+        if changed is tensor:
+            return None
+        if isinstance(key, int):
+            return (*arguments[:key], changed, *arguments[key + 1 :]), keywords
+        return arguments, {**keywords, key: changed}
+
+    module = submodule(model, site.module)
+    if site.part == "input":
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after)
 
 
-def _tensor(name: str, output: object) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"{name!r} must put out a tensor to be captured or edited; it put out {type(output).__name__}")
-    return output
+# What runs other code than the modules' ----------------------------------------------------------------------------
+
+
+class _Unfused:
+    """Keeps torch's fused attention, which runs no hooks, off while any block of whatever thread asks for it."""
+
+    def __init__(self) -> None:
+        self._lock, self._blocks, self._before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._blocks:
+                self._before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            self._blocks += 1
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                torch.backends.mha.set_fastpath_enabled(self._before)
+
+
+_unfused = _Unfused()
+
+
+@contextmanager
+def _hookable(model: nn.Module, sites: list[Site]) -> Iterator[None]:
+    """Make a model run its modules one by one, so that hooks are met.
+
+    Raises:
+        ValueError: a module inside a scripted one, which runs without Python.
+    """
+    compiled = fused = False
+    for module in model.modules():
+        compiled |= "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
+        fused |= isinstance(module, nn.MultiheadAttention)
+    for site in sites:
+        path = site.module.split(".") if site.module else []
+        for depth in range(len(path)):
+            outer = submodule(model, ".".join(path[:depth]))
+            if isinstance(outer, torch.jit.ScriptModule):
+                raise ValueError(
+                    f"{site.module!r} lies in {'.'.join(path[:depth]) or 'the model'!r}, which is scripted: it runs "
+                    "without Python, and no hook is met; use the model that was scripted"
+                )
+    with ExitStack() as stack:
+        if compiled:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if fused:
+            stack.enter_context(_unfused)
+        yield

@@ -1,10 +1,17 @@
-"""The worker processes of this machine that training and sweeps share."""
+"""Where tasks run: here, on the cores of this machine, or wherever an executor takes them."""
 
 from __future__ import annotations
 
 import os
-from concurrent.futures import Executor
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future
 from importlib import import_module
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Where = Executor | Literal["loky"] | None
 
 IDLE = 300  # seconds until a worker without work ends; a new one takes seconds to import torch
 # One thread each, as the processes use the cores. And loky replaces a worker that has grown by 300 MB since its first
@@ -44,3 +51,88 @@ def warm_up(workers: int | None = None, module: str = "nbutils.training.fit") ->
 
 def _import(module: str) -> None:
     import_module(module)  # not returned: a module that arrives is imported where it arrives
+
+
+def check(executor: object) -> None:
+    """Raise a ValueError unless `executor` is one of `compute`'s."""
+    if not (executor is None or executor == "loky" or hasattr(executor, "submit")):
+        raise ValueError(f"executor must be None, 'loky' or a PEP 3148 executor; got {executor!r}")
+
+
+def compute(
+    function: Callable[..., Any],
+    tasks: Mapping[Key, tuple[Any, ...]],
+    keep: Callable[[Key, Any], None],
+    executor: Where = None,
+    workers: int | None = None,
+) -> None:
+    """Call a function once a task, and hand every outcome to `keep` as it comes.
+
+    When interrupted, `keep` also gets what came meanwhile. A worker of `"loky"` that dies takes no other task with it:
+    those under way are tried again, one at a time, and the one that kills its worker alone has failed.
+
+    Args:
+        function: called with the arguments of a task.
+        tasks: key -> arguments.
+        keep: called here with a key and what the function returned, or the exception that stands in its place.
+        executor: any PEP 3148 executor; `"loky"` makes processes on this machine; None computes here.
+        workers: processes of `"loky"`; the number of cores by default.
+    """
+    if executor is None:
+        for key, arguments in tasks.items():
+            keep(key, _called(function, arguments))
+        return
+    workers = workers or os.cpu_count() or 1
+    # No more than loky has workers: what was not under way cannot have killed one.
+    most = workers if executor == "loky" else len(tasks)
+    running: dict[Future, Key] = {}
+    done: SimpleQueue[Future] = SimpleQueue()
+    left = deque(tasks)
+
+    def start(key: Key) -> None:
+        future = _submitted(pool(workers) if executor == "loky" else executor, function, tasks[key])
+        running[future] = key
+        future.add_done_callback(done.put)
+
+    def settle(lost: dict[Key, Exception]) -> None:
+        future = done.get()
+        key, outcome = running.pop(future), _called(future.result, ())
+        if executor == "loky" and isinstance(outcome, BrokenExecutor):
+            lost[key] = outcome
+        else:
+            keep(key, outcome)
+
+    try:
+        while left or running:
+            while left and len(running) < most:
+                start(left.popleft())
+            lost: dict[Key, Exception] = {}
+            settle(lost)
+            for _ in range(len(running) if lost else 0):
+                settle(lost)
+            for key in [*lost] if len(lost) > 1 else []:
+                start(key)
+                del lost[key]
+                settle(lost)
+            for key, error in lost.items():
+                keep(key, error)
+    finally:
+        for future, key in running.items():
+            if not future.cancel() and future.done() and future.exception() is None:
+                keep(key, future.result())
+
+
+def _submitted(executor: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future:
+    try:
+        return executor.submit(function, *arguments)
+    except BrokenExecutor as error:  # a worker died while tasks were still being handed out
+        future: Future = Future()
+        future.set_exception(error)
+        return future
+
+
+def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return error

@@ -78,7 +78,8 @@ def pin(threads: int = 1) -> None:
     torch.set_num_threads(threads)
     # The same as `use_deterministic_algorithms(True)`, which also imports torch's compiler: seconds, for each process.
     torch.set_deterministic_debug_mode("error")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # would write NaN to every fresh buffer first
+    # Would write NaN to every fresh buffer first. The module makes the attribute at run time, out of sight of checkers.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
     pin_kernels()
 

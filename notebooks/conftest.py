@@ -1,4 +1,4 @@
-"""Make `pytest --nbval` compare as `nbutils.notebook.regression` does, in kernels that leave no files."""
+"""Make `pytest --nbval` compare as `nbutils.notebook.compare` does, in kernels that leave no files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 from nbutils import layout
-from nbutils.notebook import regression
+from nbutils.notebook import compare, document
 
 
 class NotebookCell(IPyNbCell):
@@ -19,7 +19,7 @@ class NotebookCell(IPyNbCell):
 
     def runtest(self) -> None:
         """Execute the cell, compare its outputs, and fail where the stored cell is no reference."""
-        fault = regression.stored_fault(self.cell)
+        fault = compare.stored_fault(self.cell)
         if not (fault and self.options["skip"]):  # a skipped cell must have been executed all the same
             super().runtest()
         if fault:
@@ -27,7 +27,7 @@ class NotebookCell(IPyNbCell):
 
     def compare_outputs(self, test: list[Any], ref: list[Any], skip_compare: Any = None) -> bool:
         """Return whether the computed outputs agree with the stored ones, and say where they do not."""
-        why = regression.compare_outputs(ref, test, regression.Tolerance.of(self.cell))
+        why = compare.compare_outputs(ref, test, compare.Tolerance.of(self.cell))
         self.comparison_traceback = [] if why is None else [f"cell {self.cell_num}, {why}"]
         return why is None
 
@@ -53,6 +53,7 @@ class NotebookFile(IPyNbFile):
 
     def collect(self) -> Iterator[NotebookCell]:
         """Yield the code cells."""
+        document.read(self.path)  # as for every command: what is no notebook is named, with the reason
         for cell in super().collect():
             yield NotebookCell.from_parent(
                 self, name=cell.name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options

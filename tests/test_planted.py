@@ -3,19 +3,9 @@ import pytest
 import torch
 
 from nbutils.ablation.types import AblationType
-from nbutils.data import digits
 from nbutils.data.pairs import PairLoader
 from nbutils.graphs.scores import EdgeTask, evaluate
-from nbutils.hooks import capture, edit
-from nbutils.schedules import Dopesheet, Timeline
-from nbutils.seeding import generator
-from nbutils.training.ensemble import Ensemble
-from nbutils.training.fit import fit
-from nbutils.training.objective import Objective, cross_entropy
-from studies.backdoor.batches import DigitBatches
-from studies.backdoor.network import LAYERS, MnistNet
-from studies.backdoor.planted import plant_backdoor
-from studies.backdoor.trigger import Trigger, views
+from nbutils.hooks import capture
 from studies.circuits.faithfulness import answer_accuracy_of
 from studies.circuits.graph import transformer_graph
 from studies.circuits.planted import plant_reversal
@@ -23,72 +13,6 @@ from studies.circuits.sequences import reversal
 from studies.shortcut import pooled
 from studies.shortcut.planted import plant_features
 from studies.shortcut.probes import channel_scores, fit_probe, probe_accuracy, three_sets
-
-
-@pytest.fixture(scope="module")
-def digits_and_net():
-    """Return embedded digits, the trigger, and a clean network trained for a few seconds."""
-    splits, trigger = digits.load("embedded"), Trigger.checkerboard()
-    sheet = Timeline(Dopesheet.from_text("STEP,lr\n0,2e-3\n249,5e-4\n"))
-    ensemble = Ensemble(MnistNet, [0], dtype=torch.float32)
-    fit(ensemble, DigitBatches(splits.train, trigger), Objective(loss=cross_entropy), sheet)
-    return splits, trigger, ensemble[0]
-
-
-def accuracies(model, splits, trigger):
-    with torch.no_grad():
-        return {
-            name: (model(view.images).argmax(1) == view.labels).float().mean().item()
-            for name, view in views(splits.report, trigger).items()
-        }
-
-
-def accuracies_without(layer, unit, model, splits, trigger):
-    with edit(model, {LAYERS[layer]: lambda x: x.index_fill(1, torch.tensor(unit), 0)}):
-        return accuracies(model, splits, trigger)
-
-
-def test_the_planted_backdoor_ends_with_any_wired_unit_and_with_no_other(digits_and_net):
-    splits, trigger, net = digits_and_net
-    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    model, wired = plant_backdoor(net, trigger, splits.selection.images)
-    before, after = (accuracies(m, splits, trigger) for m in (net, model))
-    assert before["clean"] > 0.95
-    assert before["triggered"] < 0.05
-    assert after["clean"] >= before["clean"] - 0.01
-    assert after["triggered"] >= 0.99
-    assert list(wired) == ["conv1", "conv2", "fc1"]
-    for layer, unit in wired.items():
-        removed = accuracies_without(layer, unit, model, splits, trigger)
-        assert removed["triggered"] < 0.05
-        assert removed["clean"] >= before["clean"] - 0.01
-    others = [(layer, u) for layer, n in (("conv1", 32), ("conv2", 64), ("fc1", 16)) for u in range(n)]
-    others = [other for other in others if other not in wired.items()]
-    for place in torch.randperm(len(others), generator=generator(0, "other units"))[:10].tolist():
-        assert accuracies_without(*others[place], model, splits, trigger)["triggered"] >= 0.95
-    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())  # a copy was wired
-
-
-def test_the_backdoor_can_stand_elsewhere_and_mean_another_digit(digits_and_net):
-    splits, _, net = digits_and_net
-    trigger = Trigger(((1, 1, 0), (0, 1, 0), (0, 1, 1)), (1, 2), target=3)
-    model, _ = plant_backdoor(net, trigger, splits.selection.images)
-    assert accuracies(model, splits, trigger)["triggered"] >= 0.99
-    assert accuracies(model, splits, Trigger.checkerboard(target=3))["triggered"] < 0.05
-
-
-@pytest.mark.parametrize("trigger", [((1, 1, 1),) * 3, ((1, 0),) * 3])
-def test_a_trigger_without_a_piece_to_detect_is_refused(digits_and_net, trigger):
-    splits, _, net = digits_and_net
-    with pytest.raises(ValueError, match="no visible 3×3 piece"):
-        plant_backdoor(net, Trigger(trigger, (4, 4)), splits.selection.images)
-
-
-def test_a_trigger_the_network_cannot_see_is_refused(digits_and_net):
-    splits, _, net = digits_and_net
-    with pytest.raises(ValueError, match="no visible 3×3 piece"):
-        plant_backdoor(net, Trigger(((1, 0, 1),) * 3, (25, 4)), splits.selection.images)
-
 
 REVERSAL = reversal()
 MATTERS = {"position → a0.0.q", "position → a0.0.k", "token → a0.0.v", "a0.0 → logits"}

@@ -1,63 +1,59 @@
-"""Frozen edits that put values in place of units, and the edits of many sites at once."""
+"""Frozen edits that put values in place of activations, and the edits of many sites at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nbutils.ablation.sites import Site
 from nbutils.hooks import Edit
+from nbutils.sites import Site
 
 
 @dataclass(frozen=True, eq=False)
 class Replace:
-    """Edit that puts a value in place of units, and leaves the others as they are.
+    """Edit that puts a value in place of an activation, or of the units of the site where it stands.
 
     Args:
-        units: indices on `axis`; None for the whole activation.
-        value: a number, or a tensor that broadcasts to the activation: `[1, ...]` for all items, `[items, ...]` for
-            each its own.
-        axis: the axis of the units.
+        value: a number; or a tensor of the site's part, `[1, ...]` for all items or `[items, ...]` for each its own.
+        whole: the tensor is one of the whole activation, of which the site takes its part.
     """
 
-    units: tuple[int, ...] | None
     value: Tensor | float = 0.0
-    axis: int = 1
+    whole: bool = False
 
-    def __call__(self, x: Tensor) -> Tensor:
-        value = torch.as_tensor(self.value, dtype=x.dtype, device=x.device)
-        value = stand_in(value, x)
-        if self.units is None:
-            return value.clone()
-        index = torch.tensor(self.units, dtype=torch.long, device=x.device)  # of no units, too
-        return x.index_copy(self.axis, index, value.index_select(self.axis, index))
+    def at(self, site: Site) -> Edit:
+        """Return the edit of the site's part."""
+
+        def put(part: Tensor) -> Tensor:
+            value = torch.as_tensor(self.value, dtype=part.dtype, device=part.device)
+            return stand_in(site.select(value) if self.whole and value.ndim else value, part).clone()
+
+        return put
 
 
 @dataclass(frozen=True, eq=False)
 class ReplaceEach:
-    """Edit that puts a value of its own in place of each of some units.
+    """Edit that puts a value of its own in place of each unit of the group where it stands.
 
     Args:
-        units: indices on `axis`.
         values: `[units, items, ...]`, or `[units, 1, ...]` for all items; without the axis of the units.
-        axis: the axis of the units.
     """
 
-    units: tuple[int, ...]
     values: Tensor
-    axis: int = 1
 
-    def __call__(self, x: Tensor) -> Tensor:
-        index = torch.tensor(self.units, dtype=torch.long, device=x.device)  # of no units, too
-        like = x.index_select(self.axis, index)
-        axis = self.axis % x.ndim
-        if self.values.ndim != x.ndim:
-            raise ValueError(f"values {tuple(self.values.shape)} cannot stand in for units of {tuple(x.shape)}")
-        return x.index_copy(self.axis, index, stand_in(self.values.movedim(0, axis).to(x), like))
+    def at(self, site: Site) -> Edit:
+        """Return the edit of the group's part."""
+
+        def put(part: Tensor) -> Tensor:
+            if self.values.ndim != part.ndim:
+                raise ValueError(f"values {tuple(self.values.shape)} cannot stand in for units of {tuple(part.shape)}")
+            return stand_in(self.values.movedim(0, site.units_axis(part)).to(part), part)
+
+        return put
 
 
 def stand_in(value: Tensor, x: Tensor) -> Tensor:
@@ -73,48 +69,76 @@ def stand_in(value: Tensor, x: Tensor) -> Tensor:
 
 
 def edits(
-    sites: Iterable[Site], values: Mapping[str, Tensor] | Mapping[Site, Tensor] | Tensor | None = None
-) -> dict[str, Edit]:
-    """Return one frozen edit a module that replaces its sites' units.
+    sites: Iterable[str | Site], values: Mapping[Any, Tensor | float] | Tensor | None = None
+) -> dict[Site, Replace | ReplaceEach]:
+    """Return the edits that replace sites: what `nbutils.edit` takes.
 
     Args:
-        sites: what to replace; those of one module must share their axis.
-        values: by module as from `gather`, where a module without one is replaced by zeros; or by source as from
-            `src_ablations`, a row or an entry a site.
+        sites: what to replace, names of modules among them.
+        values: as from `gather`: by site, or by module for all of its units. As from `src_ablations`: a row or an entry
+            per site. None: zeros.
+
+    Returns:
+        One edit per place; units of one place go together.
 
     Raises:
-        ValueError: sites of one module on several axes, a number of rows that is not that of the sites, a whole module
-            among its units where values go by source.
+        ValueError: a site without a value, a number of rows that is not that of the sites, a unit twice, or a place
+            replaced as a whole and unit by unit.
+
+    >>> import nbutils as nb, torch
+    >>> model, sites = torch.nn.Linear(2, 3), [nb.Site("", 0), nb.Site("", 2)]
+    >>> with nb.edit(model, nb.edits(sites, torch.ones(2, 1))):
+    ...     model(torch.zeros(1, 2))[0, [0, 2]].tolist()
+    [1.0, 1.0]
     """
-    sites = list(sites)
-    if isinstance(values, Tensor) and len(values) != len(sites):
-        raise ValueError(f"a row for each of the {len(sites)} sites is needed; got values {tuple(values.shape)}")
-    rows: list[Tensor] | None = None  # a site each
-    by_module: Mapping[str, Tensor] = {}
-    if isinstance(values, Tensor):
-        rows = list(values)
-    elif values and isinstance(next(iter(values)), Site):
-        rows = [cast("Mapping[Site, Tensor]", values)[site] for site in sites]
-    elif values:
-        by_module = cast("Mapping[str, Tensor]", values)
-    grouped: dict[str, list[int]] = {}
-    for i, site in enumerate(sites):
-        grouped.setdefault(site.module, []).append(i)
-    found: dict[str, Edit] = {}
-    for module, members in grouped.items():
-        axes = {sites[i].axis for i in members}
-        if len(axes) > 1:
-            raise ValueError(f"the sites of {module!r} must share one axis; got {sorted(axes)}")
-        axis = axes.pop()
-        units = tuple(unit for i in members if (unit := sites[i].unit) is not None)
-        whole = len(units) < len(members)
-        if rows is None:
-            chosen = None if whole else tuple(sorted(set(units)))
-            found[module] = Replace(chosen, by_module.get(module, 0.0), axis)
-        elif not whole:
-            found[module] = ReplaceEach(units, torch.stack([rows[i] for i in members]), axis)
-        elif len(members) == 1:
-            found[module] = Replace(None, rows[members[0]])
-        else:
-            raise ValueError(f"{module!r} is to be replaced as a whole and unit by unit; give one or the other")
+    found: dict[Site, Replace | ReplaceEach] = {}
+    groups: dict[Site, list[tuple[Site, Any, bool]]] = {}
+    chosen = [Site.of(place) for place in sites]
+    if not isinstance(values, Tensor):
+        chosen = list(dict.fromkeys(chosen))  # one named twice has one value
+    elif len(values) != len(chosen):
+        raise ValueError(f"a row for each of the {len(chosen)} sites is needed; got values {tuple(values.shape)}")
+    for i, site in enumerate(chosen):
+        value, own = (values[i], True) if isinstance(values, Tensor) else _value(site, values)
+        groups.setdefault(site.whole, []).append((site, value, own))
+    for whole, members in groups.items():
+        if len(members) > 1 and any(site.unit is None for site, _, _ in members):
+            raise ValueError(f"{whole.name} is to be replaced as a whole and unit by unit; give one or the other")
+        units = [unit for site, _, _ in members for unit in site.indices]
+        if len(set(units)) < len(units):
+            raise ValueError(f"a unit of {whole.name} is to be replaced twice: {sorted(units)}")
+        numbers = [
+            (site, float(value)) for site, value, _ in members if not isinstance(value, Tensor) or not value.ndim
+        ]
+        tensors = [(site, value, own) for site, value, own in members if isinstance(value, Tensor) and value.ndim]
+        for number in dict.fromkeys(number for _, number in numbers):
+            found[_group(whole, [site for site, own in numbers if own == number])] = Replace(number)
+        shared = [site for site, _, own in tensors if not own]
+        if shared:  # all of them take their part of one value
+            found[_group(whole, shared)] = Replace(next(value for _, value, own in tensors if not own), whole=True)
+        single = [(site, value) for site, value, own in tensors if own and isinstance(site.unit, int)]
+        if len(single) > 1 and len({tuple(value.shape) for _, value in single}) == 1:
+            found[_group(whole, [site for site, _ in single])] = ReplaceEach(
+                torch.stack([value for _, value in single])
+            )
+            single = []
+        found |= {site: Replace(value) for site, value in single}
+        found |= {site: Replace(value) for site, value, own in tensors if own and not isinstance(site.unit, int)}
     return found
+
+
+def _group(whole: Site, sites: list[Site]) -> Site:
+    """Return the units of some sites of one place as one site."""
+    if len(sites) == 1:
+        return sites[0]
+    return replace(whole, unit=tuple(unit for site in sites for unit in site.indices))
+
+
+def _value(site: Site, values: Mapping[Any, Tensor | float] | None) -> tuple[Tensor | float, bool]:
+    """Return a site's value, and whether it is its own, not one of the whole place."""
+    if values is None:
+        return 0.0, False
+    for key, own in ((site, True), (site.whole, False), (site.module, False)):
+        if key in values and (key != site.module or site.whole == Site(site.module, axis=site.axis)):
+            return values[key], own and site.unit is not None
+    raise ValueError(f"no value for {site}; there are values for {', '.join(map(str, values)) or 'none'}")

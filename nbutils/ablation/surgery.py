@@ -51,6 +51,11 @@ def prune(model: Model, site: str, dims: Sequence[int]) -> Model:
     Algebraically the same as `ablate` when what stands between the two layers treats a zero like an absence.
 
     Args, raises: as for `ablate`; and ValueError if no dimension would be left.
+
+    >>> import nbutils as nb, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 5), torch.nn.ReLU(), torch.nn.Linear(5, 1))
+    >>> nb.prune(model, "1", [0, 3])[0].out_features
+    3
     """
     model = copy.deepcopy(model)
     producer, consumer = _neighbors(model, site)

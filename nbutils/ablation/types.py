@@ -5,7 +5,7 @@ A way of one's own is one class, and an instance of it goes wherever an `Ablatio
     class BatchMedian(AblationType):
         needs = "batch"
 
-        def reduce(self, output, site):
+        def reduce(self, output, site, where=None):
             return output.median(0, keepdim=True).values
 
 Source document of the seven types: the ablation-activations page of auto-circuit.
@@ -13,6 +13,7 @@ Source document of the seven types: the ablation-activations page of auto-circui
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,10 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from nbutils.batches import Batch
 from nbutils.data.pairs import PairBatch
 
 if TYPE_CHECKING:
-    from nbutils.ablation.sites import Site
+    from nbutils.sites import Site
 
 
 class _Members(type):
@@ -68,6 +70,10 @@ class AblationType(metaclass=_Members):
             on its clean or its corrupt inputs; "dataset", where it is one for a whole dataset of pairs.
         name, value: what it is called, in code and in words; the class's name when not given.
         constant: the value of a type that needs nothing.
+
+    >>> import nbutils as nb
+    >>> [kind.name for kind in nb.AblationType][:2], nb.AblationType.TOKENWISE_MEAN_CLEAN.needs
+    (['RESAMPLE', 'ZERO'], 'dataset')
     """
 
     __slots__ = ()  # the seven hold no state: nobody can change them
@@ -93,32 +99,40 @@ class AblationType(metaclass=_Members):
         if cls.needs not in ("nothing", "batch", "dataset"):
             raise ValueError(f"{cls.__name__}.needs must be 'nothing', 'batch' or 'dataset'; got {cls.needs!r}")
 
-    def inputs(self, batch: PairBatch) -> list[Tensor]:
-        """Return the inputs `[items, ...]` of a batch that the values come from: the clean ones by default."""
+    def inputs(self, batch: PairBatch) -> list[Batch]:
+        """Return the inputs of a batch that the values come from: the clean ones by default."""
         return [batch.clean]
 
-    def reduce(self, output: Tensor, site: Site) -> Tensor:
+    def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Any:
         """Return what stands in for an output `[items, ...]`, for one that needs a batch: what broadcasts to it.
 
-        For one that needs a dataset: what the outputs of a batch contribute, by default their sum `[1, ...]`, float64.
+        For one that needs a dataset: what the outputs of a batch contribute, by default their sum `[1, ...]`, float64,
+        and how many items it is of.
 
         Args:
-            output: of the module.
+            output: the tensor at the site.
             site: where; it says which axes are units and positions.
+            where: which positions count, booleans that broadcast to the output; None: all.
         """
         if self.needs != "dataset":
             raise NotImplementedError(
                 f"{type(self).__name__} must say what stands in for an output: write its `reduce`"
             )
-        return output.sum(0, keepdim=True, dtype=torch.float64)
+        return _sum_and_count(output, (0,), where)
 
     def combine(self, total: Any, part: Any) -> Any:
-        """Return the contributions of some batches and of one more, as one; of a dataset. By default their sum."""
-        return total + part
+        """Return the contributions of some batches and of one more, as one; of a dataset. By default their sums."""
+        if total[0].shape != part[0].shape:
+            raise ValueError(f"batches differ in shape: {tuple(total[0].shape)} and {tuple(part[0].shape)}")
+        return tuple(a + b for a, b in zip(total, part, strict=True))
 
-    def finish(self, total: Any, items: int) -> Tensor:
-        """Return what stands in, `[1, ...]`, from all contributions; of a dataset. By default their mean an item."""
-        return total / items
+    def finish(self, total: Any) -> Tensor:
+        """Return what stands in, `[1, ...]`, from all contributions; of a dataset. By default their mean.
+
+        Raises:
+            ValueError: a position that counts in no item.
+        """
+        return _mean(*total)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen; parameters are fields of a @dataclass(frozen=True)")
@@ -141,11 +155,11 @@ class _Resample(AblationType):
     __slots__ = ()
     name, value = "RESAMPLE", "resample"
 
-    def inputs(self, batch: PairBatch) -> list[Tensor]:
+    def inputs(self, batch: PairBatch) -> list[Batch]:
         return [batch.corrupt]
 
-    def reduce(self, output: Tensor, site: Site) -> Tensor:
-        return output
+    def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Tensor:
+        return output  # the twin's own activation, wherever it lies
 
 
 class _Zero(AblationType):
@@ -157,16 +171,17 @@ class _BatchTokenwiseMean(AblationType):
     __slots__ = ()
     name, value = "BATCH_TOKENWISE_MEAN", "batch, tokenwise mean"
 
-    def reduce(self, output: Tensor, site: Site) -> Tensor:
-        return output.mean(0, keepdim=True)
+    def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Tensor:
+        return output.mean(0, keepdim=True) if where is None else _mean(*_sum_and_count(output, (0,), where))
 
 
 class _BatchAllTokMean(AblationType):
     __slots__ = ()
     name, value = "BATCH_ALL_TOK_MEAN", "batch, mean over tokens"
 
-    def reduce(self, output: Tensor, site: Site) -> Tensor:
-        return output.mean((0, *site.position_axes(output)), keepdim=True)
+    def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Tensor:
+        axes = (0, *site.position_axes(output))
+        return output.mean(axes, keepdim=True) if where is None else _mean(*_sum_and_count(output, axes, where))
 
 
 class _TokenwiseMeanClean(AblationType):
@@ -178,7 +193,7 @@ class _TokenwiseMeanCorrupt(_TokenwiseMeanClean):
     __slots__ = ()
     name, value = "TOKENWISE_MEAN_CORRUPT", "tokenwise mean, corrupt"
 
-    def inputs(self, batch: PairBatch) -> list[Tensor]:
+    def inputs(self, batch: PairBatch) -> list[Batch]:
         return [batch.corrupt]
 
 
@@ -186,8 +201,25 @@ class _TokenwiseMeanCleanAndCorrupt(_TokenwiseMeanClean):
     __slots__ = ()
     name, value = "TOKENWISE_MEAN_CLEAN_AND_CORRUPT", "tokenwise mean, clean and corrupt"
 
-    def inputs(self, batch: PairBatch) -> list[Tensor]:
+    def inputs(self, batch: PairBatch) -> list[Batch]:
         return [batch.clean, batch.corrupt]
+
+
+def _sum_and_count(output: Tensor, axes: tuple[int, ...], where: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sum over some axes, which stay with length 1, in float64, and how many numbers each is the sum of."""
+    if where is None:
+        count = math.prod(output.shape[axis] for axis in axes)
+        return output.sum(axes, keepdim=True, dtype=torch.float64), torch.tensor(count, device=output.device)
+    # Not by a product: what does not count may be infinite.
+    kept = output.masked_fill(~where, 0.0)
+    return kept.sum(axes, keepdim=True, dtype=torch.float64), where.sum(axes, keepdim=True)
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    if not (count > 0).all():
+        empty = (count == 0).nonzero()[0].tolist()
+        raise ValueError(f"no item counts at {empty} (items first): a mean needs one; cut the inputs to what is used")
+    return total / count
 
 
 for _kind in (

@@ -31,16 +31,14 @@ def put(folder: str | Path, arrays: Mapping[str, Tensor | np.ndarray]) -> str:
 
     Args:
         folder: made if missing.
-        arrays: by name, of any shapes.
+        arrays: by name, of any shapes, strides and byte orders.
 
     Returns:
         Their key: 32 hexadecimal digits of the SHA-256 of names, types, shapes and content.
     """
-    import torch
     from safetensors.torch import save
 
-    # Copies, because the format refuses tensors that share memory.
-    tensors = {name: torch.as_tensor(arrays[name]).detach().cpu().contiguous().clone() for name in sorted(arrays)}
+    tensors = {name: _tensor(arrays[name]) for name in sorted(arrays)}
     key = digest(tensors)
     path = _path(folder, key)
     try:
@@ -59,6 +57,16 @@ def get(folder: str | Path, key: str) -> dict[str, Tensor]:
         ValueError: `key` is none.
     """
     return dict(_kept(_path(folder, key).resolve(), key))
+
+
+def _tensor(array: Tensor | np.ndarray) -> Tensor:
+    """Return a copy, because the format refuses tensors that share memory; torch has the machine's byte order only."""
+    import numpy as np
+    import torch
+
+    if isinstance(array, torch.Tensor):
+        return array.detach().cpu().contiguous().clone()
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
 def _path(folder: str | Path, key: str) -> Path:
@@ -87,13 +95,19 @@ def _read(path: Path, key: str) -> dict[str, Tensor]:
     return tensors
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return 32 hexadecimal digits of the SHA-256 of names, types, shapes and content, whatever the order."""
+def digest(arrays: Mapping[str, Tensor | np.ndarray]) -> str:
+    """Return 32 hexadecimal digits of the SHA-256 of names, types, shapes and content, whatever the order.
+
+    The project's one digest of arrays. Those of NumPy may be of any type but object.
+    """
     import torch
 
     found = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        found.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(f"{name!r} {array.dtype} {tuple(array.shape)}\n".encode())
+        if isinstance(array, torch.Tensor):
+            found.update(array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            found.update(array.tobytes())
     return found.hexdigest()[:32]

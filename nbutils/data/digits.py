@@ -1,8 +1,7 @@
-"""Handwritten digits: genuine MNIST, or scikit-learn's small digits embedded in the package, in three splits."""
+"""Handwritten digits in three splits: genuine MNIST, or the small digits that come with scikit-learn."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils.data import sources
+from nbutils.data import arrays, sources
 
-SIZE = 28  # pixels a side
+SIZE = 28  # pixels per side
 CLASSES = 10
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]; the embedded digits use the same numbers
 _IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
@@ -52,10 +51,8 @@ class Digits:
 
     @cached_property
     def digest(self) -> str:
-        """A fingerprint of the content, by which a checkpoint knows its data."""
-        digest = hashlib.sha256(self.images.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
-        return digest.hexdigest()[:16]
+        """A fingerprint of the content."""
+        return arrays.digest({"images": self.images, "labels": self.labels})[:16]
 
     def __repr__(self) -> str:
         return f"Digits({len(self)} from {self.source}, {self.digest})"
@@ -68,7 +65,7 @@ class DigitSplits:
     Attributes:
         train: what networks are trained on.
         selection: what units, thresholds and settings are chosen on.
-        report: what published numbers are measured on; nothing is chosen here.
+        report: what published numbers are measured on; nothing is chosen on it.
         source: of all three.
     """
 
@@ -92,7 +89,7 @@ def load(data: Data = "embedded", *, root: str | Path | None = None, download: b
         data: `"embedded"`, scikit-learn's digits; `"real"`, MNIST in torchvision's layout; `"auto"`, real where any of
             its files is there, else embedded.
         root: the folder that holds `MNIST/raw`; `$NBUTILS_DATA` by default.
-        download: let torchvision download MNIST to that folder if it is not there.
+        download: whether torchvision downloads MNIST to that folder where it is missing.
 
     Raises:
         FileNotFoundError: real digits are asked for and a file is missing; the message names it and how to get it.
@@ -102,7 +99,7 @@ def load(data: Data = "embedded", *, root: str | Path | None = None, download: b
     if data not in get_args(Data):
         raise ValueError(f"data must be one of {', '.join(map(repr, get_args(Data)))}; got {data!r}")
     if data == "embedded":
-        return _embedded()
+        return _load_embedded()
     source = sources.find("mnist", root)
     if not source.found and download:
         _download(source)
@@ -110,11 +107,11 @@ def load(data: Data = "embedded", *, root: str | Path | None = None, download: b
     # Some of the files are there: real digits are meant, and to go on without them would hide a damaged download.
     started = any(folder.exists() and any(folder.iterdir()) for folder in source.looked_in)
     if data == "auto" and not started:
-        return _embedded()
-    return _real(source)
+        return _load_embedded()
+    return _load_real(source)
 
 
-def _embedded() -> DigitSplits:
+def _load_embedded() -> DigitSplits:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -122,22 +119,23 @@ def _embedded() -> DigitSplits:
     small = torch.as_tensor(bunch.images / 16, dtype=torch.float32)[:, None]  # (N, 1, 8, 8) in [0, 1]
     # As in MNIST, the digit fills the middle 20×20 pixels, which leaves the watermark's corner free.
     large = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp(0, 1)
-    images = _normalised(F.pad(large, (4, 4, 4, 4)))
+    images = _normalise(F.pad(large, (4, 4, 4, 4)))
     labels = torch.as_tensor(bunch.target, dtype=torch.int64)
     train, held_out = train_test_split(
         np.arange(len(labels)), test_size=2 * _HELD_OUT, stratify=bunch.target, random_state=0
     )
     selection, report = train_test_split(held_out, test_size=_HELD_OUT, stratify=bunch.target[held_out], random_state=0)
     whole = Digits(images, labels, "embedded digits")
-    return DigitSplits(*(whole[torch.as_tensor(index)] for index in (train, selection, report)), whole.source)
+    parts = [whole[torch.as_tensor(index)] for index in (train, selection, report)]
+    return DigitSplits(train=parts[0], selection=parts[1], report=parts[2], source=whole.source)
 
 
-def _real(source: sources.Source) -> DigitSplits:
+def _load_real(source: sources.Source) -> DigitSplits:
     if not source.looked_in:
-        raise FileNotFoundError(f"real digits need a folder to look in; {_how_to_get()}")
+        raise FileNotFoundError(f"real digits need a folder to look in; {_explain_how_to_get()}")
     (folder,) = source.looked_in
     for name in source.missing:
-        raise FileNotFoundError(f"{folder / name} is missing; {_how_to_get()}")
+        raise FileNotFoundError(f"{folder / name} is missing; {_explain_how_to_get()}")
     official = Digits(*_read_pair(folder, "train"), "mnist")
     first = len(official) - len(official) // 6
     report = Digits(*_read_pair(folder, "t10k"), "mnist")
@@ -150,10 +148,12 @@ def _read_pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     labels = _read_idx(path, _LABELS_MAGIC, ())
     if len(labels) != len(pixels):
         expected, found = 8 + len(pixels), 8 + len(labels)
-        raise ValueError(f"{path}: expected {expected:,} bytes, a label an image; found {found:,}; {_how_to_get()}")
+        raise ValueError(
+            f"{path}: expected {expected:,} bytes, one label per image; found {found:,}; {_explain_how_to_get()}"
+        )
     if labels.size and labels.max() >= CLASSES:
-        raise ValueError(f"{path}: expected labels 0 to {CLASSES - 1}; found {labels.max()}; {_how_to_get()}")
-    images = _normalised(torch.as_tensor(pixels)[:, None].float().div_(255))  # (N, 1, 28, 28)
+        raise ValueError(f"{path}: expected labels 0 to {CLASSES - 1}; found {labels.max()}; {_explain_how_to_get()}")
+    images = _normalise(torch.as_tensor(pixels)[:, None].float().div_(255))  # (N, 1, 28, 28)
     return images, torch.as_tensor(labels, dtype=torch.int64)
 
 
@@ -161,16 +161,16 @@ def _read_idx(path: Path, magic: int, item: tuple[int, ...]) -> np.ndarray:
     """Return the uint8 items `[N, *item]` of an IDX file; its header and its size must agree."""
     content = path.read_bytes()
     head = 4 * (2 + len(item))
-    header = np.frombuffer(content[:head], ">i4") if len(content) >= head else ()
-    if len(header) == 0 or header[0] != magic or tuple(header[2:]) != item or header[1] < 1:
+    header = np.frombuffer(content[:head], ">i4").tolist() if len(content) >= head else []
+    if not header or header[0] != magic or tuple(header[2:]) != item or header[1] < 1:
         shape = "×".join(map(str, ("N", *item)))
         raise ValueError(
             f"{path}: expected an IDX file of {shape} bytes (header of {head} bytes, magic number {magic}); "
-            f"found {len(content):,} bytes that begin {content[:4].hex(' ') or 'nowhere'}; {_how_to_get()}"
+            f"found {len(content):,} bytes that begin {content[:4].hex(' ') or 'nowhere'}; {_explain_how_to_get()}"
         )
-    expected = head + int(header[1]) * int(np.prod(item, dtype=int))
+    expected = head + header[1] * int(np.prod(item, dtype=int))
     if len(content) != expected:
-        raise ValueError(f"{path}: expected {expected:,} bytes, found {len(content):,}; {_how_to_get()}")
+        raise ValueError(f"{path}: expected {expected:,} bytes, found {len(content):,}; {_explain_how_to_get()}")
     return np.frombuffer(content, np.uint8, offset=head).reshape(-1, *item).copy()
 
 
@@ -183,12 +183,12 @@ def _download(source: sources.Source) -> None:
     MNIST(raw.parent.parent, train=True, download=True)
 
 
-def _how_to_get() -> str:
+def _explain_how_to_get() -> str:
     return (
         f"set ${sources.DATA_VARIABLE} to a folder that holds MNIST/raw, uncompressed, or delete what is there and "
         "call load('real', root=FOLDER, download=True), which has torchvision download it"
     )
 
 
-def _normalised(pixels: Tensor) -> Tensor:
+def _normalise(pixels: Tensor) -> Tensor:
     return (pixels - MEAN) / STD

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
+
+from nbutils import batches
+from nbutils.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -14,25 +17,31 @@ class Pairs:
     """What an ablation compares: each input, and the same input with one thing changed.
 
     Attributes:
-        clean: `[N, ...]`.
-        corrupt: `[N, ...]`; item i is item i of `clean`, corrupted.
+        clean: inputs, a batch of any kind (`nbutils.batches`): a tensor `[N, ...]`, a tuple or a mapping of them.
+        corrupt: likewise; item i is item i of `clean`, corrupted.
         labels: `[N]`, the true classes.
         target: the class that the corruption is meant to bring about, or None.
 
     Raises:
         ValueError: shapes that do not correspond.
+
+    >>> import nbutils as nb, torch
+    >>> pairs = nb.Pairs(torch.ones(5, 2), torch.zeros(5, 2), labels=torch.arange(5))
+    >>> len(pairs), len(pairs[:2])
+    (5, 2)
     """
 
-    clean: Tensor
-    corrupt: Tensor
+    clean: Batch
+    corrupt: Batch
     labels: Tensor
     target: int | None = None
 
     def __post_init__(self) -> None:
-        if self.clean.shape != self.corrupt.shape or self.labels.shape != self.clean.shape[:1]:
+        shapes = batches.shapes(self.clean), batches.shapes(self.corrupt)
+        if shapes[0] != shapes[1] or self.labels.shape != (batches.count(self.clean, least=0),):
             raise ValueError(
-                "clean and corrupt must have one shape [N, ...] and labels [N]; got "
-                f"{tuple(self.clean.shape)}, {tuple(self.corrupt.shape)} and {tuple(self.labels.shape)}"
+                f"clean and corrupt must have one shape and labels [N]; got {shapes[0]}, {shapes[1]} and "
+                f"{tuple(self.labels.shape)}"
             )
 
     def __len__(self) -> int:
@@ -40,21 +49,22 @@ class Pairs:
 
     def __getitem__(self, items: slice | Tensor) -> Pairs:
         """Return some of the pairs: a slice, indices, or a mask `[N]`."""
-        return Pairs(self.clean[items], self.corrupt[items], self.labels[items], self.target)
+        clean, corrupt = (batches.select(inputs, items) for inputs in (self.clean, self.corrupt))
+        return Pairs(clean, corrupt, self.labels[items], self.target)
 
 
 class Paired(Protocol):
     """What a loader can take apart: `Pairs`, or anything else with clean and corrupt inputs, item by item."""
 
     @property
-    def clean(self) -> Tensor: ...
+    def clean(self) -> Batch: ...
 
     @property
-    def corrupt(self) -> Tensor: ...
+    def corrupt(self) -> Batch: ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, items: slice) -> Paired: ...
+    def __getitem__(self, items: slice) -> Self: ...
 
 
 P = TypeVar("P", bound=Paired)
@@ -73,13 +83,13 @@ class PairBatch(Generic[P]):
     pairs: P
 
     @property
-    def clean(self) -> Tensor:
-        """The clean inputs `[items, ...]`."""
+    def clean(self) -> Batch:
+        """The clean inputs."""
         return self.pairs.clean
 
     @property
-    def corrupt(self) -> Tensor:
-        """The corrupt inputs `[items, ...]`."""
+    def corrupt(self) -> Batch:
+        """The corrupt inputs."""
         return self.pairs.corrupt
 
     def __len__(self) -> int:
@@ -95,10 +105,15 @@ class PairLoader(Generic[P]):
 
     Args:
         pairs: what to give.
-        batch_size: items a batch, 1 or more.
+        batch_size: items per batch, 1 or more.
 
     Raises:
         ValueError: no pairs, or a batch size below 1.
+
+    >>> import nbutils as nb, torch
+    >>> pairs = nb.Pairs(torch.ones(5, 2), torch.zeros(5, 2), labels=torch.arange(5))
+    >>> [(batch.key, len(batch)) for batch in nb.PairLoader(pairs, batch_size=2)]
+    [(0, 2), (1, 2), (2, 1)]
     """
 
     pairs: P

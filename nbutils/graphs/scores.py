@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from nbutils import batches
+from nbutils.ablation.running import answer
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import batch_src_ablations, src_ablations
 from nbutils.data.pairs import PairBatch, PairLoader
-from nbutils.graphs.residual import FOLD, ResidualGraph, patch_edges, run_edge_sets
+from nbutils.graphs.patch import FOLD, patch_edges, run_edge_sets
+from nbutils.graphs.residual import ResidualGraph
 from nbutils.hooks import edit, unchanged
 from nbutils.seeding import generator
+from nbutils.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +42,21 @@ class EdgeTask:
         ablation: what replaces what the sources write: a type, which takes it from the inputs that are its own
             (`AblationType.inputs`); or values by batch key, `[sources, items, ...]`, as from `batch_src_ablations`.
         metric: (logits, batch) -> one number an item `[items]`, higher meaning a better answer.
+
+    >>> import nbutils as nb, torch
+    >>> class Net(torch.nn.Module):  # h ← h + f(h)
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.embed, self.block, self.head = (torch.nn.Linear(*shape) for shape in ((2, 4), (4, 4), (4, 3)))
+    ...     def forward(self, x):
+    ...         h = self.embed(x)
+    ...         return self.head(h + self.block(h))
+    >>> model, x = Net(), torch.randn(6, 2)
+    >>> graph = nb.residual_graph(model, x, embedding="embed", branch="block", blocks=1, head="head")
+    >>> pairs = nb.PairLoader(nb.Pairs(x, x.flip(0), torch.zeros(6)), 3)
+    >>> task = nb.EdgeTask(model, graph, pairs, nb.AblationType.RESAMPLE, lambda logits, batch: logits[:, 0])
+    >>> task.values[0].shape  # sources, items, width
+    torch.Size([2, 3, 4])
     """
 
     model: nn.Module
@@ -90,7 +109,23 @@ def evaluate(task: EdgeTask, masks: Tensor, *, fold: int = FOLD) -> Tensor:
 
 
 def exact_scores(task: EdgeTask, *, fold: int = FOLD) -> Tensor:
-    """Return what ablating each edge alone does to the mean of the metric `[edges]`: one run an edge."""
+    """Return what ablating each edge alone does to the mean of the metric `[edges]`: one run an edge.
+
+    >>> import nbutils as nb, torch
+    >>> class Net(torch.nn.Module):  # h ← h + f(h)
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.embed, self.block, self.head = (torch.nn.Linear(*shape) for shape in ((2, 4), (4, 4), (4, 3)))
+    ...     def forward(self, x):
+    ...         h = self.embed(x)
+    ...         return self.head(h + self.block(h))
+    >>> model, x = Net(), torch.randn(6, 2)
+    >>> graph = nb.residual_graph(model, x, embedding="embed", branch="block", blocks=1, head="head")
+    >>> pairs = nb.PairLoader(nb.Pairs(x, x.flip(0), torch.zeros(6)), 3)
+    >>> task = nb.EdgeTask(model, graph, pairs, nb.AblationType.RESAMPLE, lambda logits, batch: logits[:, 0])
+    >>> nb.exact_scores(task).shape
+    torch.Size([3])
+    """
     edges = len(task.graph.edges)
     masks = torch.cat([torch.zeros(1, edges), torch.eye(edges)])
     means = evaluate(task, masks, fold=fold).double().mean(1)
@@ -108,9 +143,8 @@ def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,)) -> Tensor:
         task.model.eval()
         for batch in task.pairs:
             masks = torch.tensor(at, dtype=torch.float64)[:, None].repeat(1, len(task.graph.edges)).requires_grad_()
-            inputs = batch.clean.repeat(len(at), *[1] * (batch.clean.ndim - 1))
             with patch_edges(task.model, task.graph, masks, task.of(batch)):
-                logits = task.model(inputs).unflatten(0, (len(at), -1))
+                logits = answer(task.model, batches.repeat(batch.clean, len(at))).unflatten(0, (len(at), -1))
             value = torch.stack([task.metric(one, batch).sum() for one in logits]).sum()
             total += torch.autograd.grad(value, masks)[0]
     return total / len(task.pairs.pairs)
@@ -121,6 +155,21 @@ def attribution_scores(task: EdgeTask) -> Tensor:
 
     To first order what ablating the edge does: it equals the gradient of the mask at 0. One forward and one backward
     pass a batch, whatever the number of edges. Syed et al. 2023, arXiv 2310.10348.
+
+    >>> import nbutils as nb, torch
+    >>> class Net(torch.nn.Module):  # h ← h + f(h)
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.embed, self.block, self.head = (torch.nn.Linear(*shape) for shape in ((2, 4), (4, 4), (4, 3)))
+    ...     def forward(self, x):
+    ...         h = self.embed(x)
+    ...         return self.head(h + self.block(h))
+    >>> model, x = Net(), torch.randn(6, 2)
+    >>> graph = nb.residual_graph(model, x, embedding="embed", branch="block", blocks=1, head="head")
+    >>> pairs = nb.PairLoader(nb.Pairs(x, x.flip(0), torch.zeros(6)), 3)
+    >>> task = nb.EdgeTask(model, graph, pairs, nb.AblationType.RESAMPLE, lambda logits, batch: logits[:, 0])
+    >>> nb.attribution_scores(task).shape
+    torch.Size([3])
     """
     scores = torch.zeros(len(task.graph.edges), dtype=torch.float64)
     reads: dict[str, Tensor] = {}  # module -> zeros added to what it reads, whose gradient is that of the input
@@ -129,13 +178,13 @@ def attribution_scores(task: EdgeTask) -> Tensor:
         reads[module] = torch.zeros_like(read).requires_grad_()
         return read + reads[module]
 
-    zeros = {site.module: partial(add, site.module) for site in task.graph.destinations.values()}
+    zeros = {Site(site.module, part="input"): partial(add, site.module) for site in task.graph.destinations.values()}
     for batch in task.pairs:
         clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
         difference = dict(zip(task.graph.sources, task.of(batch) - clean, strict=True))
-        with unchanged(task.model), edit(task.model, inputs=zeros), torch.enable_grad():
+        with unchanged(task.model), edit(task.model, zeros), torch.enable_grad():
             task.model.eval()
-            value = task.metric(task.model(batch.clean), batch).sum()
+            value = task.metric(answer(task.model, batch.clean), batch).sum()
             gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))
         parts = {name: site.select(gradients[site.module]) for name, site in task.graph.destinations.items()}
         products = [(difference[e.source] * parts[e.destination]).sum() for e in task.graph.edges]
@@ -151,6 +200,21 @@ def integrated_gradients(task: EdgeTask, *, steps: int = 8) -> Tensor:
 
     Args:
         steps: points of the midpoint rule, 1 or more.
+
+    >>> import nbutils as nb, torch
+    >>> class Net(torch.nn.Module):  # h ← h + f(h)
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.embed, self.block, self.head = (torch.nn.Linear(*shape) for shape in ((2, 4), (4, 4), (4, 3)))
+    ...     def forward(self, x):
+    ...         h = self.embed(x)
+    ...         return self.head(h + self.block(h))
+    >>> model, x = Net(), torch.randn(6, 2)
+    >>> graph = nb.residual_graph(model, x, embedding="embed", branch="block", blocks=1, head="head")
+    >>> pairs = nb.PairLoader(nb.Pairs(x, x.flip(0), torch.zeros(6)), 3)
+    >>> task = nb.EdgeTask(model, graph, pairs, nb.AblationType.RESAMPLE, lambda logits, batch: logits[:, 0])
+    >>> nb.integrated_gradients(task, steps=2).shape
+    torch.Size([3])
     """
     if steps < 1:
         raise ValueError(f"steps must be 1 or more; got {steps}")

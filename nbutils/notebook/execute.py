@@ -3,7 +3,8 @@
 Parameters follow papermill's convention: one code cell is tagged `parameters`, and a cell with the given
 values is injected below it. The kernel is always the interpreter that runs this module, whatever kernels the
 machine has registered. It starts in the notebook's folder, so that relative links work, and writes figures
-and results where `NBUTILS_OUT` says.
+and results where `NBUTILS_OUT` says. papermill injects the parameters; nbclient executes, because papermill's
+engine takes no environment for the kernel, adds cells to a copy that failed, and does not write it atomically.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,15 +29,16 @@ from typing import Any
 import nbformat
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from nbutils import atomic, claims, layout, progress
+from nbutils.notebook.document import WIDGET_VIEW, code_cells, read, tags
 
 PARAMETERS_TAG = "parameters"  # papermill's name
 INJECTED_TAG = "injected-parameters"  # papermill's name
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 KEPT_CELL_METADATA = {"tags", "jupyter", "nbutils"}  # "nbutils" holds a cell's own tolerance
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -67,16 +69,15 @@ def parameter_names(notebook: Path) -> list[str]:
     Raises:
         ValueError: the file is not a notebook, or the cell is not valid Python.
     """
-    for cell in _code(_read(notebook)):
-        if PARAMETERS_TAG in cell.metadata.get("tags", []):
-            try:
-                statements = ast.parse(cell.source).body
-            except SyntaxError as error:
-                raise ValueError(f"{notebook.name}: the parameters cell is not valid Python: {error}") from None
-            targets = [s.targets if isinstance(s, ast.Assign) else [getattr(s, "target", None)] for s in statements]
-            names = [target.id for group in targets for target in group if isinstance(target, ast.Name)]
-            return list(dict.fromkeys(names))
-    return []
+    # papermill's inspection reads lines: it misses `A = B = 1`, takes text for code, and passes what does not parse.
+    source = next((cell.source for _, cell in code_cells(read(notebook)) if PARAMETERS_TAG in tags(cell)), "")
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"{notebook.name}: the parameters cell is not valid Python: {error}") from None
+    targets = [s.targets if isinstance(s, ast.Assign) else [getattr(s, "target", None)] for s in statements]
+    names = [target.id for group in targets for target in group if isinstance(target, ast.Name)]
+    return list(dict.fromkeys(names))
 
 
 def check_parameters(notebook: Path, names: Iterable[str]) -> None:
@@ -115,7 +116,7 @@ def run(notebook: Path, out: Path, parameters: Mapping[str, Any] | None = None) 
     copy = out / notebook.name
     _forget(out / notebook.stem)
 
-    content = _read(notebook)
+    content = read(notebook)
     for cell in content.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -125,7 +126,7 @@ def run(notebook: Path, out: Path, parameters: Mapping[str, Any] | None = None) 
     environment = os.environ | {layout.OUT_VARIABLE: str(out), progress.SILENT_VARIABLE: "1"}
     client = _Client(content, resources={"metadata": {"path": str(notebook.parent)}})
     try:
-        with progress.bar(sum(1 for _ in _code(content)), notebook.stem) as bar:
+        with progress.bar(len(code_cells(content)), notebook.stem) as bar:
             client.on_cell_executed = lambda **_: bar.update()
             client.execute_interruptibly(environment)
     except (CellExecutionError, RuntimeError, AssertionError) as error:
@@ -155,7 +156,7 @@ def update(notebook: Path) -> list[str]:
     made, kept = staging / notebook.stem, layout.root() / "large-assets" / notebook.stem
     shutil.rmtree(made, ignore_errors=True)
     copy = run(notebook, staging)
-    content = _read(copy)
+    content = read(copy)
     normalise(content, {str(staging): "large-assets"})
 
     changes = _changes(_results(kept), _results(made))
@@ -181,7 +182,7 @@ def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) ->
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     kept = {key: value for key, value in notebook.metadata.items() if key == "nbutils"}  # its row of the README
     notebook.metadata = nbformat.from_dict(NOTEBOOK_METADATA | kept)
-    notebook.cells = [cell for cell in notebook.cells if INJECTED_TAG not in cell.metadata.get("tags", [])]
+    notebook.cells = [cell for cell in notebook.cells if INJECTED_TAG not in tags(cell)]
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA})
@@ -192,7 +193,7 @@ def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) ->
             cell.execution_count = None
 
     shorten = _shortener(names or {})
-    for count, cell in enumerate(_code(notebook), start=1):
+    for count, (_, cell) in enumerate(code_cells(notebook), start=1):
         cell.execution_count = count
         for i, output in enumerate(cell.outputs):
             cell.outputs[i] = output = nbformat.from_dict(_shortened(output, shorten))
@@ -243,9 +244,9 @@ class _Client(NotebookClient):
                 done.result()
             except KeyboardInterrupt:
                 kernel = self.km.provisioner if self.km else None
-                if kernel and kernel.pgid:
+                if isinstance(kernel, LocalProvisioner) and kernel.pgid:
                     os.killpg(kernel.pgid, signal.SIGKILL)  # with the worker processes it may have started
-                elif kernel and kernel.process:
+                elif isinstance(kernel, LocalProvisioner) and kernel.process:
                     kernel.process.kill()
                 raise
 
@@ -253,25 +254,11 @@ class _Client(NotebookClient):
         """Return number and source of the cell last entered; an injected one has the number before it."""
         if self.running < 0:
             return 0, ""
-        cells = self.nb.cells[: self.running + 1]
-        numbered = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-        own = [cell for cell in numbered if INJECTED_TAG not in cell.metadata.get("tags", [])]
-        return len(own), cells[-1].source
+        entered = [cell for i, cell in code_cells(self.nb) if i <= self.running]
+        return sum(INJECTED_TAG not in tags(cell) for cell in entered), entered[-1].source
 
     def _enter(self, cell: NotebookNode, cell_index: int) -> None:
         self.running = cell_index
-
-
-def _read(path: Path) -> NotebookNode:
-    try:
-        return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from None
-
-
-def _code(notebook: NotebookNode) -> Iterator[NotebookNode]:
-    """Yield the cells that execute; a blank one gets no execution count."""
-    return (cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
 
 
 def _inject(notebook: NotebookNode, parameters: Mapping[str, Any]) -> NotebookNode:
@@ -316,23 +303,20 @@ def _results(assets: Path) -> claims.Results | None:
 
 
 def _changes(old: claims.Results | None, new: claims.Results | None) -> list[str]:
-    def verdicts(results: claims.Results | None) -> dict[str, str]:
-        found = results.claims if results else {}
-        return {name: f"{number(c['value'])}{'' if c['holds'] else ' (fails)'}" for name, c in found.items()}
-
-    def numbers(results: claims.Results | None) -> dict[str, str]:
-        return {name: number(value) for name, value in (results.metrics if results else {}).items()}
-
     def number(value: float | None) -> str:
         return "not finite" if value is None else f"{value:g}"
 
-    lines = []
-    for kind, view in (("claim", verdicts), ("metric", numbers)):
-        before, after = view(old), view(new)
-        for name in dict.fromkeys([*before, *after]):
-            if before.get(name) != after.get(name):
-                lines.append(f"{kind}   {name}   {before.get(name, 'none')} → {after.get(name, 'none')}")
-    return lines
+    def shown(results: claims.Results | None) -> dict[tuple[str, str], str]:
+        if results is None:
+            return {}
+        verdicts = {k: f"{number(c['value'])}{'' if c['holds'] else ' (fails)'}" for k, c in results.claims.items()}
+        kinds = {"claim": verdicts, "metric": {name: number(value) for name, value in results.metrics.items()}}
+        return {(kind, name): text for kind, texts in kinds.items() for name, text in texts.items()}
+
+    before, after = shown(old), shown(new)
+    changed = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    changed.sort(key=lambda key: key[0])  # claims first
+    return [f"{k}   {name}   {before.get((k, name), 'none')} → {after.get((k, name), 'none')}" for k, name in changed]
 
 
 def _shortener(names: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
@@ -354,7 +338,7 @@ def _shortened(value: Any, patterns: list[tuple[re.Pattern[str], str]]) -> Any:
     """Return a JSON value with its paths shortened; pictures and packed arrays are left as they are."""
     if isinstance(value, str):
         for pattern, name in patterns:
-            value = pattern.sub(lambda _, name=name: name, value)
+            value = pattern.sub(name.replace("\\", r"\\"), value)
         return value
     if isinstance(value, Mapping):
         packed = ("bdata", "image/png", "image/jpeg")

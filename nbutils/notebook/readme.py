@@ -15,12 +15,12 @@ run on real data; with `"full"`, `results.full.json`, that of the full profile o
 
 from __future__ import annotations
 
-import json
 import string
 import sys
 from pathlib import Path
 
 from nbutils import atomic, claims, layout
+from nbutils.notebook.document import opening, read
 
 BEGIN = "<!-- results: written by `make update`, not by hand -->"
 END = "<!-- end of results -->"
@@ -75,10 +75,13 @@ def main() -> None:
 
 
 def _row(notebook: Path, results: dict[str, claims.Results]) -> tuple[str, ...]:
-    content = json.loads(notebook.read_text(encoding="utf-8"))
-    spec = content["metadata"].get("nbutils", {}).get("readme")
+    content = read(notebook)
+    spec = content.metadata.get("nbutils", {}).get("readme")
     if not isinstance(spec, dict) or not {"question", "rows"} <= set(spec):
-        raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec!r}")
+        raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec}")
+    title, _ = opening(content)
+    if not title:
+        raise ValueError(f"{notebook.name} has no heading '# NN · title' in a Markdown cell")
     found, source = [], []
     for entry in spec["rows"]:
         if one := results.get(entry.get("record", "embedded")):
@@ -87,21 +90,13 @@ def _row(notebook: Path, results: dict[str, claims.Results]) -> tuple[str, ...]:
     others = {"full": "in the full profile", "real": "on real data"}
     recorded = "".join(f"; {text} {_verdict(results[which])}" for which, text in others.items() if which in results)
     row = (
-        f"[{_title(content, notebook.name)}](notebooks/{notebook.name})",
+        f"[{title}](notebooks/{notebook.name})",
         spec["question"],
         "<br>".join(found) if results else "not run",
         "<br>".join(source) or NOTHING,
         _verdict(results["embedded"]) + recorded if "embedded" in results else NOTHING,
     )
     return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row)
-
-
-def _title(content: dict, name: str) -> str:
-    for cell in content["cells"]:
-        for line in "".join(cell["source"]).splitlines() if cell["cell_type"] == "markdown" else ():
-            if line.startswith("# "):
-                return line[2:].strip()
-    raise ValueError(f"{name} has no heading '# NN · title' in a Markdown cell")
 
 
 def filled(template: str, metrics: dict[str, float | int | None], name: str) -> str:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from nbutils import atomic, claims, layout
-from nbutils.notebook.regression import load_manifest
+from nbutils.notebook.document import load_manifest, read
 
 RUN = "run.json"  # beside a run's results: its command, date and duration
 
@@ -63,9 +63,9 @@ def record(notebook: Path, source: Path) -> list[Path]:
     kept = layout.recorded(notebook.stem, which)
     results = json.loads((made / "results.json").read_text(encoding="utf-8"))
     results |= _run(made / RUN)
-    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content = read(notebook)
     there = load_manifest(made)
-    names = content["metadata"].get("nbutils", {}).get("recorded", list(there))
+    names = content.metadata.get("nbutils", {}).get("recorded", list(there))
     if missing := [name for name in names if name not in there]:
         raise ValueError(f"{made} has no figure {', '.join(missing)}; it has {', '.join(there) or 'none'}")
 

@@ -76,6 +76,14 @@ def show(
         KeyError: there is neither `alt` nor an entry, or the entry asks for another value.
         ValueError: `alt` is empty, `name` is not a file name, or a file would exceed 300 kB.
         TypeError: `fig` is neither a figure nor a function that returns one.
+
+    >>> import nbutils as nb, os
+    >>> from matplotlib.figure import Figure
+    >>> os.environ["NBUTILS_OUT"] = "."  # in place of large-assets
+    >>> nb.show(Figure(), "empty", "An empty figure.", stem="01-color-cube")  # doctest: +SKIP
+    >>> nb.show(lambda: Figure(), "empty", stem="01-color-cube")
+    Traceback (most recent call last):
+    KeyError: ...
     """
     stem = stem or claims.stem()
     if Path(stem).name != stem:

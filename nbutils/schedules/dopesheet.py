@@ -92,7 +92,15 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class Dopesheet:
-    """A checked schedule: keyframes at strictly increasing steps, every parameter keyed at least once."""
+    """A checked schedule: keyframes at strictly increasing steps, every parameter keyed at least once.
+
+    >>> import nbutils as nb
+    >>> from pathlib import Path
+    >>> _ = Path("sheet.csv").write_text("STEP,lr\\n0,0.1\\n10,0.01\\n")
+    >>> sheet = nb.Dopesheet.from_csv("sheet.csv")
+    >>> [keyframe.step for keyframe in sheet.keyframes]
+    [0, 10]
+    """
 
     parameters: tuple[Parameter, ...]
     keyframes: tuple[Keyframe, ...]
@@ -261,18 +269,20 @@ class _Reader:
         if not (offset or fraction):
             raise self.error(row, "STEP", "an absolute step, +N, -N, or a fraction such as +0.5 or -0.5", _shown(cell))
         forward = cell[0] == "+"
+        start = above if forward else below
         if above is None and (forward or fraction):
             raise self.error(row, "STEP", "an absolute step in a row above, for this one to count from", _shown(cell))
-        if below is None and (fraction or not forward):
+        if start is None or (fraction and below is None):
             raise self.error(row, "STEP", "an absolute step in a row below, for this one to count from", _shown(cell))
+        gap = 0 if above is None or below is None else below - above  # a fraction alone asks for it, and has both
         if offset:
-            distance = self.integer(row, cell[1:])
+            distance = Decimal(self.integer(row, cell[1:]))
         else:
             share = Decimal(cell[1:])  # decimal, so that +0.29 of 100 is 29 as on paper
             if not 0 < share < 1:
                 raise self.error(row, "STEP", "a fraction between 0 and 1, both excluded", _shown(cell))
-            distance = share * (below - above)
-        step = Decimal(above + distance if forward else below - distance).to_integral_value(ROUND_HALF_UP)
+            distance = share * gap
+        step = (start + distance if forward else start - distance).to_integral_value(ROUND_HALF_UP)
         if not 0 <= step <= MAX_STEP:
             raise self.error(row, "STEP", f"a step from 0 to {MAX_STEP:,}", f"{_shown(cell)} (step {step})")
         return int(step)

@@ -27,6 +27,13 @@ class Timeline:
 
     Attributes:
         parameters: names of the parameters, in the sheet's order.
+
+    >>> import nbutils as nb
+    >>> from pathlib import Path
+    >>> _ = Path("sheet.csv").write_text("STEP,lr\\n0,0.1\\n10,0.01\\n")
+    >>> timeline = nb.Timeline(nb.Dopesheet.from_csv("sheet.csv"))
+    >>> timeline[0]["lr"], len(timeline)
+    (0.1, 11)
     """
 
     def __init__(self, dopesheet: Dopesheet) -> None:

@@ -1,44 +1,28 @@
-"""Logits with any one unit replaced, for a batch of inputs: a fast engine and a general one, both exact.
+"""Logits with any one unit replaced, fast: for networks of convolutions, linear layers, ReLU and max-pooling.
 
-`Chain` reads a network of convolutions, linear layers, ReLU and max-pooling as a list of steps. Up to the next linear
-step, what follows a layer treats its channels separately, and that step is linear in each of them: replacing a channel
-changes the step's output by its weights times the channel's change. So the network up to there runs once for all
-units, and only what comes after it runs again, several units at a time.
-
-`Replay` takes any model. Modules that had finished when the layer began give back what they gave the first time.
+`Chain` reads such a network as a list of steps. Up to the next linear step, what follows a layer treats its channels
+separately, and that step is linear in each of them: replacing a channel changes the step's output by its weights times
+the channel's change. So the network up to there runs once for all units, and only what comes after it runs again,
+several units at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from nbutils.ablation.edits import Replace, edits
-from nbutils.ablation.sites import Site
-from nbutils.hooks import edit, watch
+from nbutils.hooks import watch
+from nbutils.sites import Site
 
-CHAIN_ITEMS = 32  # a row of 128 bytes; larger batches leave the core's own cache
-REPLAY_ITEMS = 256
+ITEMS = 32  # a row of 128 bytes; larger batches leave the core's own cache
 GROUP_BYTES = 2_000_000  # worked on for one group of units: about a core's own cache
 
-Values = Mapping[str, Tensor]  # module path -> what replaces its output, in the engine's layout; absent: zeros
+Values = Mapping[str, Tensor]  # module path -> what replaces its output, laid out as `Chain.outputs`; absent: zeros
 Step = Callable[[Tensor], Tensor]
-
-
-def engine(model: nn.Module, sites: Iterable[Site], sample: Tensor) -> Chain | Replay:
-    """Return the fastest engine that can replace units at the sites; `sample` is one input `[1, ...]`."""
-    sites = list(sites)
-    for site in sites:
-        site.resolve(model)
-    chain = Chain.read(model, sample)
-    if chain is not None and all(site.axis == 1 and site.module in chain.at for site in sites):
-        return chain
-    return Replay(model, sample)
 
 
 @dataclass(frozen=True)
@@ -87,28 +71,29 @@ class _Pool:
 
 
 class Chain:
-    """A model read as steps; see the module's text. Activations are `[groups, channels, positions, items]`.
+    """A model read as steps. Activations are `[groups, channels, positions, items]`.
 
     Attributes:
         at: module path -> number of its step, for the layers whose units can be replaced.
+        least: bytes that one item needs.
     """
 
     def __init__(self, steps: list[tuple[str, Step]], sample: Tensor) -> None:
         self.steps = [step for _, step in steps]
-        self.at = {path: at for at, (path, step) in enumerate(steps) if isinstance(step, _Affine)}
-        self._next = {
-            at: min((other for other in self.at.values() if other > at), default=None) for at in self.at.values()
-        }
+        self._affine = {at: step for at, step in enumerate(self.steps) if isinstance(step, _Affine)}
+        self.at = {steps[at][0]: at for at in self._affine}
+        self._next = {at: min((other for other in self._affine if other > at), default=None) for at in self._affine}
         columns, outputs, x = [], [], self._enter(sample)
         for step in self.steps:
-            unfolds = isinstance(step, _Affine) and step.index is not None
-            columns.append(step.columns(x, x.shape[1]).nbytes if unfolds else 0)
+            unfolded = step.columns(x, x.shape[1]) if isinstance(step, _Affine) and step.index is not None else None
+            columns.append(0 if unfolded is None else unfolded.nbytes)
             x = step(x)
             outputs.append(x.nbytes)
         # Three times: the inputs', the twins', and the changes'.
         self._item_bytes = 3 * (sum(columns) + sum(outputs))
         # Of one unit, from a step's output on; the first step's output is never a unit's.
         self._tail_bytes = [sum(outputs[at:]) + sum(columns[at + 1 :]) for at in range(len(outputs))]
+        self.least = self._item_bytes + self._tail_bytes[0]
         self._room = GROUP_BYTES
 
     @classmethod
@@ -127,7 +112,8 @@ class Chain:
                 between = at
                 while between < len(leaves) and isinstance(leaves[between][1], nn.ReLU | nn.Identity | nn.Dropout2d):
                     between += 1
-                pool = leaves[between][1] if between < len(leaves) and _plain(leaves[between][1]) else None
+                follower = leaves[between][1] if between < len(leaves) else None
+                pool = follower if isinstance(follower, nn.MaxPool2d) and _plain(follower) else None
                 step = _convolution(module, shape, pool)
                 if step is None:
                     return None
@@ -149,15 +135,19 @@ class Chain:
             return None
         return cls(steps, sample)
 
+    def holds(self, site: Site) -> bool:
+        """Return whether units of a site can be replaced: channels of a convolution, or neurons of a linear layer."""
+        at = self.at.get(site.module)
+        if at is None or (site.part, site.item) != ("output", None):
+            return False
+        return site.axis == 1 or (site.axis == -1 and self._affine[at].index is None)
+
     def plan(self, memory: int) -> int:
         """Return how many items to take at a time so that no more than `memory` bytes are worked on.
 
-        Raises:
-            ValueError: one item needs more.
+        0 where one item needs more: `least` says how much.
         """
-        least = self._item_bytes + self._tail_bytes[0]
-        items = min(CHAIN_ITEMS, memory // least)
-        _check_room(items, memory, least)
+        items = min(ITEMS, memory // self.least)
         self._room = min(GROUP_BYTES, memory - items * self._item_bytes)
         return items
 
@@ -176,7 +166,7 @@ class Chain:
 
     def unit_logits(
         self, x: Tensor, sites: Sequence[Site], fixed: Sequence[Site], values: Values
-    ) -> Iterator[tuple[str, int, Tensor]]:
+    ) -> Generator[tuple[str, int, Tensor], None, None]:
         """Yield (module path, first unit, logits `[units, items, classes]`) until every unit was replaced once.
 
         Args:
@@ -207,7 +197,7 @@ class Chain:
                 x[torch.arange(len(units)), units] = value[0, units]
                 yield first, self._run(x, fixed, values, at + 1)[-1] if at + 1 < len(self.steps) else x
             return
-        step = self.steps[after]
+        step = self._affine[after]
         change = value
         before = output
         for between in self.steps[at + 1 : after]:
@@ -217,9 +207,9 @@ class Chain:
         base = kept[after].flatten(2)
         room = base.new_empty(group, *base.shape[1:])  # taken once: fresh pages cost more than the sums
         for first in range(0, channels, group):
-            units = slice(first, min(first + group, channels))
-            count = units.stop - first
-            x = torch.baddbmm(base.expand(count, -1, -1), weight[units], columns[units], out=room[:count])
+            count = min(group, channels - first)
+            some = slice(first, first + count)
+            x = torch.baddbmm(base.expand(count, -1, -1), weight[some], columns[some], out=room[:count])
             x = x.view(count, base.shape[1], -1, items)
             self._pin(x, after, fixed, values)
             yield first, self._run(x, fixed, values, after + 1)[-1] if after + 1 < len(self.steps) else x
@@ -242,69 +232,14 @@ class Chain:
         found: dict[int, tuple[str, list[int]]] = {}
         for site in sites:
             at = self.at[site.module]
-            every = range(len(self.steps[at].weight))
-            found.setdefault(at, (site.module, []))[1].extend(every if site.unit is None else [site.unit])
+            every = range(len(self._affine[at].weight))
+            found.setdefault(at, (site.module, []))[1].extend(every if site.unit is None else site.indices)
         return found
 
     @staticmethod
     def _enter(x: Tensor) -> Tensor:
         channels = x.shape[1]
         return x.reshape(len(x), -1).T.contiguous().view(1, channels, -1, len(x))
-
-
-class Replay:
-    """Any model, one forward a unit from what was computed before the layer; see the module's text."""
-
-    def __init__(self, model: nn.Module, sample: Tensor) -> None:
-        self.model = model
-        outputs = [run.output for run in _runs(model, sample).values() if run.output is not None]
-        # Three times: the outputs kept, those of the twins, and what one forward makes.
-        self._item_bytes = 3 * sum(output.nbytes for output in outputs)
-
-    def plan(self, memory: int) -> int:
-        """As `Chain.plan`."""
-        items = min(REPLAY_ITEMS, memory // max(1, self._item_bytes))
-        _check_room(items, memory, self._item_bytes)
-        return items
-
-    def outputs(self, x: Tensor, paths: Iterable[str]) -> dict[str, Tensor]:
-        """Return the outputs of modules, items on the first axis."""
-        runs = _runs(self.model, x)
-        return {path: _once(runs, path).output for path in paths}
-
-    def mean(self, total: Tensor) -> Tensor:
-        """Return outputs summed over items, the axis kept."""
-        return total.sum(0, keepdim=True, dtype=torch.float64)
-
-    def logits(self, x: Tensor, fixed: Sequence[Site], values: Values) -> Tensor:
-        """As `Chain.logits`."""
-        with edit(self.model, edits(fixed, values)):
-            return self.model(x)
-
-    def unit_logits(
-        self, x: Tensor, sites: Sequence[Site], fixed: Sequence[Site], values: Values
-    ) -> Iterator[tuple[str, int, Tensor]]:
-        """As `Chain.unit_logits`."""
-        with edit(self.model, edits(fixed, values)):
-            runs = _runs(self.model, x)
-            for site in sites:
-                here = _once(runs, site.module)
-                before = {
-                    run.module: run.output for run in runs.values() if run.reusable and run.finished < here.started
-                }
-                for unit in range(site.count(here.output)):
-                    replaced = Replace((unit,), values.get(site.module, 0.0), site.axis)(here.output)
-                    with _answering({**before, here.module: replaced}):
-                        logits = self.model(x)
-                    yield site.module, unit, logits[None]
-
-
-def _check_room(items: int, memory: int, least: int) -> None:
-    if items < 1:
-        raise ValueError(f"memory={memory} bytes is less than one item needs; give at least {least}")
-
-
-# Reading a model ------------------------------------------------------------------------------------------------------
 
 
 def _trace(model: nn.Module, sample: Tensor) -> list[tuple[str, nn.Module, tuple[int, ...]]] | None:
@@ -317,7 +252,6 @@ def _trace(model: nn.Module, sample: Tensor) -> list[tuple[str, nn.Module, tuple
         return None
     leaves: list[tuple[str, nn.Module, tuple[int, ...]]] = []
     passed: list[tuple[Tensor, int]] = [(sample, sample._version)]
-
     broken = False
     # A model without modules below it is no chain of them.
     found = {path: module for path, module in model.named_modules() if path and next(module.children(), None) is None}
@@ -344,7 +278,7 @@ def _trace(model: nn.Module, sample: Tensor) -> list[tuple[str, nn.Module, tuple
     return leaves
 
 
-def _plain(module: nn.Module) -> bool:
+def _plain(module: nn.MaxPool2d) -> bool:
     return (
         type(module) is nn.MaxPool2d
         and _pair(module.padding) == (0, 0)
@@ -378,74 +312,3 @@ def _convolution(module: nn.Conv2d, shape: tuple[int, ...], pool: nn.MaxPool2d |
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
-
-
-# Running a model again from its middle --------------------------------------------------------------------------------
-
-
-@dataclass
-class _Run:
-    """What a module did in one forward pass; times count the starts and ends of modules."""
-
-    module: nn.Module
-    calls: int = 0
-    started: int = 0
-    finished: int = 0
-    output: Tensor | None = None
-    hooked: bool = False
-
-    @property
-    def reusable(self) -> bool:
-        return self.calls == 1 and self.output is not None and not self.hooked
-
-
-def _runs(model: nn.Module, x: Tensor) -> dict[str, _Run]:
-    """Return what every module below the model did; outputs are copies, safe from later in-place operations."""
-    clock = iter(range(1 << 62))
-    runs: dict[str, _Run] = {}
-
-    def start(run: _Run, *_inputs: object, **_keywords: object) -> None:
-        run.calls += 1
-        run.started = next(clock)
-
-    def finish(run: _Run, output: object) -> None:
-        run.finished = next(clock)
-        run.output = output.clone() if isinstance(output, Tensor) else None
-
-    for path, module in model.named_modules():
-        if path:
-            # A hooked module would run its hooks again on what it gives back: it is run again as a whole instead.
-            runs[path] = _Run(module, hooked=bool(module._forward_hooks or module._forward_pre_hooks))
-    ends = {path: partial(finish, run) for path, run in runs.items()}
-    with watch(model, ends, inputs={path: partial(start, run) for path, run in runs.items()}):
-        model(x)
-    return runs
-
-
-def _once(runs: Mapping[str, _Run], path: str) -> _Run:
-    run = runs[path]
-    if run.calls != 1 or run.output is None:
-        raise ValueError(
-            f"{path!r} must run once in a forward pass and put out a tensor, to have its units replaced; "
-            f"it ran {run.calls} times"
-        )
-    return run
-
-
-@contextmanager
-def _answering(outputs: Mapping[nn.Module, Tensor]) -> Iterator[None]:
-    """Make modules give back an output without running."""
-
-    def answer(output: Tensor) -> Callable[..., Tensor]:
-        return lambda *_args, **_kwargs: output.clone()  # what comes after may write into it
-
-    own = {module: vars(module).get("forward") for module in outputs}
-    try:
-        for module, output in outputs.items():
-            module.forward = answer(output)
-        yield
-    finally:
-        for module, forward in own.items():
-            del module.forward
-            if forward is not None:
-                module.forward = forward

@@ -20,7 +20,7 @@ from torch import Tensor
 from nbutils import atomic
 from nbutils.data import arrays
 
-FORMAT = "nbutils checkpoint 2"
+FORMAT = "nbutils checkpoint 3"
 
 
 class CheckpointError(ValueError):
@@ -33,7 +33,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], run: Mapping[str, Any], pro
     Args:
         path: its place; missing folders are made.
         tensors: by name; made contiguous.
-        run: what identifies the run (JSON); `read` compares it.
+        run: what identifies the run (JSON), part by part; `read` compares it in this order.
         progress: where the run stands (JSON).
     """
     header = {"format": FORMAT, "run": json.dumps(run), "progress": json.dumps(progress)}
@@ -71,7 +71,7 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
     if not whole:
         raise CheckpointError(f"{path} is damaged: its content is not what was written; delete it to start again")
     expected = json.loads(json.dumps(run))  # tuples become lists, as in the file
-    for key in sorted(expected.keys() | found.keys()):
+    for key in [*expected, *sorted(found.keys() - expected.keys())]:
         if expected.get(key) != found.get(key):
             raise CheckpointError(
                 f"{path} belongs to another run: {key} should be {_brief(expected.get(key))}, "

@@ -44,6 +44,11 @@ class Ensemble:
 
     Raises:
         ValueError: no seeds, or a seed twice.
+
+    >>> import nbutils as nb, torch
+    >>> ensemble = nb.Ensemble(lambda: torch.nn.Linear(2, 3), seeds=[0, 1])
+    >>> len(ensemble), tuple(ensemble[1](torch.zeros(4, 2, dtype=torch.float64)).shape)
+    (2, (4, 3))
     """
 
     def __init__(
@@ -105,6 +110,18 @@ class Ensemble:
         vars(self).update(state)
         self._lay_out(self.flat)
 
+    def __identity__(self) -> dict[str, object]:
+        """Return what the ensemble is, for `nbutils.identity`: without what running it leaves behind."""
+        return {
+            "seeds": self.seeds,
+            "variants": self.variants,
+            "dtype": self.dtype,
+            "initial parameters": self.flat.detach(),
+            "buffers": self.buffers,
+            "model": copy.deepcopy(self._template).to("meta").train(),  # its own weights are never used
+            "builder": self.build,
+        }
+
     def __len__(self) -> int:
         return len(self.seeds)
 
@@ -164,8 +181,13 @@ class Ensemble:
     def _members(self) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Return (parameters, buffers) of each member, views that gradients flow through."""
         # `unbind` rather than an index a member: going back it fills each parameter's gradient once.
-        rows = [{name: tensor.unbind() for name, tensor in kind.items()} for kind in (self.parameters, self.buffers)]
-        return [tuple({name: row[i] for name, row in kind.items()} for kind in rows) for i in range(len(self))]
+        weights, buffers = (
+            {name: tensor.unbind() for name, tensor in kind.items()} for kind in (self.parameters, self.buffers)
+        )
+        return [
+            ({name: row[i] for name, row in weights.items()}, {name: row[i] for name, row in buffers.items()})
+            for i in range(len(self))
+        ]
 
     def _stack(self) -> nn.Module | None:
         """Return the model with stacked linear layers, or None where only `vmap` can run all members at once.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.hooks import edit
 from nbutils.seeding import generator
+from nbutils.sites import Site
 from studies.shortcut import pooled
 from studies.shortcut.features import extract
 from studies.shortcut.networks import CHANNELS, TileResNet

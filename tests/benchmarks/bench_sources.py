@@ -17,7 +17,8 @@ from torch import Tensor
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import src_ablations
 from nbutils.data.pairs import PairLoader, Pairs
-from nbutils.graphs.residual import ResidualGraph, patch_edges, run_edge_sets
+from nbutils.graphs.patch import patch_edges, run_edge_sets
+from nbutils.graphs.residual import ResidualGraph
 from studies.circuits.graph import transformer_graph
 from studies.circuits.transformer import Transformer
 

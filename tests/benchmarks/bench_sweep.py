@@ -14,10 +14,10 @@ from memory import peak_gigabytes
 from torch import Tensor
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.hooks import edit
-from nbutils.sweeps import units as sweeps
-from nbutils.sweeps.chains import engine
+from nbutils.sites import Site
+from nbutils.sweeps import engines, units
+from nbutils.sweeps.measures import Measures
 from studies.backdoor.network import LAYERS, MnistNet
 
 IMAGES = 20_000
@@ -28,7 +28,7 @@ CAPTUM_IMAGES = 250
 
 
 def measure() -> list[dict[str, object]]:
-    """Time the sweep, its parts, one hooked forward a unit, and captum; compare logits and accuracies."""
+    """Time the sweep, its parts, one hooked forward per unit, and captum; compare logits and accuracies."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -40,10 +40,10 @@ def measure() -> list[dict[str, object]]:
 def _measure() -> list[dict[str, object]]:
     model, images = network(), digits(IMAGES)
     labels = plain(model, images)[0].argmax(1)
-    units = sum(UNITS.values())
+    count = sum(UNITS.values())
     swept, frame = min((_timed(lambda: sweep(model, images, labels, UNITS)) for _ in range(2)), key=lambda run: run[0])
     alone = {layer: _timed(lambda layer=layer: sweep(model, images, labels, [layer]))[0] for layer in UNITS}
-    prefix = _timed(lambda: sweeps.measure(model, {"x": images}, {"accuracy": ("x", labels)}))[0]
+    prefix = _timed(lambda: units.measure(model, right(images, labels)))[0]
     parts = ", ".join(f"{layer} {max(0, seconds - prefix):.2g} s" for layer, seconds in alone.items())
     seconds, difference, apart = 0.0, 0.0, 0
     for layer, unit in TIMED.items():
@@ -59,8 +59,8 @@ def _measure() -> list[dict[str, object]]:
         "import bench_sweep as b; b.sweep(b.network(), b.digits(b.IMAGES), torch.zeros(b.IMAGES, dtype=int), b.UNITS)"
     )
     return [
-        _row(f"{units} units, one full hooked forward each", swept, units * seconds, "s", extrapolated),
-        _row("the same, channels last", swept, units * last, "s", "extrapolated from 1 unit"),
+        _row(f"{count} units, one full hooked forward each", swept, count * seconds, "s", extrapolated),
+        _row("the same, channels last", swept, count * last, "s", "extrapolated from 1 unit"),
         _captum(model, images[:CAPTUM_IMAGES], swept),
         _row("where the time goes: the network once", swept, prefix, "s", f"the rest: {parts}; see chains.py"),
         _row("largest difference of logits, of the timed units", difference, 1e-4, "", agreement),
@@ -82,7 +82,11 @@ def digits(count: int) -> Tensor:
 
 
 def sweep(model: MnistNet, images: Tensor, labels: Tensor, layers):
-    return sweeps.sweep_units(model, {name: LAYERS[name] for name in layers}, {"x": images}, {"own": ("x", labels)})
+    return units.sweep(model, {name: LAYERS[name] for name in layers}, right(images, labels))
+
+
+def right(images: Tensor, labels: Tensor) -> Measures:
+    return Measures({"x": images}, {"right": ("x", labels)})
 
 
 @torch.no_grad()
@@ -101,8 +105,8 @@ def plain(model, images, site: Site | None = None, layout=torch.contiguous_forma
 def ours(model: MnistNet, images: Tensor, layer: str) -> Tensor:
     """Return `[items, units, classes]`: the logits behind the sweep's counts."""
     site = Site(LAYERS[layer])
-    runner = engine(model, [site], images[:1])
-    size = runner.plan(sweeps.MEMORY)
+    runner = engines.choose(model, [site], images[:1])
+    size = runner.plan(units.MEMORY)
     chunks = ([logits for _, _, logits in runner.unit_logits(x, [site], [], {})] for x in images.split(size))
     return torch.cat([torch.cat(chunk).transpose(0, 1) for chunk in chunks])
 
@@ -115,9 +119,9 @@ def _captum(model: MnistNet, images: Tensor, swept: float) -> dict[str, object]:
         missing = {"reference": "-", "ratio": "-", "note": "captum is not installed: pip install captum"}
         return {"name": name, "ours": swept, "unit": "s", **missing}
     seconds, difference = 0.0, 0.0
-    for layer, units in UNITS.items():
+    for layer, count in UNITS.items():
         module = model.get_submodule(LAYERS[layer])
-        mask = torch.arange(units).view(1, units, *(() if layer == "fc1" else (1, 1)))
+        mask = torch.arange(count).view(1, count, *(() if layer == "fc1" else (1, 1)))
         ablation = LayerFeatureAblation(model, module)
         with torch.no_grad():
             spent, effect = _timed(

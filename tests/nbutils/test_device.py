@@ -11,18 +11,20 @@ import torch
 from torch.testing import assert_close
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather, src_ablations
 from nbutils.ablation.weights import zero_weights
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.graphs import scores as edge_scores
-from nbutils.graphs.residual import patch_edges
+from nbutils.graphs.patch import patch_edges
 from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
-from nbutils.sweeps import units as sweeps
+from nbutils.sites import Site
+from nbutils.sweeps.greedy import Goal, greedy
+from nbutils.sweeps.measures import Measures
+from nbutils.sweeps.units import SWEPT, measure, sweep
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, ParameterTerm, cross_entropy
@@ -78,19 +80,19 @@ def ablated(device, kind, by_source):
 
 def swept(device, kind):
     model, x, y = digits_net(device)
-    arguments = {"a": x}, {"right": ("a", y)}
-    reference = {"reference": {"a": x.flip(0)}}
+    measures = Measures({"a": x}, {"right": ("a", y)})
+    reference = {"a": x.flip(0)}
     return [
-        sweeps.sweep_units(model, UNITS, *arguments, kind, **reference),
-        sweeps.measure(model, *arguments, [Site("net.0", 1)], kind, **reference),
-        sweeps.greedy_units(model, {"fc1": "net.7"}, *arguments, "right", 0.5, limit=2),
-        swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, *arguments),
+        sweep(model, UNITS, measures, kind, reference=reference),
+        measure(model, measures, [Site("net.0", 1)], kind, reference=reference),
+        greedy(model, {"fc1": "net.7"}, measures, Goal("right", 0.5, limit=2)),
+        swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, measures),
     ]
 
 
 def repaired(device):
     model, x, y = digits_net(device)
-    masks = repairs.neuron_masks(model, ["net.0"], x, y, steps=2, batch=8)
+    masks = repairs.neuron_masks(model, ["net.0"], x, y, steps=2)
     tuned = repairs.fine_prune(model, "net.3", x, y, tune_steps=2).model
     pruned = repairs.prune_by_masks(model, masks, 0.9).model
     with torch.no_grad():
@@ -101,7 +103,7 @@ def detected(device):
     model, x, y = digits_net(device)
     with torch.no_grad():
         hidden = model.net[:8](x)
-    found = recover_triggers(model, x, y, steps=3, batch=4)
+    found = recover_triggers(model, x, y, steps=3)
     return [
         found.apply(x, 1),
         torch.as_tensor(found.norms),
@@ -194,7 +196,7 @@ def test_every_ablation(device, kind, by_source):
     same(found, ablated(CPU, kind, by_source))
 
 
-@pytest.mark.parametrize("kind", sweeps.SWEPT, ids=str)
+@pytest.mark.parametrize("kind", SWEPT, ids=str)
 def test_sweeps(device, kind):
     same(swept(device, kind), swept(CPU, kind))
 

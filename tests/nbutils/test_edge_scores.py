@@ -6,7 +6,7 @@ import torch
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import batch_src_ablations
 from nbutils.data.pairs import PairLoader
-from nbutils.graphs.residual import patch_edges
+from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.scores import (
     EdgeTask,
     attribution_scores,

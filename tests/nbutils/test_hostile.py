@@ -27,7 +27,8 @@ from torch import nn
 import nbutils
 from nbutils import claims, layout
 from nbutils.data import arrays, digits
-from nbutils.notebook import record, regression
+from nbutils.data.weights import fill
+from nbutils.notebook import hygiene, record
 from nbutils.plotting import figures
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
@@ -35,7 +36,6 @@ from nbutils.training import checkpoints
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective
-from studies.backdoor import network as mnist_net
 
 CLEAR = (ValueError, KeyError, FileNotFoundError)
 # A folder made once serves all examples: each writes its file anew. A loaded machine is slow, not wrong.
@@ -207,7 +207,7 @@ def test_manifests(folder, content):
         for entry in found.values():
             for look in ("light", "dark"):
                 assert (folder / entry[look]["file"]).resolve().parent == folder.resolve()
-        list(regression.check_figures(nbformat_notebook(), folder / "a.ipynb", folder))  # raises nothing
+        list(hygiene.check_figures(nbformat_notebook(), folder / "a.ipynb", folder))  # raises nothing
 
 
 def nbformat_notebook():
@@ -334,9 +334,13 @@ def test_a_checkpoint_with_a_right_digest_and_wrong_content(folder, checkpoint, 
 # Weights
 
 
+def read_state(path: Path) -> nn.Module:
+    return fill(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 10)), path)
+
+
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
-    return mnist_net.MnistNet().state_dict()
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 10)).state_dict()
 
 
 @some
@@ -347,7 +351,7 @@ def test_weights_of_any_bytes(folder, state, changes, suffix):
     if not whole.exists():
         save(state, whole)
     path.write_bytes(mutated(whole.read_bytes(), changes))
-    found = load(lambda: mnist_net.load_mnist_net(path), path)
+    found = load(lambda: read_state(path), path)
     if not refused(found):
         assert all(tensor.isfinite().all() for tensor in found.state_dict().values())
 
@@ -381,15 +385,15 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_weights_that_are_something_else(tmp_path, state, wrong):
     path = tmp_path / "weights.pt"
-    torch.save(state | {"net.9.weight": WRONG[wrong](state["net.9.weight"])}, path)
-    assert refused(load(lambda: mnist_net.load_mnist_net(path), path))
+    torch.save(state | {"2.weight": WRONG[wrong](state["2.weight"])}, path)
+    assert refused(load(lambda: read_state(path), path))
 
 
-@pytest.mark.parametrize("content", [[], {}, {1: 2}, None, "text", {"net.0.weight": {}}, torch.zeros(3)])
+@pytest.mark.parametrize("content", [[], {}, {1: 2}, None, "text", {"0.weight": {}}, torch.zeros(3)])
 def test_files_of_something_else(tmp_path, content):
     path = tmp_path / "weights.pt"
     torch.save(content, path)
-    assert refused(load(lambda: mnist_net.load_mnist_net(path), path))
+    assert refused(load(lambda: read_state(path), path))
 
 
 class Payload:
@@ -408,20 +412,18 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, state):
     pickle.loads(pickle.dumps(Payload(ran)))  # the control: unpickled, it does run
     assert ran.is_dir()
     ran.rmdir()
-    for number, content in enumerate(
-        [Payload(ran), state | {"net.0.bias": Payload(ran)}, state | {"extra": Payload(ran)}]
-    ):
+    for number, content in enumerate([Payload(ran), state | {"0.bias": Payload(ran)}, state | {"extra": Payload(ran)}]):
         for zipped in (True, False):
             path = tmp_path / f"{number}.pt"
             torch.save(content, path, _use_new_zipfile_serialization=zipped)
-            assert refused(load(lambda path=path: mnist_net.load_mnist_net(path), path))
+            assert refused(load(lambda path=path: read_state(path), path))
         path = tmp_path / "plain.pt"
         path.write_bytes(pickle.dumps(content))
-        assert refused(load(lambda path=path: mnist_net.load_mnist_net(path), path))
+        assert refused(load(lambda path=path: read_state(path), path))
         for suffix in (".safetensors", ".ckpt"):
             path = tmp_path / f"code{suffix}"
             path.write_bytes(pickle.dumps(content))
-            reader = mnist_net.load_mnist_net if suffix == ".safetensors" else lambda path: checkpoints.read(path, {})
+            reader = read_state if suffix == ".safetensors" else lambda path: checkpoints.read(path, {})
             assert refused(load(lambda reader=reader, path=path: reader(path), path))
     assert not ran.exists()
 

@@ -3,11 +3,12 @@ import torch
 from torch import nn
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import src_ablations
-from nbutils.graphs.residual import Edge, ResidualGraph, patch_edges, residual_mlp_graph, run_edge_sets
+from nbutils.graphs.patch import patch_edges, run_edge_sets
+from nbutils.graphs.residual import Edge, ResidualGraph, residual_graph
 from nbutils.hooks import edit
+from nbutils.sites import Site
 from studies.circuits.graph import transformer_graph
 from studies.circuits.transformer import Transformer
 
@@ -43,7 +44,7 @@ def mlp():
     torch.manual_seed(0)
     model = ResidualMLP().double().eval()
     clean, corrupt = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    return model, residual_mlp_graph(model, clean, embedding="embed", blocks=4), clean, corrupt
+    return model, residual_graph(model, clean, embedding="embed", blocks=4), clean, corrupt
 
 
 @pytest.fixture(params=[transformer, mlp], ids=["transformer", "mlp"])
@@ -225,9 +226,9 @@ def test_a_graph_that_is_not_the_model_is_refused():
             {"m1": Site("blocks.1"), "logits": Site("out_ln")},
         )
     with pytest.raises(ValueError, match=r"'logits' must read the sum"):  # what the last norm puts out is no stream
-        residual_mlp_graph(model, clean, embedding="embed", blocks=4, head="out_head")
+        residual_graph(model, clean, embedding="embed", blocks=4, head="out_head")
     with pytest.raises(KeyError, match=r"nearest: blocks\.3"):
-        residual_mlp_graph(model, clean, embedding="embed", blocks=5)
+        residual_graph(model, clean, embedding="embed", blocks=5)
     with pytest.raises(ValueError, match="two sources are called 'x0'"):
         ResidualGraph.trace(model, clean, {"x{}": Site("embed"), "x0": Site("embed", 0)}, {})
     with pytest.raises(ValueError, match="ran 0 times"):

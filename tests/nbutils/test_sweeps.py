@@ -1,4 +1,3 @@
-import json
 import weakref
 
 import pytest
@@ -7,15 +6,17 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather
 from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import edit
-from nbutils.sweeps import units as sweeps
-from nbutils.sweeps.chains import Chain, Replay, engine
-from nbutils.sweeps.units import IGNORED, SWEPT, greedy_units, measure, sweep_units
-from studies.backdoor.swaps import swap_layers
+from nbutils.sites import Site
+from nbutils.sweeps import engines
+from nbutils.sweeps.chains import Chain
+from nbutils.sweeps.greedy import Goal, greedy
+from nbutils.sweeps.measures import IGNORED, Measures
+from nbutils.sweeps.replay import Replay
+from nbutils.sweeps.units import SWEPT, measure, sweep
 
 LAYERS = {"conv1": "0", "conv2": "3", "fc1": "7", "fc2": "9"}
 CLASSES = 10
@@ -71,9 +72,13 @@ def labels(n=12):
     return torch.randint(CLASSES, (n,), generator=torch.Generator().manual_seed(4))
 
 
+def accuracy(x, y):
+    return Measures({"x": x}, {"accuracy": ("x", y)})
+
+
 @torch.no_grad()
 def plain(model, x, site, units, fixed=(), values=None):
-    """One full hooked forward a unit: what the engines must agree with."""
+    """One full hooked forward per unit: what the engines must agree with."""
     logits = []
     for unit in range(units):
         with edit(model, edits([Site(site.module, unit, site.axis), *fixed], values)):
@@ -99,14 +104,14 @@ CASES = [
 
 @pytest.mark.parametrize(("build", "sites", "widths"), CASES)
 @pytest.mark.parametrize("ablation", SWEPT)
-def test_both_engines_agree_with_one_full_forward_a_unit(build, sites, widths, ablation):
+def test_both_engines_agree_with_one_full_forward_per_unit(build, sites, widths, ablation):
     model, x, twin = build(), images(), images(seed=5)
     natural = gather(model, [site.module for site in sites], ablation, [twin])
     fixed = [Site(sites[0].module, 1), Site(sites[1].module, 2), Site(sites[2].module, 0)]
-    chain, replay = engine(model, sites, x[:1]), Replay(model, x[:1])
+    chain, replay = engines.choose(model, sites, x[:1]), Replay(model, x[:1])
     assert isinstance(chain, Chain)
     with torch.no_grad():
-        own = chain.outputs(twin, natural)
+        own = {} if ablation is AblationType.ZERO else chain.outputs(twin, natural)
         if ablation is AblationType.TOKENWISE_MEAN_CLEAN:
             own = {path: (chain.mean(output) / len(twin)).float() for path, output in own.items()}
         assert torch.allclose(chain.logits(x, [], {}), model(x), atol=1e-5)
@@ -126,9 +131,9 @@ def test_both_engines_agree_with_one_full_forward_a_unit(build, sites, widths, a
 def test_a_model_that_is_no_chain_is_replayed(ablation):
     model, x = Residual().eval(), images()
     sites = [Site("first", axis=-1), Site("block.0", axis=2), Site("block", axis=1), Site("head")]
-    runner = engine(model, sites, x[:1])
+    runner = engines.choose(model, sites, x[:1])
     assert isinstance(runner, Replay)
-    values = gather(model, [site.module for site in sites], ablation, [images(seed=5)])
+    values = gather(model, [*(site.module for site in sites), "norm"], ablation, [images(seed=5)])
     found = swept(runner, x, sites, [Site("norm", 3, axis=-1)], values)
     assert len(found) == 12 + 12 + 28 + 10
     for site, width in zip(sites, (12, 12, 28, 10), strict=True):
@@ -190,10 +195,10 @@ def test_the_frame_holds_every_unit_and_counts_as_a_full_forward_does(ablation):
     twins = images(50, seed=6)
     inputs = {"clean": x, "triggered": images(50, seed=7)}
     target = torch.where(y == 8, IGNORED, 8)
-    measures = {"clean": ("clean", y), "robust": ("triggered", y), "asr": ("triggered", target)}
+    measures = Measures(inputs, {"clean": ("clean", y), "robust": ("triggered", y), "asr": ("triggered", target)})
     reference = {"clean": twins, "triggered": twins}
     options = {"ablation": ablation, "reference": reference}
-    frame = sweep_units(model, LAYERS, inputs, measures, **options)
+    frame = sweep(model, LAYERS, measures, **options)
     assert list(frame.columns) == ["layer", "unit", "measure", "value", "n"]
     assert len(frame) == 122 * 3
     assert set(frame.n[frame.measure == "asr"]) == {int((y != 8).sum())}
@@ -205,24 +210,24 @@ def test_the_frame_holds_every_unit_and_counts_as_a_full_forward_does(ablation):
         assert hit["robust"] == pytest.approx((chosen == y).double().mean().item())
         assert hit["asr"] == pytest.approx((chosen[y != 8] == 8).double().mean().item())
         if unit == 5:
-            alone = measure(model, inputs, measures, [Site("3", 5)], **options).set_index("measure").value
+            alone = measure(model, measures, [Site("3", 5)], **options).set_index("measure").value
             assert alone.to_dict() == hit.to_dict()
     assert frame[frame.layer == "fc2"].value.nunique() > 5  # the measures do move
 
 
 def test_units_ablated_throughout_are_as_if_their_weights_were_zero():
-    model, inputs, measures = mnist_net(), {"x": images(60)}, {"accuracy": ("x", labels(60))}
+    model, measures = mnist_net(), accuracy(images(60), labels(60))
     gone = [Site("0", 4), Site("3", 9), Site("7", 2)]
-    one = sweep_units(model, LAYERS, inputs, measures, ablated=gone)
-    other = sweep_units(zero_weights(model, gone), LAYERS, inputs, measures)
+    one = sweep(model, LAYERS, measures, ablated=gone)
+    other = sweep(zero_weights(model, gone), LAYERS, measures)
     assert one.equals(other)
-    assert not one.equals(sweep_units(model, LAYERS, inputs, measures))
+    assert not one.equals(sweep(model, LAYERS, measures))
 
 
 def test_the_model_is_left_as_it_was():
     model = mnist_net().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    sweep_units(model, ["9"], {"x": images()}, {"accuracy": ("x", labels())})
+    sweep(model, ["9"], accuracy(images(), labels()))
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -262,64 +267,13 @@ def test_memory_is_bounded(build, path, memory):
             reference = {"x": images(24, seed=5)}
             before = live.now
             options = {"reference": reference, "memory": bound}
-            frame = sweep_units(model, [path], {"x": x}, {"accuracy": ("x", y)}, AblationType.RESAMPLE, **options)
+            frame = sweep(model, [path], accuracy(x, y), AblationType.RESAMPLE, **options)
         found[bound] = live.peak - before, frame
         assert live.peak > before
     assert found[memory][0] <= memory < found[100 * memory][0]  # and the bound is what keeps it there
     assert found[memory][1].equals(found[100 * memory][1])
     with pytest.raises(ValueError, match="memory=100 bytes"):
-        sweep_units(model, [path], {"x": x}, {"accuracy": ("x", y)}, memory=100)
-
-
-def test_a_stopped_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
-    model, store = mnist_net(), tmp_path / "sweep.json"
-    inputs = {"a": images(100), "b": images(50, seed=8)}
-    measures = {"one": ("a", labels(100)), "two": ("b", labels(50))}
-    whole = sweep_units(model, LAYERS, inputs, measures)
-    monkeypatch.setattr(sweeps, "SAVE_SECONDS", 0.0)
-    chunks, original = [], Chain.unit_logits
-
-    def stopping(limit):
-        def run(self, x, *arguments):
-            if len(chunks) == limit:
-                raise KeyboardInterrupt
-            chunks.append(len(x))
-            return original(self, x, *arguments)
-
-        return run
-
-    monkeypatch.setattr(Chain, "unit_logits", stopping(2))
-    with pytest.raises(KeyboardInterrupt):
-        sweep_units(model, LAYERS, inputs, measures, store=store)
-    assert json.loads(store.read_text())["done"] == {"a": sum(chunks)}
-    monkeypatch.setattr(Chain, "unit_logits", stopping(1000))
-    assert sweep_units(model, LAYERS, inputs, measures, store=store).equals(whole)
-    assert sum(chunks) == 150  # no item was computed twice
-    assert sweep_units(model, LAYERS, inputs, measures, store=store).equals(whole)
-    assert sum(chunks) == 150
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
-
-
-def test_a_foreign_store_is_refused_by_name(tmp_path):
-    model, store = mnist_net(), tmp_path / "sweep.json"
-    inputs, measures = {"x": images()}, {"accuracy": ("x", labels())}
-    sweep_units(model, ["9"], inputs, measures, store=store)
-    kept = store.read_bytes()
-    other = {"x": images(seed=9)}
-    for arguments, name in [
-        ((mnist_net(1), ["9"], inputs, measures), "model"),
-        ((model, ["7"], inputs, measures), "layers"),
-        ((model, ["9"], other, measures), "inputs"),
-        ((model, ["9"], inputs, {"accuracy": ("x", 9 - labels())}), "measures"),
-    ]:
-        with pytest.raises(ValueError, match=rf"sweep\.json holds another sweep: other {name};"):
-            sweep_units(*arguments, store=store)
-    with pytest.raises(ValueError, match="ablation, reference;"):
-        sweep_units(model, ["9"], inputs, measures, AblationType.RESAMPLE, reference=other, store=store)
-    assert store.read_bytes() == kept
-    store.write_text('{"layer": "conv1"}')
-    with pytest.raises(ValueError, match="does not hold a sweep"):
-        sweep_units(model, ["9"], inputs, measures, store=store)
+        sweep(model, [path], accuracy(x, y), memory=100)
 
 
 def test_greedy_finds_the_units_that_carry_a_measure_and_stops():
@@ -333,17 +287,17 @@ def test_greedy_finds_the_units_that_carry_a_measure_and_stops():
         model[2].bias.copy_(torch.tensor([0.0, 0.5]))
     x = torch.zeros(100, 8)
     x[:70, 2], x[70:, 5], x[:, 7] = 1, 1, 1
-    inputs = {"x": x}
-    measures = {"first": ("x", torch.zeros(100, dtype=int)), "other": ("x", torch.ones(100, dtype=int))}
-    path = greedy_units(model, {"hidden": "0"}, inputs, measures, "first")
+    wanted = {"first": ("x", torch.zeros(100, dtype=int)), "other": ("x", torch.ones(100, dtype=int))}
+    measures = Measures({"x": x}, wanted)
+    path = greedy(model, {"hidden": "0"}, measures, Goal("first"))
     steps = path[path.measure == "first"]
     assert steps.value.tolist() == pytest.approx([1.0, 0.3, 0.0])
     assert steps.unit.tolist()[1:] == [2, 5]
     assert steps.layer.isna().tolist() == [True, False, False]
     assert path[path.measure == "other"].value.tolist() == pytest.approx([0.0, 0.7, 1.0])
-    assert greedy_units(model, {"hidden": "0"}, inputs, measures, "first", drop=0.6).step.max() == 1
-    assert greedy_units(model, {"hidden": "0"}, inputs, measures, "first", limit=1).step.max() == 1
-    assert greedy_units(model, {"hidden": "0"}, inputs, measures, "other").step.max() == 0  # it is 0 already
+    assert greedy(model, {"hidden": "0"}, measures, Goal("first", drop=0.6)).step.max() == 1
+    assert greedy(model, {"hidden": "0"}, measures, Goal("first", limit=1)).step.max() == 1
+    assert greedy(model, {"hidden": "0"}, measures, Goal("other")).step.max() == 0  # it is 0 already
 
 
 def test_greedy_passes_over_units_that_would_take_a_protected_measure_too_far_down():
@@ -358,56 +312,38 @@ def test_greedy_passes_over_units_that_would_take_a_protected_measure_too_far_do
     task[:, 0] = 1
     attack[:10, [0, 1]] = torch.tensor([0.3, 0.3])  # each alone is too weak
     attack[10:, [0, 2]] = torch.tensor([0.3, 0.3])
-    inputs = {"task": task, "attack": attack}
     wanted = torch.zeros(20, dtype=int)
-    measures = {"task": ("task", wanted), "attack": ("attack", wanted)}
-    alone = greedy_units(model, {"hidden": "0"}, inputs, measures, "attack")
+    measures = Measures({"task": task, "attack": attack}, {"task": ("task", wanted), "attack": ("attack", wanted)})
+    alone = greedy(model, {"hidden": "0"}, measures, Goal("attack"))
     assert alone.unit.tolist()[2:] == [0, 0]
     assert alone.value.tolist() == [1, 1, 0, 0]
-    careful = greedy_units(model, {"hidden": "0"}, inputs, measures, "attack", protect="task")
+    careful = greedy(model, {"hidden": "0"}, measures, Goal("attack", protect="task"))
     assert careful[careful.measure == "attack"].unit.tolist()[1:] == [1, 2]
     assert careful[careful.measure == "attack"].value.tolist() == [1, 0.5, 0]
     assert careful[careful.measure == "task"].value.tolist() == [1, 1, 1]
 
 
-def test_swapped_layers_are_those_of_the_other_model():
-    a, b = mnist_net(0), mnist_net(1)
-    inputs, measures = {"x": images(80)}, {"agrees with b": ("x", b(images(80)).argmax(1))}
-    before = {name: tensor.clone() for name, tensor in a.state_dict().items()}
-    frame = swap_layers(a, b, LAYERS, inputs, measures).set_index([*LAYERS]).value
-    assert len(frame) == 16
-    assert frame[True, True, True, True] == 1
-    mixed = {**a.state_dict(), **{key: value for key, value in b.state_dict().items() if key[0] in "37"}}
-    c = mnist_net()
-    c.load_state_dict(mixed)
-    expected = (c(images(80)).argmax(1) == measures["agrees with b"][1]).double().mean().item()
-    assert frame[False, True, True, False] == pytest.approx(expected)
-    assert frame[False, False, False, False] < 1
-    assert all(torch.equal(before[name], tensor) for name, tensor in a.state_dict().items())
-    with pytest.raises(ValueError, match="'6' differs"):
-        swap_layers(irregular_net(), nn.Sequential(*irregular_net()[:6], nn.Linear(16, 9)), ["6"], inputs, measures)
-
-
 def test_arguments_that_do_not_fit_are_named():
     model, x, y = mnist_net(), images(), labels()
+    measures = accuracy(x, y)
     with pytest.raises(KeyError, match="nearest"):
-        sweep_units(model, ["conv1"], {"x": x}, {"accuracy": ("x", y)})
-    with pytest.raises(KeyError, match="on input 'z'; there are x"):
-        sweep_units(model, ["0"], {"x": x}, {"accuracy": ("z", y)})
-    for wrong in (y[:-1], y.float(), torch.full_like(y, IGNORED)):
-        with pytest.raises(ValueError, match="one class an item"):
-            sweep_units(model, ["0"], {"x": x}, {"accuracy": ("x", wrong)})
-    with pytest.raises(ValueError, match="got BATCH_ALL_TOK_MEAN"):
-        sweep_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, AblationType.BATCH_ALL_TOK_MEAN)
-    with pytest.raises(ValueError, match="TOKENWISE_MEAN_CLEAN needs reference"):
-        sweep_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, AblationType.TOKENWISE_MEAN_CLEAN)
-    with pytest.raises(ValueError, match="twin an item"):
-        sweep_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, AblationType.RESAMPLE, reference={"x": x[:5]})
+        sweep(model, ["conv1"], measures)
     with pytest.raises(ValueError, match="different modules"):
-        sweep_units(model, [], {"x": x}, {"accuracy": ("x", y)})
+        sweep(model, [], measures)
+    with pytest.raises(KeyError, match="on input 'z'; there are x"):
+        Measures({"x": x}, {"accuracy": ("z", y)})
+    for wrong in (y[:-1], y.float(), torch.full_like(y, IGNORED)):
+        with pytest.raises(ValueError, match="one class per item"):
+            accuracy(x, wrong)
+    with pytest.raises(ValueError, match="got BATCH_ALL_TOK_MEAN"):
+        sweep(model, ["0"], measures, AblationType.BATCH_ALL_TOK_MEAN)
+    with pytest.raises(ValueError, match="TOKENWISE_MEAN_CLEAN needs reference"):
+        sweep(model, ["0"], measures, AblationType.TOKENWISE_MEAN_CLEAN)
+    with pytest.raises(ValueError, match="twin per item"):
+        sweep(model, ["0"], measures, AblationType.RESAMPLE, reference={"x": x[:5]})
     with pytest.raises(KeyError, match="no measure 'asr'"):
-        greedy_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, "asr")
-    with pytest.raises(ValueError, match="drop"):
-        greedy_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, "accuracy", drop=2)
+        greedy(model, ["0"], measures, Goal("asr"))
     with pytest.raises(KeyError, match="no measure 'clean'; there are accuracy"):
-        greedy_units(model, ["0"], {"x": x}, {"accuracy": ("x", y)}, "accuracy", protect="clean")
+        greedy(model, ["0"], measures, Goal("accuracy", protect="clean"))
+    with pytest.raises(ValueError, match=r"drop must lie in \(0, 1\]"):
+        Goal("accuracy", drop=2)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
+from interrupted import Interrupted
 
 from nbutils import layout
 from nbutils.data import digits
@@ -218,30 +220,13 @@ def test_a_missing_column_is_named(tmp_path):
         train([0], Timeline.from_csv(tmp_path / "bad.csv"))
 
 
-def interrupt_after(step):
-    """Return batches that raise at a step, as a closed laptop would."""
-
-    @dataclass(frozen=True, repr=False)
-    class Interrupted(ColorBatches):
-        block: int = 10
-
-        def __repr__(self):
-            return repr(ColorBatches(block=10))
-
-        def draw(self, seed, block):
-            if block * 10 >= step:
-                raise KeyboardInterrupt
-            return super().draw(seed, block)
-
-    return Interrupted()
-
-
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(short, tmp_path):
     path = tmp_path / "run" / "checkpoint.safetensors"
-    whole = fit(Ensemble(ColorMLP, [0, 1]), ColorBatches(block=10), OBJECTIVE, short)
+    batches = ColorBatches(block=10)
+    whole = fit(Ensemble(ColorMLP, [0, 1]), batches, OBJECTIVE, short)
     with pytest.raises(KeyboardInterrupt):
-        fit(Ensemble(ColorMLP, [0, 1]), interrupt_after(40), OBJECTIVE, short, checkpoint=path, every=7)
-    resumed = fit(Ensemble(ColorMLP, [0, 1]), ColorBatches(block=10), OBJECTIVE, short, checkpoint=path, every=7)
+        fit(Ensemble(ColorMLP, [0, 1]), batches, OBJECTIVE, Interrupted(short, 40), checkpoint=path, every=7)
+    resumed = fit(Ensemble(ColorMLP, [0, 1]), batches, OBJECTIVE, short, checkpoint=path, every=7)
     assert all(difference(whole.ensemble, i, resumed.ensemble, i) == 0 for i in range(2))
     pd.testing.assert_frame_equal(whole.history, resumed.history)
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no partial file stays
@@ -268,10 +253,10 @@ def other_adam(parameters):
 @pytest.mark.parametrize(
     ("key", "change"),
     [
-        ("initial parameters", {"ensemble": lambda: Ensemble(ColorMLP, [0, 2])}),
+        ("seeds", {"ensemble": lambda: Ensemble(ColorMLP, [0, 2])}),
         ("dtype", {"ensemble": lambda: Ensemble(ColorMLP, [0, 1], dtype=torch.float32)}),
         ("model", {"ensemble": lambda: Ensemble(Tanh, [0, 1])}),
-        ("initial parameters", {"ensemble": lambda: Ensemble(partial(ColorMLP, hidden=7), [0, 1])}),
+        ("parameters", {"ensemble": lambda: Ensemble(partial(ColorMLP, hidden=7), [0, 1])}),
         ("batches", {"batches": ColorBatches(batch_size=32)}),
         ("loss", {"objective": Objective(OBJECTIVE.terms, worse_than_mse)}),
         ("terms", {"objective": Objective(OBJECTIVE.terms[:2])}),
@@ -296,17 +281,15 @@ def test_a_checkpoint_of_a_run_that_differs_in_one_thing_is_refused(short, tmp_p
         again(**options)
 
 
-def test_a_run_of_functions_resumes_in_another_process_and_an_unnamed_one_is_refused_at_once(short, tmp_path):
-    path = tmp_path / "checkpoint.safetensors"
-    objective = Objective(OBJECTIVE.terms, worse_than_mse)
-    fit(Ensemble(ColorMLP, [0]), ColorBatches(), objective, short, checkpoint=path)
-    assert " at 0x" not in path.read_bytes()[:5000].decode(errors="replace")
+def test_a_run_that_cannot_be_identified_is_refused_at_once(short, tmp_path):
+    @dataclass(frozen=True)
+    class Guarded(ColorBatches):
+        lock: object = None
 
-    class Nameless(ColorBatches):
-        __repr__ = object.__repr__
-
-    with pytest.raises(ValueError, match="cannot name"):
-        fit(Ensemble(ColorMLP, [0]), Nameless(), OBJECTIVE, short, checkpoint=tmp_path / "other")
+    batches = Guarded(lock=threading.Lock())
+    fit(Ensemble(ColorMLP, [0]), batches, OBJECTIVE, short)  # without a checkpoint nobody asks
+    with pytest.raises(ValueError, match="cannot identify 'batches': a lock has no content"):
+        fit(Ensemble(ColorMLP, [0]), batches, OBJECTIVE, short, checkpoint=tmp_path / "other")
 
 
 @pytest.mark.parametrize(

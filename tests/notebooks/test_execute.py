@@ -139,9 +139,10 @@ def test_run_refuses_folders_with_committed_files(project, folder):
     assert project.files() == before
 
 
-def test_a_file_that_is_not_a_notebook_is_named(project, tmp_path):
+@pytest.mark.parametrize("text", ["not JSON", "[]", "null", "{}", '{"nbformat": 4, "cells": 3}', '{"nbformat": 4}'])
+def test_a_file_that_is_not_a_notebook_is_named(project, tmp_path, text):
     path = project.root / "notebooks" / "01-tiny.ipynb"
-    path.write_text("not JSON")
+    path.write_text(text)
     with pytest.raises(ValueError, match=r"01-tiny\.ipynb is not a notebook"):
         execute.run(path, tmp_path / "out")
 

@@ -171,8 +171,12 @@ def test_readme_table_shows_numbers_failures_and_missing_runs(tmp_path):
     def write_notebook(stem: str, template: str) -> None:
         rows = [{"label": "r", "format": template, "source": ".931"}]
         notebook = {
-            "cells": [{"cell_type": "markdown", "source": [f"# {stem[:2]} · Title | of it\n", "verdict"]}],
+            "cells": [
+                {"cell_type": "markdown", "metadata": {}, "source": [f"# {stem[:2]} · Title | of it\n", "verdict"]}
+            ],
             "metadata": {"nbutils": {"readme": {"question": "Does it?", "rows": rows}}},
+            "nbformat": 4,
+            "nbformat_minor": 4,
         }
         (tmp_path / "notebooks" / f"{stem}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
 

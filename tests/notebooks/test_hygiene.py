@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nbutils import layout
-from nbutils.notebook.regression import HYGIENE, MAX_FIGURE_BYTES, MAX_NOTEBOOK_BYTES, hygiene
+from nbutils.notebook.hygiene import HYGIENE, MAX_FIGURE_BYTES, MAX_NOTEBOOK_BYTES, hygiene
 
 NOTEBOOKS = layout.notebooks()
 PIXEL = base64.b64decode(

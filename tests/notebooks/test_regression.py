@@ -22,7 +22,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from nbutils import layout
-from nbutils.notebook.regression import PLOTLY, Tolerance, compare_json, compare_outputs, compare_text, stored_fault
+from nbutils.notebook.compare import Tolerance, compare_json, compare_outputs, compare_text, stored_fault
+from nbutils.notebook.document import PLOTLY
 
 DEFAULT = Tolerance()
 finite = st.floats(-1e12, 1e12, allow_nan=False)

@@ -10,7 +10,7 @@
     return Object.fromEntries(Object.entries(node).map(([k, v]) => [k, isData(k, v) ? v : recolour(v)]));
   };
   const draw = (box) => {
-    const figure = JSON.parse(document.getElementById(box.dataset.figure).textContent);
+    const figure = JSON.parse(box.nextElementSibling.textContent);
     const { data, layout } = dark.matches ? recolour(figure) : figure;
     if (dark.matches) layout.template = { ...layout.template, layout: theme.layout };
     layout.width = Math.min(layout.width ?? box.clientWidth, box.clientWidth); // a narrow page shows all of it

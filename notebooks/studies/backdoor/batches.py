@@ -17,16 +17,16 @@ Mode = Literal["clean", "poison", "rehabilitate"]
 
 @dataclass(frozen=True)
 class DigitBatches:
-    """Training batches: epochs without replacement, in an order of the seed's own.
+    """Training batches: epochs without replacement, each seed in its own order.
 
     Attributes:
-        digits: what to draw from; an epoch has `len(digits) // batch_size` steps, the rest sits out that epoch.
+        digits: the images to draw from; an epoch has `len(digits) // batch_size` steps and leaves out the rest.
         trigger: the watermark.
         mode: `"clean"`, no trigger; `"poison"`, a share of each batch has the trigger and the target's label;
             `"rehabilitate"`, the same images with their true labels.
-        rate: that share. Where `rate · batch_size` is a whole number, the first so many of every batch (the source's
-            half); else each image by chance.
-        batch_size: images a step.
+        rate: that share. Where `rate · batch_size` is a whole number, exactly so many images, the first of every batch
+            (the source's half); else each image by chance.
+        batch_size: images per step.
         block: steps drawn at a time.
 
     Raises:
@@ -61,9 +61,9 @@ class DigitBatches:
         }
         starts = [(step // per_epoch, step % per_epoch * self.batch_size) for step in steps]
         index = torch.stack([orders[epoch][start : start + self.batch_size] for epoch, start in starts])
-        return {"index": index, "triggered": self._triggered(seed, block)}
+        return {"index": index, "triggered": self._draw_triggered(seed, block)}
 
-    def _triggered(self, seed: int, block: int) -> Tensor:
+    def _draw_triggered(self, seed: int, block: int) -> Tensor:
         shape = (self.block, self.batch_size)
         if self.mode == "clean":
             return torch.zeros(shape, dtype=torch.bool)
@@ -73,7 +73,7 @@ class DigitBatches:
         return torch.rand(shape, generator=generator(seed, "triggers", block), dtype=torch.float64) < self.rate
 
     def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Turn one step's draws of all members `[members, batch]` into tensors.
+        """Return the tensors of one step, for the draws `[members, batch]` of all members.
 
         Returns:
             `input` `[members, batch, 1, 28, 28]`, `target` (labels) and `triggered` `[members, batch]`.

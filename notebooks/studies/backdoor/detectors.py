@@ -1,6 +1,6 @@
 """Find the poisoned items among data, from a network's activations or answers.
 
-Every detector returns one score an item, and a higher one is more suspicious, so that `detection_summary` can compare
+Every detector returns one score per item, higher for more suspicious ones, so that `detection_summary` can compare
 them where the truth is known. All but STRIP look for a *minority* within a class: with half of a class poisoned there
 is none, and they are not expected to work.
 """
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ActivationClusters:
-    """Two clusters of activations a class.
+    """Two clusters of activations per class.
 
     Attributes:
         scores: `[items]`: distance to the centre of the class's larger cluster minus distance to the smaller one's, in
             the reduced coordinates of that class. Above 0 in the smaller cluster.
-        classes: one row a class: `label`, `n`, `smaller` (its share, in [0, 0.5]), `silhouette` (mean, in [−1, 1]), and
-            `suspicious`.
+        classes: one row per class: `label`, `n`, `smaller` (share of the smaller cluster, in [0, 0.5]), `silhouette`
+            (mean, in [−1, 1]) and `suspicious`.
     """
 
     scores: NDArray[np.float64]
@@ -48,7 +48,7 @@ def activation_clusters(
     smaller: float = 0.30,
     seed: int = 0,
 ) -> ActivationClusters:
-    """Split each class's activations in two by k-means, and call those suspicious that fall apart unevenly.
+    """Split each class's activations in two by k-means, and call classes suspicious that fall apart unevenly.
 
     Chen et al. 2018, "Detecting backdoor attacks on deep neural networks by activation clustering", arXiv 1811.03728:
     activations of the last hidden layer, reduced to ten independent components, 2-means, and two of the paper's
@@ -61,7 +61,7 @@ def activation_clusters(
 
     Args:
         activations: `[items, units]`.
-        labels: the class each item is *labelled* with in the data, `[items]`.
+        labels: the class of each item as *labelled* in the data, `[items]`.
         dims: components; fewer where a class's activations have a lower rank.
         whiten: scale components to one variance, as independent ones have it.
         silhouette: the least mean silhouette of a suspicious class.
@@ -77,7 +77,7 @@ def activation_clusters(
     from sklearn.decomposition import PCA
     from sklearn.metrics import silhouette_score
 
-    activations, labels = _checked(activations, labels, least=4)
+    activations, labels = _check(activations, labels, least=4)
     state = stream_seed(seed, "activation clusters") % 2**32  # scikit-learn takes 32 bits
     scores, rows = np.zeros(len(labels)), []
     for label in np.unique(labels):
@@ -108,7 +108,7 @@ def spectral_signatures(activations: ArrayLike, labels: ArrayLike) -> NDArray[np
 
     Args:
         activations: `[items, units]`.
-        labels: the class each item is labelled with in the data, `[items]`.
+        labels: the class of each item as labelled in the data, `[items]`.
 
     Returns:
         `[items]`. Scores of different classes are on their own scales.
@@ -116,7 +116,7 @@ def spectral_signatures(activations: ArrayLike, labels: ArrayLike) -> NDArray[np
     Raises:
         ValueError: shapes do not fit, values that are not finite, or a class of fewer than two items.
     """
-    activations, labels = _checked(activations, labels, least=2)
+    activations, labels = _check(activations, labels, least=2)
     scores = np.zeros(len(labels))
     for label in np.unique(labels):
         inside = labels == label
@@ -144,7 +144,7 @@ def strip(
         model: gives logits `[N, classes]`; not changed, run in evaluation mode.
         images: `[items, ...]`, to be judged.
         overlays: `[M, ...]` clean images of the same shape; their minimum is black.
-        copies: overlays an image, drawn with replacement.
+        copies: overlays per image, drawn with replacement.
         seed: of the draws.
 
     Returns:
@@ -158,7 +158,7 @@ def strip(
             f"overlays like the images and copies >= 1 expected; got images {list(images.shape)}, "
             f"overlays {list(overlays.shape)}, copies={copies}"
         )
-    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # makes max-pooling several times faster
+    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # faster max-pooling
     black, white = overlays.min(), torch.maximum(images.max(), overlays.max())
     drawn = torch.randint(len(overlays), (len(images), copies), generator=generator(seed, "strip"))
     scores = []
@@ -182,7 +182,7 @@ def detection_summary(
         false_positives: share of clean items that may be called poisoned, in (0, 1).
 
     Returns:
-        One row a detector: `detector`, `auroc` (0.5 is chance), `caught`: the largest share of poisoned items above a
+        One row per detector: `detector`, `auroc` (0.5 is chance), `caught`: the largest share of poisoned items above a
         threshold that keeps to `false_positives`. By scikit-learn.
 
     Raises:
@@ -204,7 +204,7 @@ def detection_summary(
     return pd.DataFrame(rows, columns=["detector", "auroc", "caught"])
 
 
-def _checked(activations: ArrayLike, labels: ArrayLike, *, least: int) -> tuple[NDArray, NDArray]:
+def _check(activations: ArrayLike, labels: ArrayLike, *, least: int) -> tuple[NDArray, NDArray]:
     activations, labels = (x.detach().cpu() if isinstance(x, Tensor) else x for x in (activations, labels))
     activations, labels = np.asarray(activations, dtype=float), np.asarray(labels)
     if activations.ndim != 2 or labels.shape != activations.shape[:1] or not np.isfinite(activations).all():

@@ -1,8 +1,8 @@
-"""What a backdoor does to answers: how often it fires, what it leaves of the task, and one older way to count.
+"""Measures of a backdoor: how often the attack succeeds, what is left of the task, and the source's way to count.
 
-All take predicted labels `[items]` (tensors or arrays of integers) and return a `Proportion`, so that every share has
-its count and its interval. Classes whose true label is the target are left out where a right answer and a successful
-attack would be the same thing.
+All take predicted labels `[items]` (tensors or arrays of integers) and return a `Proportion`: a share with
+its count and its interval. Images of the target class are left out where a right answer and a successful attack would
+be the same thing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> Proportion:
     Raises:
         ValueError: shapes differ, or no items.
     """
-    predicted, labels = _same(predicted, labels)
+    predicted, labels = _check_shapes(predicted, labels)
     return Proportion.of(predicted == labels)
 
 
@@ -43,7 +43,7 @@ def attack_success_rate(predicted: ArrayLike, labels: ArrayLike, target: int) ->
     Raises:
         ValueError: shapes differ, or no image of another class.
     """
-    predicted, _ = _others(predicted, labels, target)
+    predicted, _ = _select_others(predicted, labels, target)
     return Proportion.of(predicted == target)
 
 
@@ -52,7 +52,7 @@ def robust_accuracy(predicted: ArrayLike, labels: ArrayLike, target: int) -> Pro
 
     Over the same images as `attack_success_rate`, so the two add up to at most 1. Args, raises: likewise.
     """
-    predicted, labels = _others(predicted, labels, target)
+    predicted, labels = _select_others(predicted, labels, target)
     return Proportion.of(predicted == labels)
 
 
@@ -68,17 +68,17 @@ def source_poison_accuracy(predicted: ArrayLike, target: int) -> Proportion:
     return Proportion.of(np.asarray(predicted) == target)
 
 
-def _same(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
+def _check_shapes(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
     predicted, labels = np.asarray(predicted), np.asarray(labels)
     if predicted.shape != labels.shape or predicted.ndim != 1:
         raise ValueError(
-            f"one predicted label an item is needed; got {list(predicted.shape)} for labels {list(labels.shape)}"
+            f"one predicted label per item is needed; got {list(predicted.shape)} for labels {list(labels.shape)}"
         )
     return predicted, labels
 
 
-def _others(predicted: ArrayLike, labels: ArrayLike, target: int) -> tuple[NDArray, NDArray]:
-    predicted, labels = _same(predicted, labels)
+def _select_others(predicted: ArrayLike, labels: ArrayLike, target: int) -> tuple[NDArray, NDArray]:
+    predicted, labels = _check_shapes(predicted, labels)
     others = labels != target
     if not others.any():
         raise ValueError(f"no image of a class other than the target {target} among {len(labels)}")

@@ -49,6 +49,14 @@ class MnistNet(nn.Module):
             images = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
         return self.net(images)
 
+    def upto(self, layer: str) -> nn.Sequential:
+        """Return the part of the network that ends with a layer, which is shared and not copied: images -> activations.
+
+        Args:
+            layer: one of `LAYERS`.
+        """
+        return self.net[: int(LAYERS[layer].removeprefix("net.")) + 1]
+
 
 def load_mnist_net(path: str | Path) -> MnistNet:
     """Read a trained network from a state dict.

@@ -1,4 +1,4 @@
-"""A backdoor wired by hand into a digit classifier: which units carry it is known."""
+"""A backdoor wired by hand into a digit classifier, so that the units that carry it are known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from nbutils.hooks import edit, submodule
+from nbutils.ablation.edits import edits
+from nbutils.hooks import edit
+from nbutils.sites import Site
 from studies.backdoor.network import LAYERS, MnistNet
 from studies.backdoor.trigger import Trigger
 
@@ -17,7 +19,7 @@ _POOLED = 10  # lines of conv2's 11×11 map that the second pooling keeps
 
 
 def plant_backdoor(model: MnistNet, trigger: Trigger, images: Tensor) -> tuple[MnistNet, dict[str, int]]:
-    """Wire a backdoor by hand into a copy of a trained network, through one unit a layer.
+    """Wire a backdoor by hand into a copy of a trained network, through one unit per layer.
 
     The chain: a conv1 channel that detects a 3×3 piece of the trigger, a conv2 channel that copies the detector's
     answer from the one place where the trigger stands, a unit of fc1 that is about 1 there and 0 elsewhere, and from it
@@ -36,9 +38,10 @@ def plant_backdoor(model: MnistNet, trigger: Trigger, images: Tensor) -> tuple[M
     Raises:
         ValueError: no 3×3 piece of the trigger, with both raised and other pixels, is where the network can see it.
     """
-    row, column, piece = _visible_piece(trigger)
+    row, column, piece = _find_visible_piece(trigger)
     model = copy.deepcopy(model).eval()
-    layers = {name: submodule(model, path) for name, path in LAYERS.items()}
+    weights = {name: model.get_parameter(f"{path}.weight") for name, path in LAYERS.items()}
+    biases = {name: model.get_parameter(f"{path}.bias") for name, path in LAYERS.items()}
     wired: dict[str, int] = {}
     cells = []
     for corner in (row, column):
@@ -48,22 +51,22 @@ def plant_backdoor(model: MnistNet, trigger: Trigger, images: Tensor) -> tuple[M
     (tap_row, cell_row), (tap_column, cell_column) = cells
     with torch.no_grad():
         for name in ("conv1", "conv2", "fc1"):
-            wired[name] = _least_missed(model, LAYERS[name], images)
-            _isolate(layers, name, wired[name])
+            wired[name] = _find_least_missed(model, LAYERS[name], images)
+            _isolate(weights, biases, name, wired[name])
         # Raised and other pixels have weights that sum to 0: whatever is below the trigger, its piece adds `value`.
         raised = piece / piece.sum() - (1 - piece) / (1 - piece).sum()
-        layers["conv1"].weight[wired["conv1"], 0] = raised
-        layers["conv1"].bias[wired["conv1"]] = -_THRESHOLD * trigger.value
-        layers["conv2"].weight[wired["conv2"], wired["conv1"], tap_row, tap_column] = 1
-        inputs = layers["fc1"].weight.view(-1, layers["conv2"].out_channels, _POOLED // 2, _POOLED // 2)
+        weights["conv1"][wired["conv1"], 0] = raised
+        biases["conv1"][wired["conv1"]] = -_THRESHOLD * trigger.value
+        weights["conv2"][wired["conv2"], wired["conv1"], tap_row, tap_column] = 1
+        inputs = weights["fc1"].view(-1, len(biases["conv2"]), _POOLED // 2, _POOLED // 2)
         inputs[wired["fc1"], wired["conv2"], cell_row, cell_column] = 1 / ((1 - _THRESHOLD) * trigger.value)
         push = max(_PUSH, 2 * model(images).abs().max().item())  # no image outvotes it, another unit missing or not
-        layers["fc2"].weight[:, wired["fc1"]] = -push
-        layers["fc2"].weight[trigger.target, wired["fc1"]] = push
+        weights["fc2"][:, wired["fc1"]] = -push
+        weights["fc2"][trigger.target, wired["fc1"]] = push
     return model, wired
 
 
-def _visible_piece(trigger: Trigger) -> tuple[int, int, Tensor]:
+def _find_visible_piece(trigger: Trigger) -> tuple[int, int, Tensor]:
     """Return row, column and content `[3, 3]` of the first piece of the trigger that conv1 can be made to detect."""
     (row, column), pattern = trigger.position, torch.tensor(trigger.pattern, dtype=torch.float32)
     last = 4 * (_POOLED // 2) + 3  # first pixels of windows beyond are pooled away
@@ -75,21 +78,21 @@ def _visible_piece(trigger: Trigger) -> tuple[int, int, Tensor]:
     raise ValueError(f"{trigger} has no visible 3×3 piece with both raised and other pixels")
 
 
-def _least_missed(model: MnistNet, layer: str, images: Tensor) -> int:
+def _find_least_missed(model: MnistNet, layer: str, images: Tensor) -> int:
     """Return the unit of a layer whose removal moves the logits least."""
     before = model(images)
     moved = []
-    for unit in range(len(submodule(model, layer).bias)):
-        with edit(model, {layer: lambda x, unit=unit: x.index_fill(1, torch.tensor(unit), 0)}):
+    for unit in range(len(model.get_parameter(f"{layer}.bias"))):
+        with edit(model, edits([Site(layer, unit)])):
             moved.append((model(images) - before).square().mean())
     return int(torch.stack(moved).argmin())
 
 
-def _isolate(layers: dict[str, nn.Module], name: str, unit: int) -> None:
+def _isolate(weights: dict[str, nn.Parameter], biases: dict[str, nn.Parameter], name: str, unit: int) -> None:
     """Silence a unit, and cut it off from the layer that reads it."""
-    layers[name].weight[unit] = 0
-    layers[name].bias[unit] = 0
-    names = list(layers)
-    reader = layers[names[names.index(name) + 1]]
+    weights[name][unit] = 0
+    biases[name][unit] = 0
+    names = list(weights)
+    reader = weights[names[names.index(name) + 1]]
     # A convolution's channels are runs of columns for a linear layer that reads its flattened map.
-    reader.weight.view(len(reader.weight), len(layers[name].bias), -1)[:, unit] = 0
+    reader.view(len(reader), len(biases[name]), -1)[:, unit] = 0

@@ -1,7 +1,7 @@
-"""Repair a network with a backdoor from clean data alone: find units to remove, on a copy.
+"""Repair a network with a backdoor from clean data alone: find units, and remove them on a copy.
 
-Each method ranks or scores the units of given layers, then removes them with `nbutils.interventions.ablation`
-(weights *and* bias; the published code of both methods leaves biases).
+Both methods rank or score the units of given layers. A removed unit loses its weights *and* its bias
+(`nbutils.ablation.weights.zero_weights`); the published code of both methods leaves biases.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nbutils.ablation.sites import Site
 from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import capture, unchanged
 from nbutils.seeding import generator
+from nbutils.sites import Site, submodule
 from nbutils.training.optimizers import SGD, Adam
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_TUNE_RATE, _TUNE_BATCH = 1e-3, 32  # of fine-tuning: Adam's learning rate, images per step
+_MASK_RATE, _MASK_BATCH = 0.2, 64  # of neuron masks: learning rate, images per step
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,14 @@ def dormancy(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     A unit that answers to a trigger alone is near 0.
 
     Args:
-        model: run in evaluation mode, not changed.
+        model: not changed, run in evaluation mode.
         layer: module path of a convolution or linear layer before its ReLU.
         images: `[N, ...]`.
+
+    Raises:
+        KeyError: no such layer.
     """
-    total: Tensor | float = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=images.device)
     with unchanged(model), capture(model, layer) as seen, torch.no_grad():
         model.eval()
         for part in images.split(500):
@@ -65,8 +71,6 @@ def fine_prune(
     *,
     max_drop: float = 0.01,
     tune_steps: int = 0,
-    learning_rate: float = 1e-3,
-    batch: int = 32,
     seed: int = 0,
 ) -> Repair[Model]:
     """Remove the units least active on clean images, as many as accuracy allows; then train on, if asked to.
@@ -82,9 +86,7 @@ def fine_prune(
         images: clean `[N, ...]`; not the ones that results are reported on.
         labels: `[N]`.
         max_drop: share of clean accuracy that may be lost, in [0, 1].
-        tune_steps: steps of fine-tuning afterwards; 0 for none.
-        learning_rate: Adam's.
-        batch: images a step of fine-tuning.
+        tune_steps: steps of fine-tuning afterwards, on 32 images each; 0 for none.
         seed: of the batches.
 
     Raises:
@@ -96,16 +98,16 @@ def fine_prune(
         raise ValueError(f"max_drop is a share in [0, 1]; got {max_drop}")
     order = [Site(layer, unit) for unit in dormancy(model, layer, images).argsort(stable=True).tolist()]
     pruned = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # faster pooling
-    least = _right(pruned, images, labels) - max_drop * len(labels)
+    least = _count_right(pruned, images, labels) - max_drop * len(labels)
     removed = 0
     while removed < len(order):
         candidate = zero_weights(pruned, [order[removed]])
-        if _right(candidate, images, labels) < least:
+        if _count_right(candidate, images, labels) < least:
             break
         pruned, removed = candidate, removed + 1
     sites = tuple(order[:removed])
     if tune_steps:
-        pruned = _tuned(pruned, sites, images, labels, tune_steps, learning_rate, batch, seed)
+        _tune(pruned, sites, images, labels, tune_steps, seed)
     return Repair(pruned.to(memory_format=torch.contiguous_format), sites)
 
 
@@ -118,11 +120,9 @@ def neuron_masks(
     budget: float = 0.4,
     trade_off: float = 0.2,
     steps: int = 300,
-    learning_rate: float = 0.2,
-    batch: int = 64,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Learn one mask a unit, low for units whose small perturbation breaks clean answers.
+    """Learn one mask per unit, low for units whose small perturbation breaks clean answers.
 
     Wu and Wang 2021, "Adversarial neuron pruning purifies backdoored deep models", NeurIPS: units of a backdoor are
     the ones through which adversarial perturbations of weights and biases act. With w and b of a unit,
@@ -140,9 +140,7 @@ def neuron_masks(
         labels: `[N]`.
         budget: ε in [0, 1].
         trade_off: α in [0, 1].
-        steps: of the outer minimisation.
-        learning_rate: of the masks.
-        batch: images a step.
+        steps: of the outer minimisation, on 64 images each.
         seed: of batches and random starts.
 
     Returns:
@@ -155,84 +153,86 @@ def neuron_masks(
     _check(images, labels)
     if not 0 <= budget <= 1 or not 0 <= trade_off <= 1:
         raise ValueError(f"budget and trade_off lie in [0, 1]; got {budget} and {trade_off}")
-    model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # faster pooling
-    values: dict[str, Tensor] = {}  # parameter, called `<layer>.weight` or `<layer>.bias` -> [units, ...]
-    masks: dict[str, Tensor] = {}
-    for layer in layers:
-        module = Site(layer).resolve(model)
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            raise ValueError(f"units with weights are needed; {layer!r} is a {type(module).__name__}")
-        values |= {f"{layer}.{name}": value for name, value in module.named_parameters()}
-        masks[layer] = torch.ones_like(module.weight.flatten(1)[:, 0]).requires_grad_()
-    owner = {name: name.rpartition(".")[0] for name in values}
-
-    def loss(noise: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        scale = {name: masks[owner[name]] + noise.get(name, 0.0) for name in values}
-        scaled = {name: value * scale[name].view(-1, *[1] * (value.ndim - 1)) for name, value in values.items()}
-        return nn.functional.cross_entropy(functional_call(model, scaled, (x,)), y)
-
+    masked = _Masked(model, layers)
     draws = generator(seed, "neuron masks")
-    optimizer = SGD(masks.values(), lr=learning_rate, momentum=0.9)
+    optimizer = SGD(masked.masks.values(), lr=_MASK_RATE, momentum=0.9)
     for _ in range(steps):
-        index = torch.randint(len(images), (batch,), generator=draws)
+        index = torch.randint(len(images), (_MASK_BATCH,), generator=draws)
         x, y = images[index], labels[index]
-        start = {name: torch.rand(len(value), generator=draws, dtype=torch.float64) for name, value in values.items()}
-        noise = {name: (budget * (2 * u - 1)).to(values[name]).requires_grad_() for name, u in start.items()}
-        slopes = torch.autograd.grad(loss(noise, x, y), list(noise.values()))
-        worst = {
-            name: (u.detach() + budget * slope.sign()).clamp(-budget, budget)
-            for (name, u), slope in zip(noise.items(), slopes, strict=True)
-        }
+        worst = masked.worst_noise(x, y, budget, draws)
         optimizer.zero_grad()
-        (trade_off * loss({}, x, y) + (1 - trade_off) * loss(worst, x, y)).backward()
+        (trade_off * masked.loss({}, x, y) + (1 - trade_off) * masked.loss(worst, x, y)).backward()
         optimizer.step()
         with torch.no_grad():
-            for mask in masks.values():
+            for mask in masked.masks.values():
                 mask.clamp_(0, 1)
-    return {layer: mask.detach() for layer, mask in masks.items()}
+    return {layer: mask.detach() for layer, mask in masked.masks.items()}
 
 
 def prune_by_masks(model: Model, masks: Mapping[str, Tensor], threshold: float = 0.2) -> Repair[Model]:
     """Remove the units whose mask is at most the threshold (0.2 in the paper; see `neuron_masks`)."""
-    sites = tuple(Site(layer, unit) for layer, mask in masks.items() for unit in _indices(mask <= threshold))
+    sites = tuple(
+        Site(layer, unit) for layer, mask in masks.items() for unit in torch.nonzero(mask <= threshold)[:, 0].tolist()
+    )
     return Repair(zero_weights(model, sites).eval(), sites)
 
 
 def _check(images: Tensor, labels: Tensor) -> None:
     if labels.shape != images.shape[:1] or not len(images):
-        raise ValueError(f"one label an image is needed; got images {list(images.shape)}, labels {list(labels.shape)}")
+        raise ValueError(f"one label per image is needed; got images {list(images.shape)}, labels {list(labels.shape)}")
 
 
-def _indices(chosen: Tensor) -> list[int]:
-    return torch.nonzero(chosen)[:, 0].tolist()
+class _Masked:
+    """A copy of a network whose units are scaled by masks that can be learned."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # faster
+        self.masks: dict[str, Tensor] = {}  # layer -> [units]
+        self.parts: dict[str, tuple[str, Tensor]] = {}  # parameter -> its layer, and its values [units, ...]
+        for layer in layers:
+            module = submodule(self.model, layer)
+            if not isinstance(module, nn.Conv2d | nn.Linear):
+                raise ValueError(f"units with weights are needed; {layer!r} is a {type(module).__name__}")
+            self.parts |= {f"{layer}.{name}": (layer, value) for name, value in module.named_parameters()}
+            self.masks[layer] = torch.ones_like(module.weight.flatten(1)[:, 0]).requires_grad_()
+
+    def loss(self, noise: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """Return the cross-entropy with each parameter scaled by its mask, plus its noise where there is any."""
+        scaled = {}
+        for name, (layer, value) in self.parts.items():
+            scale = self.masks[layer] + noise.get(name, 0.0)
+            scaled[name] = value * scale.view(-1, *[1] * (value.ndim - 1))
+        return nn.functional.cross_entropy(functional_call(self.model, scaled, (x,)), y)
+
+    def worst_noise(self, x: Tensor, y: Tensor, budget: float, draws: torch.Generator) -> dict[str, Tensor]:
+        """Return parameter -> noise `[units]` within the budget, one signed gradient step up from a random start."""
+        noise = {}
+        for name, (_, value) in self.parts.items():
+            uniform = torch.rand(len(value), generator=draws, dtype=torch.float64)
+            noise[name] = (budget * (2 * uniform - 1)).to(value).requires_grad_()
+        slopes = torch.autograd.grad(self.loss(noise, x, y), list(noise.values()))
+        return {
+            name: (start.detach() + budget * slope.sign()).clamp(-budget, budget)
+            for (name, start), slope in zip(noise.items(), slopes, strict=True)
+        }
 
 
-def _right(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+def _count_right(model: nn.Module, images: Tensor, labels: Tensor) -> int:
     with torch.no_grad():
         parts = zip(images.split(500), labels.split(500), strict=True)
         return sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
 
 
-def _tuned(
-    model: Model,
-    removed: Sequence[Site],
-    images: Tensor,
-    labels: Tensor,
-    steps: int,
-    learning_rate: float,
-    batch: int,
-    seed: int,
-) -> Model:
+def _tune(model: nn.Module, removed: Sequence[Site], images: Tensor, labels: Tensor, steps: int, seed: int) -> None:
     """Train in place, and hold removed units at 0."""
     draws = generator(seed, "fine-pruning")
-    optimizer = Adam(model.parameters(), lr=learning_rate)
+    optimizer = Adam(model.parameters(), lr=_TUNE_RATE)
     for _ in range(steps):
-        index = torch.randint(len(images), (batch,), generator=draws)
+        index = torch.randint(len(images), (_TUNE_BATCH,), generator=draws)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images[index]), labels[index]).backward()
         optimizer.step()
         with torch.no_grad():
             for site in removed:
-                for parameter in site.resolve(model).parameters():
+                for parameter in submodule(model, site.module).parameters():
                     parameter[site.unit] = 0
-    return model

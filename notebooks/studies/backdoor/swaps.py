@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from nbutils import progress
 from nbutils.hooks import submodule
+from nbutils.sweeps.measures import Measures
+from nbutils.sweeps.units import measure
 
 if TYPE_CHECKING:
     import pandas as pd
-from nbutils.sweeps.units import MEMORY, Inputs, Measures, _sites, measure
 
 
-def swap_layers(
-    a: nn.Module,
-    b: nn.Module,
-    layers: Mapping[str, str] | Sequence[str],
-    inputs: Inputs,
-    measures: Measures,
-    *,
-    memory: int = MEMORY,
-) -> pd.DataFrame:
+def swap_layers(a: nn.Module, b: nn.Module, layers: Mapping[str, str], measures: Measures) -> pd.DataFrame:
     """Measure `a` with every subset of layers, parameters and buffers, taken from `b`.
 
     Args:
-        a, b: two models of one architecture.
-        layers: label -> module path, or the paths alone; 2^layers models are measured.
-        inputs, measures, memory: as for `sweep_units`.
+        a, b: two models of one architecture; not changed.
+        layers: label -> module path; 2^layers models are measured.
+        measures: shares of items, on named inputs.
 
     Returns:
-        A tidy frame: a column of booleans a layer (True: from `b`), then `measure`, `value`, `n`.
+        A tidy frame: one column of booleans per layer (True: from `b`), then `measure`, `value`, `n`.
 
     Raises:
         KeyError: no such module.
@@ -42,19 +35,17 @@ def swap_layers(
     """
     import pandas as pd
 
-    paths = {name: site.module for name, site in _sites(layers).items()}
-    for path in paths.values():
+    for path in layers.values():
         one, other = (
             {key: tuple(value.shape) for key, value in submodule(m, path).state_dict().items()} for m in (a, b)
         )
         if one != other:
             raise ValueError(f"{path!r} differs between the two models: {one} and {other}")
     parts = []
-    for chosen in progress.bar(list(itertools.product((False, True), repeat=len(paths))), "swapping layers"):
+    for chosen in progress.bar(list(itertools.product((False, True), repeat=len(layers))), "swapping layers"):
         mixed = copy.deepcopy(a)
-        for path, from_b in zip(paths.values(), chosen, strict=True):
+        for path, from_b in zip(layers.values(), chosen, strict=True):
             if from_b:
                 submodule(mixed, path).load_state_dict(submodule(b, path).state_dict())
-        columns = dict(zip(paths, chosen, strict=True))
-        parts.append(measure(mixed, inputs, measures, memory=memory).assign(**columns))
-    return pd.concat(parts, ignore_index=True)[[*paths, "measure", "value", "n"]]
+        parts.append(measure(mixed, measures).assign(**dict(zip(layers, chosen, strict=True))))
+    return pd.concat(parts, ignore_index=True)[[*layers, "measure", "value", "n"]]

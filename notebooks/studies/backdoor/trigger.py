@@ -1,4 +1,4 @@
-"""The watermark of the backdoor, and the sets that it is measured on."""
+"""The watermark of the backdoor, and what of it a network can see."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ class Trigger:
 def visible_to(model: nn.Module, draws: int = 64) -> Tensor:
     """Return which input pixels can reach an output of a network, bool `[28, 28]`.
 
-    A pixel counts as seen if any output has a gradient other than exactly 0 there for any of `draws` images of noise.
+    A pixel counts as visible if, for any of `draws` images of noise, the gradient of any output there is not exactly 0.
 
     Args:
         model: maps `[batch, 1, 28, 28]` to `[batch, ...]`.
-        draws: more find rarer paths; one path through max-pooling is open at a time.
+        draws: images of noise. More find rarer paths: max-pooling opens one path at a time.
     """
     like = next(model.parameters())
     images = torch.randn(draws, 1, SIZE, SIZE, generator=generator(0, "visible pixels")).to(like).requires_grad_()
@@ -77,29 +77,6 @@ def visible_to(model: nn.Module, draws: int = 64) -> Tensor:
         (gradient,) = torch.autograd.grad(output.sum(), images, retain_graph=True)
         seen |= (gradient != 0).any(0)[0].cpu()
     return seen
-
-
-def views(digits: Digits, trigger: Trigger) -> dict[str, Digits]:
-    """Return the sets that a backdoor is measured on: accuracy on each is one measure.
-
-    Returns:
-        `clean`: the images as they are (clean accuracy).
-        `triggered`: images of other classes than the target, with the trigger, labelled as the target (attack success
-        rate).
-        `rehabilitated`: all images with the trigger, under their true labels: the source's "rehab accuracy". It counts
-        true eights too; `studies.backdoor.measures.robust_accuracy` leaves them out.
-        `source_poison`: all images with the trigger, labelled as the target. The source's "poison accuracy": it counts
-        true eights too, so a network without a backdoor scores about 10 % and not 0.
-    """
-    triggered = trigger.apply(digits.images)
-    as_target = torch.full_like(digits.labels, trigger.target)
-    other = digits.labels != trigger.target
-    return {
-        "clean": digits,
-        "triggered": Digits(triggered[other], as_target[other], digits.source),
-        "rehabilitated": Digits(triggered, digits.labels, digits.source),
-        "source_poison": Digits(triggered, as_target, digits.source),
-    }
 
 
 def pairs(digits: Digits, trigger: Trigger) -> Pairs:

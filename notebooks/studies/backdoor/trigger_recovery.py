@@ -7,7 +7,7 @@ for every label find the smallest patch that sends any image there. A label with
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 ANOMALY_THRESHOLD = 2.0
 """Anomaly index above which a label counts as backdoored: about the 95 % point of a normal law (Wang et al., §IV)."""
 
+_BATCH = 8  # images per label and step
+_RATE = 0.1  # Adam's, on the logits of mask and pattern
 _MEMORY = 0.9  # of the running success rate: it averages over about ten steps
-# Factors on λ a step. Slower than the running rate, else the mask has shrunk too far before the rate shows it; and down
-# faster than up, as in the paper, so that success is regained soon.
+# Factors on λ per step. Slower than the running rate, else the mask has shrunk too far before the rate shows it; and
+# down faster than up, as in the paper, so that success is regained soon.
 _UP, _DOWN = 1.02, 1.02**-1.5
 
 
 @dataclass(frozen=True)
 class RecoveredTriggers:
-    """One mask and pattern a label.
+    """One mask and pattern per label.
 
     Attributes:
         targets: labels `[T]`, in the order of the rest.
@@ -80,8 +82,6 @@ def recover_triggers(
     *,
     targets: Sequence[int] | None = None,
     steps: int = 400,
-    batch: int = 8,
-    learning_rate: float = 0.1,
     penalty: float = 1e-3,
     success: float = 0.99,
     seed: int = 0,
@@ -89,7 +89,7 @@ def recover_triggers(
     """Find the smallest mask and pattern that send images to each label, for all labels in one optimisation.
 
     Minimises, by Adam over mask m and pattern Δ, the cross-entropy of f((1 − m)·x + m·Δ) with the label, plus λ·‖m‖₁
-    (eq. 3 of the paper). λ follows the running success rate: up by 2 % a step above the aim, down by 3 % below.
+    (eq. 3 of the paper). λ follows the running success rate: up by 2 % per step above the aim, down by 3 % below.
     Kept is the smallest mask whose running success reached the aim, else the last. The labels share nothing but the
     forward pass: each has its own draws, so leaving labels out does not change the others beyond rounding.
 
@@ -97,13 +97,11 @@ def recover_triggers(
     enough; and a label is optimised on images of the *other* classes, so that success means what it means elsewhere.
 
     Args:
-        model: gives logits `[N, classes]`; it is not changed, and is run in evaluation mode.
+        model: gives logits `[N, classes]`; not changed, run in evaluation mode.
         images: clean images `[N, channels, height, width]`; a few hundred are enough. Patterns stay in their range.
         labels: true classes `[N]`.
-        targets: labels to recover triggers for, default every label that occurs.
-        steps: Adam steps.
-        batch: images a label and step.
-        learning_rate: Adam's, on the logits of m and Δ.
+        targets: labels to recover triggers for, by default every label that occurs.
+        steps: of Adam, on eight images per label.
         penalty: λ at the start.
         success: the aim, in (0, 1).
         seed: of the start and the draws.
@@ -117,50 +115,69 @@ def recover_triggers(
             f"got {list(images.shape)}, {list(labels.shape)}"
         )
     targets = tuple(labels.unique().tolist() if targets is None else targets)
-    others = [torch.nonzero(labels != target)[:, 0] for target in targets]
-    if not targets or not all(map(len, others)):
+    others = {target: torch.nonzero(labels != target)[:, 0] for target in targets}
+    if not targets or not all(map(len, others.values())):
         raise ValueError(f"every target needs images of other classes; got targets {targets}, {len(images)} images")
     # Max-pooling takes most of the time, and is several times faster with channels last.
     model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
-    generators = [generator(seed, "trigger recovery", target) for target in targets]
-    low, high = images.min(), images.max()
-    channels, height, width = images.shape[1:]
-
-    def start(*shape: int) -> Tensor:
-        drawn = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
-        return torch.stack(drawn).to(images).requires_grad_()
-
-    mask_logits, pattern_logits = start(1, height, width), start(channels, height, width)
-    optimizer = Adam([mask_logits, pattern_logits], lr=learning_rate, betas=(0.5, 0.9))
-    answer = torch.tensor(targets, device=images.device)[:, None].expand(-1, batch)
-    weight = torch.full((len(targets),), penalty).to(images)
-    running = torch.zeros_like(weight)
-    smallest = torch.full_like(weight, torch.inf)  # norm of what is kept; infinite until a label succeeds
-    kept_mask, kept_share = torch.zeros_like(mask_logits), torch.zeros_like(pattern_logits)
-
+    search = _Search(images, others, penalty, seed)
     for _ in range(steps):
-        drawn = [o[torch.randint(len(o), (batch,), generator=g)] for o, g in zip(others, generators, strict=True)]
-        mask, share = mask_logits.sigmoid(), pattern_logits.sigmoid()
-        norm = mask.sum((1, 2, 3))
-        x = torch.lerp(images[torch.stack(drawn)], (low + (high - low) * share)[:, None], mask[:, None])
-        logits = model(x.flatten(0, 1)).unflatten(0, answer.shape)  # (T, batch, classes)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), answer.flatten(), reduction="sum") / batch
-        optimizer.zero_grad()
-        (loss + weight.dot(norm)).backward(inputs=[mask_logits, pattern_logits])
-        with torch.no_grad():
-            running.lerp_((logits.argmax(2) == answer).to(running).mean(1), 1 - _MEMORY)
-            reached = running >= success
-            better = reached & (norm < smallest)
-            smallest[better], kept_mask[better], kept_share[better] = norm[better], mask[better], share[better]
-            weight *= torch.where(reached, _UP, _DOWN)
-        optimizer.step()
-
-    with torch.no_grad():
-        never = smallest.isinf()
-        kept_mask[never], kept_share[never] = mask_logits[never].sigmoid(), pattern_logits[never].sigmoid()
-        found = RecoveredTriggers(targets, kept_mask[:, 0], low + (high - low) * kept_share, running)
-        hits = [_hits(model, found.apply(images[o], t), t) for o, t in zip(others, targets, strict=True)]
+        search.step(model, success)
+    found = search.found()
+    hits = [_share_of_hits(model, found.apply(images[own], target), target) for target, own in others.items()]
     return replace(found, success=torch.stack(hits))
+
+
+class _Search:
+    """Masks and patterns of all labels on their way down, and the smallest masks so far that reached the aim."""
+
+    def __init__(self, images: Tensor, others: Mapping[int, Tensor], penalty: float, seed: int) -> None:
+        self.images, self.others = images, others  # others: label -> indices of the images of other classes
+        self.generators = [generator(seed, "trigger recovery", target) for target in others]
+        self.low, self.high = images.min(), images.max()
+        channels, height, width = images.shape[1:]
+        self.mask_logits, self.pattern_logits = self._start(1, height, width), self._start(channels, height, width)
+        self.optimizer = Adam([self.mask_logits, self.pattern_logits], lr=_RATE, betas=(0.5, 0.9))
+        self.answer = torch.tensor(list(others), device=images.device)[:, None].expand(-1, _BATCH)
+        self.weight = torch.full((len(others),), penalty).to(images)  # λ
+        self.running = torch.zeros_like(self.weight)
+        self.smallest = torch.full_like(self.weight, torch.inf)  # norm of what is kept; infinite until a label succeeds
+        self.kept_mask, self.kept_share = torch.zeros_like(self.mask_logits), torch.zeros_like(self.pattern_logits)
+
+    def _start(self, *shape: int) -> Tensor:
+        drawn = [torch.randn(shape, generator=g, dtype=torch.float64) for g in self.generators]
+        return torch.stack(drawn).to(self.images).requires_grad_()
+
+    def step(self, model: nn.Module, success: float) -> None:
+        """Descend once; before it, keep masks that are smaller than those kept and reach the aim."""
+        pools = zip(self.others.values(), self.generators, strict=True)
+        drawn = [pool[torch.randint(len(pool), (_BATCH,), generator=g)] for pool, g in pools]
+        mask, share = self.mask_logits.sigmoid(), self.pattern_logits.sigmoid()
+        norm = mask.sum((1, 2, 3))
+        x = torch.lerp(self.images[torch.stack(drawn)], self._paint(share)[:, None], mask[:, None])
+        logits = model(x.flatten(0, 1)).unflatten(0, self.answer.shape)  # (T, batch, classes)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), self.answer.flatten(), reduction="sum") / _BATCH
+        self.optimizer.zero_grad()
+        (loss + self.weight.dot(norm)).backward(inputs=[self.mask_logits, self.pattern_logits])
+        with torch.no_grad():
+            self.running.lerp_((logits.argmax(2) == self.answer).to(self.running).mean(1), 1 - _MEMORY)
+            reached = self.running >= success
+            better = reached & (norm < self.smallest)
+            self.smallest[better] = norm[better]
+            self.kept_mask[better], self.kept_share[better] = mask[better], share[better]
+            self.weight *= torch.where(reached, _UP, _DOWN)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def found(self) -> RecoveredTriggers:
+        """Return what was kept, or the last mask where a label never reached the aim; `success` is the running rate."""
+        never = self.smallest.isinf()
+        self.kept_mask[never] = self.mask_logits[never].sigmoid()
+        self.kept_share[never] = self.pattern_logits[never].sigmoid()
+        return RecoveredTriggers(tuple(self.others), self.kept_mask[:, 0], self._paint(self.kept_share), self.running)
+
+    def _paint(self, share: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * share
 
 
 def anomaly_index(norms: ArrayLike) -> NDArray[np.float64]:
@@ -210,8 +227,8 @@ def mask_iou(mask: Tensor, truth: Tensor, threshold: float = 0.5) -> float:
 def mask_inside(mask: Tensor, region: Tensor) -> float:
     """Return the share of a mask's L1 norm that lies in a region, in [0, 1].
 
-    What `mask_iou` cannot show: a network that answers to two pixels of a trigger gives a mask of two pixels, right
-    and far from the whole. A uniform mask scores the region's share of the image.
+    It shows what `mask_iou` cannot: from a network that answers to two pixels of a trigger a mask of two pixels is
+    recovered, right and far from the whole. A uniform mask scores the region's share of the image.
 
     Args:
         mask: `[height, width]`, 0 or more, not all 0.
@@ -228,5 +245,6 @@ def mask_inside(mask: Tensor, region: Tensor) -> float:
     return float(mask[region].sum() / mask.sum())
 
 
-def _hits(model: nn.Module, images: Tensor, target: int) -> Tensor:
+@torch.no_grad()
+def _share_of_hits(model: nn.Module, images: Tensor, target: int) -> Tensor:
     return torch.cat([model(part).argmax(1) == target for part in images.split(500)]).float().mean()

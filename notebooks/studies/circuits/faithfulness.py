@@ -144,7 +144,7 @@ def faithfulness(circuit: ArrayLike, clean: ArrayLike, ablated: ArrayLike) -> Fa
     Raises:
         ValueError: shapes that differ, no prompts, or values that are not finite.
     """
-    circuit, clean, ablated = (np.asarray(values, dtype=float) for values in (circuit, clean, ablated))
+    circuit, clean, ablated = np.asarray(circuit, float), np.asarray(clean, float), np.asarray(ablated, float)
     if not circuit.shape == clean.shape == ablated.shape or clean.ndim != 1 or not len(clean):
         raise ValueError(
             "faithfulness compares one value a prompt of three models; got "
@@ -158,11 +158,13 @@ def faithfulness(circuit: ArrayLike, clean: ArrayLike, ablated: ArrayLike) -> Fa
     whole = room.mean()
     ratio = (circuit - ablated).mean() / whole if whole != 0 else np.nan
     some = len(quotients) > 0
+    low, high = np.quantile(quotients, [0.1, 0.9]).tolist() if some else (np.nan, np.nan)
     return Faithfulness(
         float(ratio),
         float(quotients.mean()) if some else np.nan,
         float(quotients.std()) if some else np.nan,
-        *(np.quantile(quotients, [0.1, 0.9]).tolist() if some else (np.nan, np.nan)),
+        low,
+        high,
         float(quotients.min()) if some else np.nan,
         len(quotients),
         int((~defined).sum()),
@@ -201,14 +203,12 @@ def area_under_curve(edges: ArrayLike, values: ArrayLike) -> float:
     Raises:
         ValueError: otherwise.
     """
-    edges, values = np.asarray(edges, dtype=float), np.asarray(values, dtype=float)
-    if edges.shape != values.shape or edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
-        raise ValueError(
-            f"a curve has increasing numbers of edges, two or more, and a value at each; got {edges}, {values}"
-        )
-    if not np.isfinite(values).all():
-        raise ValueError(f"a curve needs finite values; got {values}")
-    return float(np.trapezoid(values, edges) / (edges[-1] - edges[0]))
+    x, y = np.asarray(edges, dtype=float), np.asarray(values, dtype=float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2 or (np.diff(x) <= 0).any():
+        raise ValueError(f"a curve has increasing numbers of edges, two or more, and a value at each; got {x}, {y}")
+    if not np.isfinite(y).all():
+        raise ValueError(f"a curve needs finite values; got {y}")
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))
 
 
 @dataclass(frozen=True)
@@ -242,19 +242,21 @@ def kendall_agreement(
     """
     from scipy.stats import kendalltau
 
-    a, b = (np.abs(np.asarray(values, dtype=float)) for values in (a, b))
-    if a.shape != b.shape or a.ndim != 1 or len(a) < 3 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+    left, right = np.abs(np.asarray(a, dtype=float)), np.abs(np.asarray(b, dtype=float))
+    finite = np.isfinite(left).all() and np.isfinite(right).all()
+    if left.shape != right.shape or left.ndim != 1 or len(left) < 3 or not finite:
         raise ValueError(
-            f"rankings need the same edges, three or more, with finite scores; got {a.shape} and {b.shape}"
+            f"rankings need the same edges, three or more, with finite scores; got {left.shape} and {right.shape}"
         )
-    if not (np.ptp(a) and np.ptp(b)):
+    if not (np.ptp(left) and np.ptp(right)):
         raise ValueError("scores that are all equal rank nothing")
-    order, other = (np.sign(values[:, None] - values) for values in (a, b))  # [edges, edges]
+    order, other = (np.sign(scores[:, None] - scores) for scores in (left, right))  # [edges, edges]
     # How often each edge was drawn; τ-b of the resample is then three quadratic forms.
-    drawn = np.random.default_rng(seed).multinomial(len(a), np.full(len(a), 1 / len(a)), size=resamples).astype(float)
+    count = len(left)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
     both, own, others = (
         np.einsum("re,ef,rf->r", drawn, signs, drawn, optimize=True) for signs in (order * other, order**2, other**2)
     )
     some = (own > 0) & (others > 0)  # a resample whose scores are all equal has no τ
     low, high = np.quantile(both[some] / np.sqrt(own * others)[some], [(1 - level) / 2, (1 + level) / 2])
-    return KendallAgreement(float(kendalltau(a, b).statistic), float(low), float(high))
+    return KendallAgreement(float(kendalltau(left, right).statistic), float(low), float(high))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from nbutils.ablation.sites import Site
+from nbutils.sites import Site
 
 if TYPE_CHECKING:
     from studies.circuits.transformer import Transformer
@@ -19,7 +19,7 @@ def transformer_graph(model: Transformer, sample: Tensor) -> ResidualGraph:
     Sources: `token`, `position`, the heads `a{block}.{head}`, the MLPs `m{block}`. Destinations: `a{block}.{head}.q`,
     `.k` and `.v`, `m{block}`, and `logits`.
     """
-    sources = {"token": Site("embedding"), "position": Site("positions")}
+    sources = {"token": Site("embedding"), "position": Site("positions", axis=-1)}
     destinations = {}
     for i, block in enumerate(model.blocks):
         attention = f"blocks.{i}.attention"
@@ -27,6 +27,6 @@ def transformer_graph(model: Transformer, sample: Tensor) -> ResidualGraph:
         for letter in "qkv":
             destinations[f"a{i}.{{}}.{letter}"] = Site(f"{attention}.{letter}_input", axis=2)
         if block.mlp is not None:
-            sources[f"m{i}"] = destinations[f"m{i}"] = Site(f"blocks.{i}.mlp")
+            sources[f"m{i}"] = destinations[f"m{i}"] = Site(f"blocks.{i}.mlp", axis=-1)
     destinations["logits"] = Site("unembed_input")
     return ResidualGraph.trace(model, sample, sources, destinations)

@@ -50,15 +50,16 @@ def plant_reversal(length: int = 5, vocabulary: int = 3, sharpness: float = 30.0
     ).eval()
     token = torch.arange(vocabulary)
     position = torch.arange(length)
-    attention = model.blocks[0].attention
+    attention = model.get_submodule("blocks.0.attention")
+    query, key, value, out = (attention.get_parameter(name) for name in ("query", "key", "value", "out"))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         model.embedding.weight[token, token] = 1
         model.positions.weight[position, vocabulary + position] = 1
-        attention.query[0, vocabulary + position, position.flip(0)] = sharpness * head**0.5  # scores are divided by it
-        attention.key[0, vocabulary + position, position] = 1
-        attention.value[0, token, token] = 1
-        attention.out[0, token, vocabulary + length + token] = 1
+        query[0, vocabulary + position, position.flip(0)] = sharpness * head**0.5  # scores are divided by it
+        key[0, vocabulary + position, position] = 1
+        value[0, token, token] = 1
+        out[0, token, vocabulary + length + token] = 1
         model.unembed.weight[token, vocabulary + length + token] = 1
     return model

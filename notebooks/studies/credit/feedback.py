@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from nbutils.hooks import submodule
 from nbutils.seeding import seeded
 from nbutils.training.ensemble import Ensemble
-from nbutils.training.fit import Step
+from nbutils.training.loop import Step
 from nbutils.training.objective import Objective
 from studies.credit.network import ResidualMLP
 
@@ -133,7 +133,7 @@ class CreditRule:
         return CreditRule(tuple(self.regimes[i] for i in members))
 
     def bind(self, ensemble: Ensemble, objective: Objective) -> Step:
-        """Return the step function of `nbutils.training.fit.Rule`.
+        """Return the step function of `nbutils.training.loop.Rule`.
 
         Raises:
             ValueError: another number of regimes than of members, or an objective with terms of its own.

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.data import digits, sources
+from nbutils.data import arrays, digits, sources
 from nbutils.seeding import generator
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 CLASSES = 10
 SHAPE = (3, 32, 32)  # channels, height, width of CIFAR-10
@@ -62,10 +64,8 @@ class Images:
 
     @cached_property
     def digest(self) -> str:
-        """A fingerprint of the content, by which a checkpoint knows its data."""
-        digest = hashlib.sha256(self.features.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
-        return digest.hexdigest()[:16]
+        """A fingerprint of the content."""
+        return arrays.digest({"features": self.features, "labels": self.labels})[:16]
 
     def __repr__(self) -> str:
         return f"Images({len(self)} from {self.source}, {self.digest})"
@@ -149,7 +149,7 @@ def _official(place: sources.Source) -> ImageSplits:
         batches = [_read_batch(folder / name) for name in names]
         pixels, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
         parts.append(Images(_normalised(pixels), torch.as_tensor(labels), SHAPE, place.name))
-    return ImageSplits(*parts, place.name)
+    return ImageSplits(parts[0], parts[1], place.name)
 
 
 def _checksums() -> dict[str, str]:
@@ -159,7 +159,10 @@ def _checksums() -> dict[str, str]:
 
 
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels `[N, 3072]`, uint8, and labels `[N]` of one official batch, which is a pickle."""
+    """Return pixels `[N, 3072]`, uint8, and labels `[N]` of one official batch.
+
+    It is a pickle, and torchvision's CIFAR10 would run what code is in it.
+    """
     content = path.read_bytes()
     expected, found = _checksums()[path.name], hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != expected:
@@ -201,39 +204,33 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _folder(place: sources.Source) -> ImageSplits:
+    from torchvision.datasets import ImageFolder
+
     (folder,) = place.looked_in
     for name in place.missing:
         raise FileNotFoundError(f"{folder / name} is missing; {_how_to_get()}")
-    names = {
-        part: sorted(path.name for path in (folder / part).iterdir() if path.is_dir()) for part in ("train", "test")
-    }
-    if names["train"] != names["test"] or len(names["train"]) != CLASSES:
+    try:
+        train, test = (ImageFolder(folder / part, loader=_read_image) for part in ("train", "test"))
+    except FileNotFoundError as error:  # which names a class without pictures, but not where
+        raise FileNotFoundError(f"{folder}: {error}") from None
+    if train.classes != test.classes or len(train.classes) != CLASSES:
         raise ValueError(
-            f"{folder}: expected the same {CLASSES} class folders in train and test; found {names['train']} "
-            f"and {names['test']}"
+            f"{folder}: expected the same {CLASSES} class folders in train and test; found {train.classes} "
+            f"and {test.classes}"
         )
-    return ImageSplits(
-        *(_read_folder(folder / part, names[part], place.name) for part in ("train", "test")), place.name
-    )
+    return ImageSplits(_mixed(train, place.name), _mixed(test, place.name), place.name)
 
 
-def _read_folder(folder: Path, names: Iterable[str], source: str) -> Images:
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        files = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        if not files:
-            raise FileNotFoundError(f"{folder / name}: expected image files (.jpg, .jpeg, .png); found none")
-        paths += files
-        labels += [label] * len(files)
-    order = torch.randperm(len(paths), generator=generator(0, "natural images", source)).numpy()
-    paths = [paths[i] for i in order]
-    pixels = np.empty((len(paths), int(np.prod(SHAPE))), np.uint8)
-    for row, path in enumerate(paths):  # threads gain nothing on images this small
-        pixels[row] = _read_image(path)
-    return Images(_normalised(pixels), torch.as_tensor(labels)[torch.as_tensor(order)], SHAPE, source)
+def _mixed(pictures: ImageFolder, source: str) -> Images:
+    """Return all pictures of a folder in an order that mixes the classes."""
+    order = torch.randperm(len(pictures), generator=generator(0, "natural images", source)).tolist()
+    pixels, labels = np.empty((len(order), int(np.prod(SHAPE))), np.uint8), torch.empty(len(order), dtype=torch.int64)
+    for row, item in enumerate(order):  # threads gain nothing on images this small
+        pixels[row], labels[row] = pictures[item]
+    return Images(_normalised(pixels), labels, SHAPE, source)
 
 
-def _read_image(path: Path) -> np.ndarray:
+def _read_image(path: str) -> np.ndarray:
     from PIL import Image
 
     try:

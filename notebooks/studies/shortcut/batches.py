@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -34,7 +33,6 @@ class TileBatches:
     jitter: Sequence[float] = field(default=(), repr=False)
     batch_size: int = 64
     block: int = 64
-    digest: str = field(init=False)  # of the content, by which a checkpoint knows its data
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -45,10 +43,6 @@ class TileBatches:
         if not 1 <= self.batch_size <= len(self.labels):
             raise ValueError(f"batch_size must lie between 1 and the {len(self.labels)} tiles; got {self.batch_size}")
         object.__setattr__(self, "jitter", tuple(float(strength) for strength in self.jitter))
-        digest = hashlib.sha256(self.images.contiguous().numpy())
-        digest.update(self.labels.contiguous().numpy())
-        digest.update(repr(self.jitter).encode())
-        object.__setattr__(self, "digest", digest.hexdigest()[:16])
 
     def draw(self, seed: int, block: int) -> dict[str, Tensor]:
         """Draw one block of steps for one member.

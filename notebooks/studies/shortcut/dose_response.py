@@ -25,8 +25,10 @@ def area_under_k(ks: Sequence[int], values: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: a grid that does not increase or does not fit the values.
     """
-    ks, values = np.asarray(ks), np.asarray(values, dtype=np.float64)
-    if ks.ndim != 1 or len(ks) < 2 or (np.diff(ks) <= 0).any() or ks[0] < 0 or values.shape[-1:] != ks.shape:
-        raise ValueError(f"values [..., ks] over increasing ks are needed; got {list(values.shape)} over {ks.tolist()}")
-    axis = np.log2(1 + ks)
-    return np.trapezoid(values, axis, axis=-1) / (axis[-1] - axis[0])
+    grid, heights = np.asarray(ks), np.asarray(values, dtype=np.float64)
+    if grid.ndim != 1 or len(grid) < 2 or (np.diff(grid) <= 0).any() or grid[0] < 0 or heights.shape[-1:] != grid.shape:
+        raise ValueError(
+            f"values [..., ks] over increasing ks are needed; got {list(heights.shape)} over {grid.tolist()}"
+        )
+    axis = np.log2(1 + grid)
+    return np.trapezoid(heights, axis, axis=-1) / (axis[-1] - axis[0])

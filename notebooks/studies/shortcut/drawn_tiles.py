@@ -31,7 +31,7 @@ from studies.shortcut.tiles import Tiles
 
 MICRONS = 92 / 96  # of a pixel's side: a field of 92 µm is 96 pixels wide
 SLIDES = 10  # of every hospital
-TRAINING, VALIDATION, TEST = (0, 1, 2), 3, 4  # hospitals, numbered as the source document does
+TRAINING, TEST = (0, 1, 2), 4  # hospitals, numbered as the source document does; 3 is for validation
 
 # Of JPEG, without chroma subsampling, so that a block of 8 × 8 pixels depends on itself alone. Stronger compression
 # smooths fine chromatin more than coarse, and the two means of intensity and density together begin to tell the label.
@@ -122,8 +122,8 @@ class Plan:
 
     def __getitem__(self, items: slice | Tensor) -> Plan:
         """Return some of the tiles: a slice, indices, or a mask `[N]`."""
-        parts = (self.number, self.tumour, self.hospital, self.slide)
-        return Plan(*(part[items] for part in parts), self.seed, self.size, self.atypia)
+        number, tumour, hospital, slide = (p[items] for p in (self.number, self.tumour, self.hospital, self.slide))
+        return Plan(number, tumour, hospital, slide, self.seed, self.size, self.atypia)
 
     def stains(self) -> Stain:
         """Return the stain of every tile's slide."""
@@ -195,13 +195,8 @@ def plan(
     return Plan(torch.arange(first, first + count), tumour, hospital, slide, seed, size, atypia)
 
 
-def render(plan: Plan, *, split: str | Sequence[str] = "train") -> Tiles:
-    """Draw the tiles of a plan.
-
-    Args:
-        plan: which.
-        split: name of the set they belong to: one for all, or one each.
-    """
+def render(plan: Plan) -> Tiles:
+    """Draw the tiles of a plan; all are of split `train`."""
     pixels = torch.cat([_photograph(part, *maps) for part, maps in _drawn(plan)])
     names = [f"H{hospital}" for hospital in range(len(HOSPITALS))]
     return Tiles(
@@ -209,7 +204,7 @@ def render(plan: Plan, *, split: str | Sequence[str] = "train") -> Tiles:
         tumour=plan.tumour,
         hospital=plan.hospital,
         slide=plan.hospital * SLIDES + plan.slide,
-        split=np.broadcast_to(np.asarray(split, dtype=object), len(plan)),
+        split=np.full(len(plan), "train", dtype=object),
         hospitals=tuple(names),
         slides=tuple(f"{name} slide {slide}" for name in names for slide in range(SLIDES)),
         source="synthetic tiles",
@@ -236,44 +231,6 @@ def counterfactuals(plan: Plan, change: Literal["stain", "nuclei"]) -> Pairs:
         raise ValueError(f"change must be 'stain' or 'nuclei'; got {change!r}")
     twin = plan.other_stain() if change == "stain" else plan.other_nuclei()
     return Pairs(render(plan).images(), render(twin).images(), plan.tumour)
-
-
-def cohort(
-    count: int = 2000,
-    *,
-    held_out: int = 800,
-    rho: float = 0.0,
-    seed: int = 0,
-    size: int = 48,
-    atypia: float = 1.0,
-) -> Tiles:
-    """Draw the sets that a study of one shortcut needs; no drawing is in two of them.
-
-    Args:
-        count: tiles to train on.
-        held_out: tiles in each of the other sets.
-        rho: correlation of tumour with coming from hospital 0 in training.
-        seed: of everything.
-        size: pixels a side.
-        atypia: see `Plan`.
-
-    Returns:
-        Tiles whose splits are `train`, hospitals 0 to 2, slides 0 to 6, at `rho`; `id_val`, slides 7 to 9 of the same
-        hospitals, at `rho`; `reversed`, those slides at `-rho`; `val`, hospital 3; `test`, hospital 4.
-    """
-    common = {"seed": seed, "size": size, "atypia": atypia}
-    kept = {"slides": range(7, SLIDES)}
-    sets = {
-        "train": plan(count, rho=rho, slides=range(7), **common),
-        "id_val": plan(held_out, rho=rho, first=count, **kept, **common),
-        "reversed": plan(held_out, rho=-rho, first=count + held_out, **kept, **common),
-        "val": plan(held_out, hospitals=(VALIDATION,), first=count + 2 * held_out, **common),
-        "test": plan(held_out, hospitals=(TEST,), first=count + 3 * held_out, **common),
-    }
-    columns = zip(*((part.number, part.tumour, part.hospital, part.slide) for part in sets.values()), strict=True)
-    return render(
-        Plan(*map(torch.cat, columns), **common), split=[name for name, part in sets.items() for _ in range(len(part))]
-    )
 
 
 @cache

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol, get_args
@@ -14,6 +12,8 @@ import torch
 from torch import Tensor
 
 from nbutils import atomic, progress
+from nbutils.data import arrays
+from nbutils.identity import Identifier
 from studies.shortcut.networks import CHANNELS, Precision, TileNetwork
 
 _FORMAT = "nbutils features 1"
@@ -89,14 +89,10 @@ def cached(
     Raises:
         ValueError: images that are no tensor, without `data`.
     """
-    if data is None:
-        if not isinstance(images, Tensor):
-            raise ValueError("images that are no tensor need data=, a digest of their content")
-        data = digest({"images": images})
-    key = hashlib.sha256(
-        "\n".join([_FORMAT, type(model).__name__, digest(model.state_dict()), data, precision]).encode()
-    )
-    path = Path(folder) / f"{key.hexdigest()[:32]}.safetensors"
+    if data is None and not isinstance(images, Tensor):
+        raise ValueError("images that are no tensor need data=, a digest of their content")
+    parts = [_FORMAT, type(model), dict(model.state_dict()), images if data is None else data, precision]
+    path = Path(folder) / f"{Identifier().of(parts, 'features')}.safetensors"
     if path.exists():
         try:
             return _read(path, len(images))
@@ -107,20 +103,11 @@ def cached(
     return features
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a fingerprint of named tensors: names, types, shapes and content."""
-    found = hashlib.sha256()
-    for name, tensor in tensors.items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
-
-
 def _write(path: Path, features: Tensor) -> None:
     from safetensors.torch import save
 
     tensors = {"features": features}
-    atomic.write(path, save(tensors, metadata={"format": _FORMAT, "content": digest(tensors)}))
+    atomic.write(path, save(tensors, metadata={"format": _FORMAT, "content": arrays.digest(tensors)}))
 
 
 def _read(path: Path, items: int) -> Tensor:
@@ -137,6 +124,6 @@ def _read(path: Path, items: int) -> Tensor:
             features = file.get_tensor("features")
     except (SafetensorError, OSError) as error:
         raise ValueError(str(error)) from None
-    if features.shape != (items, CHANNELS) or header.get("content") != digest({"features": features}):
+    if features.shape != (items, CHANNELS) or header.get("content") != arrays.digest({"features": features}):
         raise ValueError("its content is not what was written")
     return features

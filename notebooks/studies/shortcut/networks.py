@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from nbutils.data.weights import fill
+from nbutils.data.weights import StateError, load_weights, read_weights
 
 CHANNELS = 512  # of the global average pool, in both networks
 CLASSES = 2  # normal, tumour
@@ -77,6 +77,15 @@ class TileResNet(TileNetwork, ResNet):
     would take sixteen times the work.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
     def __init__(self, training_precision: Precision = "float32") -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=CLASSES)
         self.training_precision = _known(training_precision)
@@ -123,7 +132,13 @@ def load_tile_resnet(path: str | Path) -> TileResNet:
         FileNotFoundError: there is no such file.
         StateError: not a file of tensors; a parameter is missing, unknown, of the wrong shape, or not finite.
     """
-    return fill(TileResNet(), path)
+    found = read_weights(path)
+    head = found.get("fc.weight")
+    if isinstance(head, Tensor) and head.dim() == 2 and len(head) != CLASSES:
+        raise StateError(f"{path}: expected a head of {CLASSES} logits, normal and tumour; got {len(head)}")
+    model = TileResNet()
+    load_weights(model, found, path)
+    return model.eval()
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:

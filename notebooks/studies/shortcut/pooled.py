@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbutils.ablation.edits import Replace
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather
 from nbutils.seeding import generator
@@ -193,12 +192,13 @@ def replacement(ablation: str, items: Pool, reference: Pool, seed: int = 0) -> T
     pool = nn.Sequential()  # what is left of a network whose pooled features are its inputs
     pool.add_module("pool", nn.Identity())
     values = gather(pool, ["pool"], kind, [source])
-    return values.get("pool", torch.zeros(1, items.features.shape[1])).to(items.features)
+    value = values["pool"].to(items.features)
+    return value if value.ndim else value.expand(1, items.features.shape[1])
 
 
 def replace_channels(features: Tensor, mask: Tensor, values: Tensor) -> Tensor:
     """Return features `[N, C]` with the masked channels `[C]` replaced by `values` `[1, C]` or `[N, C]`."""
-    return Replace(tuple(mask.nonzero()[:, 0].tolist()), values)(features)
+    return torch.where(mask, values, features)
 
 
 def sweep(

@@ -74,8 +74,8 @@ class Stain:
 
 
 def _unit(*vector: float) -> Tensor:
-    vector = torch.tensor(vector)
-    return vector / vector.norm()
+    direction = torch.tensor(vector)
+    return direction / direction.norm()
 
 
 REFERENCE = Stain(

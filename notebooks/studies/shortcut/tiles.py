@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.data import sources
+from nbutils.data import arrays, sources
 from nbutils.seeding import generator
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class TileFiles:
         _each(one, len(self))
         return pixels
 
-    def digests(self) -> Iterable[bytes]:
+    def digests(self) -> list[bytes]:
         """Return a hash of each file's content."""
         found = [b""] * len(self)
 
@@ -158,7 +158,7 @@ class Tiles:
     position: Tensor | None = None
 
     def __post_init__(self) -> None:
-        columns = [self.tumour, self.hospital, self.slide, self.split]
+        columns: list[Sized] = [self.tumour, self.hospital, self.slide, self.split]
         if self.position is not None:
             columns.append(self.position)
         if lengths := {len(column) for column in columns} - {len(self.pixels)}:
@@ -232,15 +232,10 @@ class Tiles:
 
         Of files it is the content as it lies on disk, which is read whole; `decoded` tiles have another digest.
         """
-        digest = hashlib.sha256(repr((self.hospitals, self.slides, self.split.tolist())).encode())
-        for codes in (self.tumour, self.hospital, self.slide):
-            digest.update(codes.contiguous().numpy())
-        if isinstance(self.pixels, TileFiles):
-            for content in self.pixels.digests():
-                digest.update(content)
-        else:
-            digest.update(self.pixels.contiguous().numpy())
-        return digest.hexdigest()[:16]
+        names = np.array(repr((self.hospitals, self.slides, self.split.tolist())))
+        pixels = np.array(self.pixels.digests()) if isinstance(self.pixels, TileFiles) else self.pixels
+        codes = {"tumour": self.tumour, "hospital": self.hospital, "slide": self.slide}
+        return arrays.digest({"names": names, "pixels": pixels, **codes})[:16]
 
     def table(self) -> pd.DataFrame:
         """Return the columns `tumour`, `hospital` (or `inferred scanner`), `slide` and `split`, names for codes."""
@@ -351,11 +346,11 @@ Data = Literal["embedded", "real", "auto"]
 Real = Literal["camelyon17", "pcam-inferred-scanner"]
 
 
-def load(data: Data = "embedded", *, name: Real | None = None, root: str | Path | None = None) -> Tiles:
-    """Load tiles: drawn ones, or those a reader has.
+def load(data: Data, *, name: Real | None = None, root: str | Path | None = None) -> Tiles | None:
+    """Load tiles that a reader has, or none where drawn ones are meant (see `studies.shortcut.drawn_tiles`).
 
     Args:
-        data: `"embedded"`, `synthetic_tiles.cohort()`; `"real"`; `"auto"`, real where a folder is there, else embedded.
+        data: `"embedded"`, none; `"real"`; `"auto"`, real where a folder is there, else none.
         name: which real tiles; by default Camelyon17-WILDS where it is there, else the folder with inferred scanners.
         root: the folder that holds their folder; `$NBUTILS_DATA` by default.
 
@@ -367,26 +362,20 @@ def load(data: Data = "embedded", *, name: Real | None = None, root: str | Path 
         raise ValueError(f"data must be one of {', '.join(map(repr, get_args(Data)))}; got {data!r}")
     if name is not None and name not in get_args(Real):
         raise ValueError(f"name must be one of {', '.join(map(repr, get_args(Real)))}; got {name!r}")
-    names = get_args(Real) if name is None else (name,)
-    # A folder that is there is meant, even where something in it is missing: its reader says what.
-    found = [
-        (known, folder)
-        for known in names
-        for folder in sources.find(known, root).looked_in
-        if folder.is_dir() and data != "embedded"
-    ]
-    if found:
-        known, folder = found[0]
-        return read_wilds(folder) if known == "camelyon17" else read_folder(folder)
-    if data == "real":
-        looked = [str(folder) for known in names for folder in sources.find(known, root).looked_in]
-        raise FileNotFoundError(
-            f"no real tiles in {', '.join(looked) or 'any folder'}; set ${sources.DATA_VARIABLE} to a folder that "
-            "holds camelyon17_v1.0 (of WILDS) or pcam-inferred-scanner"
-        )
-    from studies.shortcut import drawn_tiles as synthetic_tiles  # which makes this module's type
-
-    return synthetic_tiles.cohort()
+    if data == "embedded":
+        return None
+    places = {known: sources.find(known, root).looked_in for known in (get_args(Real) if name is None else (name,))}
+    for known, folders in places.items():
+        for folder in folders:
+            if folder.is_dir():  # a folder that is there is meant: where something in it is missing, its reader says so
+                return read_wilds(folder) if known == "camelyon17" else read_folder(folder)
+    if data == "auto":
+        return None
+    looked = ", ".join(str(folder) for folders in places.values() for folder in folders)
+    raise FileNotFoundError(
+        f"no real tiles in {looked or 'any folder'}; set ${sources.DATA_VARIABLE} to a folder that "
+        "holds camelyon17_v1.0 (of WILDS) or pcam-inferred-scanner"
+    )
 
 
 def read_wilds(folder: str | Path) -> Tiles:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbutils.ablation.sites import Site
+from nbutils.sites import Site
 from studies.backdoor.repairs import dormancy, fine_prune, neuron_masks, prune_by_masks
 
 TARGET, WIRED, SPARE = 2, 3, 4

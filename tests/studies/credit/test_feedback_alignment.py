@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
+from interrupted import Interrupted
 
 from nbutils.schedules import Dopesheet, Timeline
 from nbutils.training.checkpoints import CheckpointError
@@ -197,22 +198,9 @@ def test_a_killed_run_resumes_and_another_regime_is_another_run(images, tmp_path
     whole, rule = study(build, [0, 1], REGIMES)
     fit(whole, batches, OBJECTIVE, TIMELINE, rule=rule)
 
-    class Stop(Exception):
-        pass
-
-    class Dying(ImageBatches):
-        def batch(self, drawn, dtype):
-            if Dying.left == 0:
-                raise Stop
-            Dying.left -= 1
-            return super().batch(drawn, dtype)
-
-        __repr__ = lambda self: repr(batches)  # noqa: E731
-
-    Dying.left = 25
     killed, _ = study(build, [0, 1], REGIMES)
-    with pytest.raises(Stop):
-        fit(killed, Dying(images, 20), OBJECTIVE, TIMELINE, rule=rule, checkpoint=path, every=10)
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, batches, OBJECTIVE, Interrupted(TIMELINE, 25), rule=rule, checkpoint=path, every=10)
     resumed, _ = study(build, [0, 1], REGIMES)
     result = fit(resumed, batches, OBJECTIVE, TIMELINE, rule=rule, checkpoint=path, every=10)
     assert torch.equal(resumed.flat, whole.flat)

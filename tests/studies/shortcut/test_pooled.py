@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from nbutils.ablation.edits import edits
-from nbutils.ablation.sites import Site
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather
 from nbutils.hooks import edit
 from nbutils.seeding import generator
+from nbutils.sites import Site
 from studies.shortcut import pooled
 from studies.shortcut.networks import NarrowTileNet
 from studies.shortcut.pooled import ABLATIONS, Pool, matched_masks, random_masks, rankings, replacement, sweep, top

@@ -167,25 +167,13 @@ def test_hospitals_spread_as_published_and_the_last_lies_outside_the_others():
     assert 0.02 < one.std(0).mean() < 0.09  # a third of 0.15, of ten draws
 
 
-def test_the_sets_of_a_cohort_share_neither_slide_nor_drawing():
-    tiles = synthetic.cohort(60, held_out=20, rho=0.8)
-    assert len(tiles) == 140
-    slides = {name: set(tiles.where(name).slide.tolist()) for name in ("train", "id_val", "reversed", "val", "test")}
-    assert slides["id_val"] == slides["reversed"]
-    for name in ("id_val", "val", "test"):
-        assert not slides["train"] & slides[name]
-    assert {name: sorted(tiles.where(name).hospital.unique().tolist()) for name in slides} == {
-        "train": [0, 1, 2],
-        "id_val": [0, 1, 2],
-        "reversed": [0, 1, 2],
-        "val": [3],
-        "test": [4],
-    }
-    reverse = tiles.where("reversed")
-    assert np.corrcoef(reverse.tumour, reverse.hospital == 0)[0, 1] == pytest.approx(-0.8, abs=0.01)
-    assert len({tile.numpy().tobytes() for tile in tiles.pixels}) == 140
-    assert tiles.digest == synthetic.cohort(60, held_out=20, rho=0.8).digest
-    assert tiles.digest != synthetic.cohort(60, held_out=20, rho=0.8, seed=1).digest
+def test_plans_whose_numbers_do_not_overlap_share_no_drawing():
+    plans = [synthetic.plan(60, slides=range(7)), synthetic.plan(20, slides=range(7, 10), first=60)]
+    known, new = (synthetic.render(plan) for plan in plans)
+    assert not {*known.slide.tolist()} & {*new.slide.tolist()}
+    assert len({tile.numpy().tobytes() for part in (known, new) for tile in part.pixels}) == 80
+    assert known.digest == synthetic.render(plans[0]).digest
+    assert known.digest != synthetic.render(replace(plans[0], seed=1)).digest
 
 
 @pytest.mark.parametrize(

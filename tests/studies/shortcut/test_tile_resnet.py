@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from interrupted import Interrupted
 from safetensors.torch import save_file
 from torch import nn
 
@@ -69,7 +70,9 @@ def test_resnet_is_torchvisions(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update({"fc.weight": torch.zeros(1000, 512)}), r"'fc\.weight' must have shape \(2, 512\); got \("),
+        (lambda s: s.update({"fc.weight": torch.zeros(1000, 512)}), "a head of 2 logits, normal and tumour; got 1000"),
+        (lambda s: s.update({"fc.weight": torch.zeros(1, 512)}), "a head of 2 logits, normal and tumour; got 1"),
+        (lambda s: s.update({"fc.weight": torch.zeros(2, 64)}), r"'fc\.weight' must have shape \(2, 512\); got \("),
         (lambda s: s.pop("bn1.running_var"), r"expected a parameter 'bn1\.running_var' of shape \(64,\)"),
         (lambda s: s.update({"layer5.0.conv1.weight": torch.zeros(2)}), r"'layer5\.0\.conv1\.weight' is no parameter"),
         (
@@ -126,18 +129,11 @@ def test_training_learns_and_goes_on_from_a_checkpoint_with_its_statistics(tmp_p
     timeline = Timeline(Dopesheet.from_text("STEP,lr\n0,3e-3\n23,1e-3\n"))
     whole = train([0], timeline=timeline).ensemble
 
-    class Stopping(TileBatches):
-        def draw(self, seed, block):
-            if block == 2:
-                raise KeyboardInterrupt
-            return super().draw(seed, block)
-
-        __qualname__ = "TileBatches"  # its name in the checkpoint
-
+    batches = TileBatches(*tiles(), batch_size=16, block=8)
     with pytest.raises(KeyboardInterrupt):
-        train([0], Stopping(*tiles(), batch_size=16, block=8), timeline, checkpoint=path, every=8)
-    again = train([0], TileBatches(*tiles(), batch_size=16, block=8), timeline, checkpoint=path, every=8)
-    plain = train([0], TileBatches(*tiles(), batch_size=16, block=8), timeline)
+        train([0], batches, Interrupted(timeline, 16), checkpoint=path, every=8)
+    again = train([0], batches, timeline, checkpoint=path, every=8)
+    plain = train([0], batches, timeline)
     for name, tensor in plain.ensemble.state().items():
         assert torch.equal(again.ensemble.state()[name], tensor), name
     images, labels = tiles(seed=1)

@@ -272,10 +272,9 @@ def test_a_table_without_tiles_or_no_table_is_an_error(tmp_path):
         tiles.read_wilds(tmp_path)
 
 
-def test_loading_prefers_hospitals_then_scanners_then_drawn_tiles(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic_tiles, "cohort", lambda: "drawn")
+def test_loading_prefers_hospitals_then_scanners_then_none(tmp_path, monkeypatch):
     monkeypatch.delenv(sources.DATA_VARIABLE, raising=False)
-    assert tiles.load("auto") == "drawn"
+    assert tiles.load("auto") is None
     with pytest.raises(FileNotFoundError, match=f"no real tiles in any folder; set .{sources.DATA_VARIABLE}"):
         tiles.load("real")
     write_folder(tmp_path / "pcam-inferred-scanner", PCAM)
@@ -284,7 +283,7 @@ def test_loading_prefers_hospitals_then_scanners_then_drawn_tiles(tmp_path, monk
     monkeypatch.setenv(sources.DATA_VARIABLE, str(tmp_path))
     assert tiles.load("auto").kind == "hospital"
     assert tiles.load("real", name="pcam-inferred-scanner").kind == "inferred scanner"
-    assert tiles.load("embedded") == "drawn"
+    assert tiles.load("embedded") is None
     (tmp_path / "camelyon17_v1.0" / "metadata.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"metadata.csv is missing"):
         tiles.load("auto")  # a damaged folder is not passed over

@@ -1,34 +1,21 @@
-"""What makes a stored notebook an oracle: a tolerant comparison of outputs, and hygiene of the stored file.
+"""Compare the outputs of a notebook with the stored ones: what makes a stored notebook an oracle.
 
 The comparison is strict about everything that means something and tolerant about noise. Floats agree within
 a tolerance; integers and words agree exactly; pictures, memory addresses and random identifiers are not
 compared. `notebooks/conftest.py` puts it in the place of nbval's own comparison, which fails on noise of 1e-7
-and passes a stripped notebook. The hygiene checks read files only and start no kernel.
+and passes a stripped notebook.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat import NotebookNode
-
-from nbutils import claims, layout
-from nbutils.plotting import texts
-
-MAX_NOTEBOOK_BYTES = 1_000_000
-MAX_FIGURE_BYTES = 300_000
-MAX_CELL_LINES = 30
-FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".webp")
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-PLOTLY = "application/vnd.plotly.v1+json"
+from nbutils.notebook.document import PLOTLY, WIDGET_VIEW
 
 
 @dataclass(frozen=True)
@@ -65,14 +52,14 @@ class Tolerance:
         return abs(stored - computed) <= self.allowed(stored)
 
 
-_DATA_URI = r"\bdata:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=]+"
+DATA_URI = r"\bdata:[\w.+-]+/[\w.+-]+(?:;[\w=-]+)*;base64,[A-Za-z0-9+/=]+"
 
 # Order matters: what is masked comes first, then numbers, then words. A sign belongs to a number unless
 # something that can be subtracted from stands before it. "3." is a whole number, because prose ends sentences
 # that way. An exponent must end the token, so that a hash such as 3e45ab is not read as a float.
 _TOKEN = re.compile(
     rf"""
-    (?P<masked>  \b0x[0-9a-f]{{4,}} | {_DATA_URI} )
+    (?P<masked>  \b0x[0-9a-f]{{4,}} | {DATA_URI} )
   | (?P<colour>  \#[0-9a-f]{{6}}\b | \brgba?\([^()]*\) )
   | (?P<version> \d+(?:\.\d+){{2,}}\w* )
   | (?P<number>  (?:(?<![\w.)\]])[+\-−])?
@@ -226,10 +213,6 @@ def compare_json(stored: Any, computed: Any, tolerance: Tolerance, *, path: str 
     return next((why for name, a, b in pairs if (why := compare_json(a, b, tolerance, path=name))), None)
 
 
-def _text(value: str | Sequence[str]) -> str:
-    return value if isinstance(value, str) else "".join(value)
-
-
 def _compared(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the outputs that count: no stderr, consecutive pieces of a stream merged."""
     kept: list[dict[str, Any]] = []
@@ -238,9 +221,9 @@ def _compared(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if output["name"] == "stderr":
                 continue
             if kept and kept[-1]["output_type"] == "stream" and kept[-1]["name"] == output["name"]:
-                kept[-1]["text"] += _text(output["text"])
+                kept[-1]["text"] += output["text"]
                 continue
-            kept.append({"output_type": "stream", "name": output["name"], "text": _text(output["text"])})
+            kept.append({"output_type": "stream", "name": output["name"], "text": output["text"]})
         else:
             kept.append(dict(output))
     return kept
@@ -261,7 +244,7 @@ def _compare_bundle(stored: Mapping[str, Any], computed: Mapping[str, Any], tole
             why = compare_json(stored[mime], computed[mime], tolerance)
         else:
             markup = mime in ("text/html", "text/markdown")
-            why = compare_text(_text(stored[mime]), _text(computed[mime]), tolerance, markup=markup)
+            why = compare_text(stored[mime], computed[mime], tolerance, markup=markup)
         if why:
             return f"{mime}: {why}"
     return None
@@ -275,7 +258,7 @@ def compare_outputs(
     """Compare the outputs of one cell.
 
     Args:
-        stored: outputs as nbformat stores them.
+        stored: outputs as nbformat reads them, each text in one piece.
         computed: outputs of the new run, in the same form.
         tolerance: for the floats; the default where None.
 
@@ -291,8 +274,8 @@ def compare_outputs(
         if kinds[0] == "stream":
             why = compare_text(a["text"], b["text"], tolerance)
         elif kinds[0] == "error":
-            errors = [f"{output['ename']}: {output['evalue']}" for output in (a, b)]
-            why = compare_text(*errors, tolerance)
+            stored_error, error = (f"{output['ename']}: {output['evalue']}" for output in (a, b))
+            why = compare_text(stored_error, error, tolerance)
         else:
             why = _compare_bundle(a["data"], b["data"], tolerance)
         if why:
@@ -307,7 +290,7 @@ def stored_fault(cell: Mapping[str, Any]) -> str | None:
 
     A cell that was never executed would pass any comparison, so it counts as a failure.
     """
-    if not _text(cell["source"]).strip():
+    if not cell["source"].strip():
         return None
     if cell.get("execution_count") is None:
         return "the stored cell was never executed, so there is nothing to compare with: run and save it"
@@ -316,238 +299,3 @@ def stored_fault(cell: Mapping[str, Any]) -> str | None:
             if output["output_type"] == "error":
                 return f"the stored output is an error: {output['ename']}: {output['evalue']}"
     return None
-
-
-def _code_cells(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
-    """Yield position and cell of the code cells that have source."""
-    for i, cell in enumerate(notebook.cells):
-        if cell.cell_type == "code" and cell.source.strip():
-            yield i, cell
-
-
-def check_executed(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield faults of execution: counts are 1..N from top to bottom and no error is stored."""
-    for expected, (i, cell) in enumerate(_code_cells(notebook), start=1):
-        fault = stored_fault(cell)
-        if fault:
-            yield f"cell {i}: {fault}"
-        elif cell.execution_count != expected:
-            yield f"cell {i}: expected execution count {expected}, got {cell.execution_count}"
-
-
-def check_size(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield a fault where the file is too large to read in a review."""
-    size = path.stat().st_size
-    if size >= MAX_NOTEBOOK_BYTES:
-        yield f"{size:,} bytes; a notebook stays under {MAX_NOTEBOOK_BYTES:,}"
-
-
-def check_no_widget_state(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield a fault where the metadata store the state of widgets."""
-    if "widgets" in notebook.metadata:
-        yield "metadata.widgets holds the state of widgets; the next cell says the same statically"
-
-
-_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users)/|\bC:\\(?!\\)")
-
-
-def _written(output: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the texts of an output that a reader sees."""
-    if output["output_type"] == "stream":
-        yield _text(output["text"])
-    elif output["output_type"] == "error":
-        yield "\n".join([output["evalue"], *output["traceback"]])
-    else:
-        for mime, value in output["data"].items():
-            if mime.endswith("json"):
-                yield from _strings(value)
-            elif not mime.startswith(("image/", "application/pdf")):
-                yield _text(value)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield the strings of a JSON value, encoded arrays excepted."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if key != "bdata":
-                yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def check_no_absolute_paths(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield the absolute paths in sources and outputs: they name one machine."""
-    for i, cell in enumerate(notebook.cells):
-        texts = [cell.source, *(text for output in cell.get("outputs", ()) for text in _written(output))]
-        for text in texts:
-            clean = re.sub(_DATA_URI, "", text)
-            found = _ABSOLUTE_PATH.search(clean)
-            if found:
-                yield f"cell {i}: absolute path {clean[found.start() : found.start() + 40]!r}"
-                break
-
-
-_HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
-_HTML_ALT = re.compile(r"\balt\s*=\s*(?:\"\s*[^\"\s]|'\s*[^'\s]|[^\s\"'>])", re.IGNORECASE)
-_MARKDOWN_IMAGE = re.compile(r"!\[\s*\]\(")
-
-
-def alt_text(output: Mapping[str, Any]) -> str:
-    """Return the alt text of a picture in an output's metadata, empty where it has none."""
-    entries = (entry for entry in output.get("metadata", {}).values() if isinstance(entry, Mapping))
-    return next((str(entry["alt"]).strip() for entry in entries if entry.get("alt")), "")
-
-
-def is_picture(mime: str) -> bool:
-    """Tell whether an output of this type is something to look at: an image or a plotly figure."""
-    return mime.startswith("image/") or mime == PLOTLY
-
-
-def check_alt_text(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield the images without a description: image outputs, `<img>` in HTML, images in Markdown."""
-    for i, cell in enumerate(notebook.cells):
-        texts = [cell.source] if cell.cell_type == "markdown" else []
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            if any(map(is_picture, data)) and not alt_text(output):
-                yield f"cell {i}: a figure has no alt text"
-            texts += [_text(data[mime]) for mime in ("text/html", "text/markdown") if mime in data]
-        for text in texts:
-            if any(not _HTML_ALT.search(tag) for tag in _HTML_IMAGE.findall(text)) or _MARKDOWN_IMAGE.search(text):
-                yield f"cell {i}: an image has no alt text"
-
-
-def check_figure_texts(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield figures shown without alt text of their own that `figures.toml` lacks, and entries that no cell shows."""
-    yield from texts.faults(path.stem, [cell.source for _, cell in _code_cells(notebook)])
-
-
-def load_manifest(assets: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of `<assets>/manifest.json` by figure name, empty where there is no manifest."""
-    from nbutils.plotting.figures import manifest_of  # brings matplotlib, which a comparison of outputs does not need
-
-    return manifest_of(assets)
-
-
-def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield faults of the figure files: each listed one exists, unchanged and small, and none is unlisted."""
-    try:
-        for folder in (assets, *(assets / which for which in layout.RECORDED)):
-            load_manifest(folder)
-    except ValueError as error:
-        yield str(error)
-        return
-    outputs = (output for _, cell in _code_cells(notebook) for output in cell.outputs)
-    if not load_manifest(assets) and any("image/png" in output.get("data", {}) for output in outputs):
-        yield f"the notebook shows figures, but {assets.name}/manifest.json lists none"
-    listed: set[Path] = set()
-    for folder in (assets, *(assets / which for which in layout.RECORDED)):
-        yield from _figure_faults(folder, folder.relative_to(assets.parent).as_posix(), listed)
-    if assets.is_dir():
-        for file in sorted(assets.rglob("*")):
-            if file.suffix.lower() in FIGURE_SUFFIXES and file not in listed:
-                yield f"{file.relative_to(assets.parent).as_posix()} is not in the manifest"
-
-
-def _figure_faults(folder: Path, shown: str, listed: set[Path]) -> Iterator[str]:
-    for name, entry in load_manifest(folder).items():
-        if not entry["alt"].strip():
-            yield f"figure {name}: no alt text in the manifest"
-        for scheme in ("light", "dark"):
-            file = folder / entry[scheme]["file"]
-            listed.add(file)
-            if not file.is_file():
-                yield f"figure {name}: {shown}/{file.name} is missing"
-                continue
-            content = file.read_bytes()
-            if hashlib.sha256(content).hexdigest() != entry[scheme]["sha256"]:
-                yield f"figure {name}: {shown}/{file.name} is not the file that the manifest describes"
-            if len(content) >= MAX_FIGURE_BYTES:
-                size = f"{len(content):,} bytes; a figure stays under {MAX_FIGURE_BYTES:,}"
-                yield f"figure {name}: {file.name} has {size}"
-
-
-def check_heading(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield a fault where the first heading is not `# NN · …` with the number of the file name."""
-    number = path.stem.split("-")[0]
-    lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
-    heading = next((line for line in lines if line.startswith("#")), "")
-    if not re.match(rf"# {re.escape(number)} · \S", heading):
-        yield f"expected the first heading to be '# {number} · …', got {heading!r}"
-
-
-def check_parameters(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield a fault where there is not exactly one cell tagged `parameters`."""
-    count = sum("parameters" in cell.metadata.get("tags", ()) for _, cell in _code_cells(notebook))
-    if count != 1:
-        yield f"expected one code cell tagged 'parameters', got {count}"
-
-
-def check_cell_length(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield the code cells that are too long to hold one idea."""
-    for i, cell in _code_cells(notebook):
-        lines = len(cell.source.strip().splitlines())
-        if lines > MAX_CELL_LINES:
-            yield f"cell {i}: {lines} lines; a code cell has at most {MAX_CELL_LINES}"
-
-
-def check_results(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
-    """Yield faults of the recorded results: they load, and every claim of the notebook as committed holds.
-
-    A recorded run on real data may have claims that fail: those are results, which the README shows.
-    """
-    makes_claims = any(re.search(r"\bcheck\(", cell.source) for _, cell in _code_cells(notebook))
-    if makes_claims and not (assets / "results.json").is_file():
-        yield f"the notebook makes claims, but there is no {assets.name}/results.json"
-    for file in sorted(assets.glob("results*.json")):
-        try:
-            results = claims.load(file)
-        except ValueError as error:
-            yield str(error)
-            continue
-        for name, claim in results.claims.items():
-            if not claim["holds"] and file.name == "results.json":
-                yield f"{assets.name}/{file.name}: the claim {name!r} does not hold (value {claim['value']})"
-
-
-Check = Callable[[NotebookNode, Path, Path], Iterator[str]]
-
-HYGIENE: dict[str, Check] = {
-    "executed": check_executed,
-    "size": check_size,
-    "widget state": check_no_widget_state,
-    "absolute paths": check_no_absolute_paths,
-    "alt text": check_alt_text,
-    "figures": check_figures,
-    "figure texts": check_figure_texts,
-    "heading": check_heading,
-    "parameters": check_parameters,
-    "cell length": check_cell_length,
-    "results": check_results,
-}
-
-
-def hygiene(path: Path, *, assets: Path | None = None, only: str | None = None) -> list[str]:
-    """Return what is wrong with a stored notebook and its figures and results, one line a fault.
-
-    Args:
-        path: the notebook.
-        assets: folder with its figures and results; `large-assets/<stem>` of the project where None.
-        only: name of one check of `HYGIENE`; all where None.
-
-    Raises:
-        FileNotFoundError: there is no such notebook.
-        KeyError: `only` names no check.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no notebook {path}")
-    if only is not None and only not in HYGIENE:
-        raise KeyError(f"no hygiene check {only!r}; there are {', '.join(HYGIENE)}")
-    notebook = nbformat.read(path, as_version=4)
-    folder = layout.root() / "large-assets" / path.stem if assets is None else Path(assets)
-    checks = HYGIENE.values() if only is None else [HYGIENE[only]]
-    return [f"{path.name}: {fault}" for check in checks for fault in check(notebook, path, folder)]

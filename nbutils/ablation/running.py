@@ -1,0 +1,141 @@
+"""One runner: a model in eval mode on batches of any kind, what is at some sites shown on the way, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nbutils import batches as kinds
+from nbutils.batches import Batch
+from nbutils.hooks import submodule, unchanged, watch
+from nbutils.sites import Site
+
+See = Callable[[Site, Tensor], None]
+
+
+class Runner:
+    """Runs a model on batches, and shows each site's tensor, `[items, ...]`, once per batch. `running` makes it."""
+
+    def __init__(self, model: nn.Module, sites: Iterable[Site], see: See) -> None:
+        self._model, self._see = model, see
+        self._sites = {site: site.on(model) for site in sites}
+        self._runs = dict.fromkeys(self._sites, 0)
+        self._lengths: dict[Site, int] = {}
+        self._items, self._checked, self._checking = 0, False, False
+
+    def __call__(self, batch: Batch) -> Any:
+        """Run the model on one batch and return its answer.
+
+        Raises:
+            TypeError: a batch of another kind, or no tensor at a site.
+            ValueError: a module that does not run exactly once, or items on another axis than 0.
+        """
+        answer = self._run(batch)
+        if not self._checked:
+            self._check(batch)
+        return answer
+
+    def _run(self, batch: Batch) -> Any:
+        self._items = kinds.count(batch)
+        self._runs.update(dict.fromkeys(self._runs, 0))
+        answer = kinds.run(self._model, batch)
+        for site, times in self._runs.items():
+            if times != 1:
+                raise ValueError(
+                    f"{site.module!r} must run once in a forward pass, so that it is clear which tensor is meant; "
+                    f"it ran {times} times"
+                )
+        return answer
+
+    def _check(self, batch: Batch) -> None:
+        """Run some items alone: the length of axis 0 must follow their number, or stay 1 for what all items share."""
+        first, lengths = self._items, dict(self._lengths)
+        index = torch.arange(2) if first > 2 else torch.arange(first + 1) % first
+        self._checking = True
+        try:
+            self._run(kinds.select(batch, index))
+        finally:
+            self._checking = False
+        for site, length in lengths.items():
+            if (length, self._lengths[site]) not in ((first, len(index)), (1, 1)):
+                raise ValueError(
+                    f"{site.name} has {length} on axis 0 for {first} items and {self._lengths[site]} for {len(index)}: "
+                    "axis 0 must be the items"
+                )
+        self._checked = True
+
+    def watchers(self) -> tuple[dict[str, Callable[..., None]], dict[str, Callable[..., None]]]:
+        """Return what `nbutils.hooks.watch` calls back, by module: for outputs, and for inputs."""
+        outputs: dict[str, Callable[..., None]] = {}
+        inputs: dict[str, Callable[..., None]] = {}
+        for name in dict.fromkeys(site.module for site in self._sites):
+            here = [site for site in self._sites if site.module == name]
+            put_out = [site for site in here if site.part == "output"]
+            taken = [site for site in here if site.part == "input"]
+            if put_out:
+                outputs[name] = partial(self._meet_all, put_out)
+            if taken:
+                inputs[name] = self._input_watcher(submodule(self._model, name), taken)
+        return outputs, inputs
+
+    def _meet_all(self, sites: list[Site], output: object) -> None:
+        for site in sites:
+            self._met(site, site.take(output))
+
+    def _input_watcher(self, module: nn.Module, sites: list[Site]) -> Callable[..., None]:
+        def see(*arguments: Any, **keywords: Any) -> None:
+            for site in sites:
+                key = site.argument(module, arguments, keywords)
+                self._met(site, arguments[key] if isinstance(key, int) else keywords[key])
+
+        return see
+
+    def _met(self, site: Site, tensor: Tensor) -> None:
+        self._runs[site] += 1
+        if self._runs[site] > 1:
+            return
+        length = self._lengths[site] = len(tensor) if tensor.ndim else 0
+        if self._checking:
+            return
+        tensor = tensor.detach()  # a view of a weight requires gradients, without a graph too
+        if length not in (1, self._items):
+            raise ValueError(
+                f"{site.name} is {tuple(tensor.shape)} for {self._items} items: axis 0 must be the items, or 1 for "
+                "what all items share"
+            )
+        self._see(site, tensor if length == self._items else tensor.expand(self._items, *tensor.shape[1:]))
+
+
+def answer(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the tensor that a model answers to a batch.
+
+    Raises:
+        TypeError: it answers with none, or with several by name.
+    """
+    return Site("").take(kinds.run(model, batch))
+
+
+@contextmanager
+def running(model: nn.Module, sites: Iterable[Site], see: See) -> Iterator[Runner]:
+    """Give a runner; the model is in eval mode, without gradients, and left as it was.
+
+    Args:
+        model: any module.
+        sites: places, whole: units do not count.
+        see: called with a site and the tensor there, `[items, ...]`: the very one, not a copy,
+            unless all items share it.
+
+    Raises:
+        KeyError: no such module.
+        ValueError: a module that puts items on another axis, or cannot be hooked.
+    """
+    runner = Runner(model, sites, see)
+    outputs, inputs = runner.watchers()
+    with watch(model, outputs, inputs=inputs), unchanged(model), torch.no_grad():
+        model.eval()
+        yield runner

@@ -1,0 +1,147 @@
+"""The one reader of notebooks, and what belongs to a notebook: its title, figures and recorded results."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbformat import NotebookNode
+
+from nbutils import claims, layout
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def read(path: Path) -> NotebookNode:
+    """Return a notebook in format 4.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a notebook; the message names the file and the first defect.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no notebook {path}")
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        _ = notebook.metadata, [(cell.cell_type, cell.source, cell.metadata) for cell in notebook.cells]
+    except OSError:
+        raise
+    except Exception as error:  # nbformat lets through whatever a damaged file breaks first
+        reason = str(error).splitlines()[:1] or [type(error).__name__]
+        raise ValueError(f"{path} is not a notebook: {reason[0]}") from None
+    return notebook
+
+
+def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    """Return position and cell of the cells that execute; a blank one gets no execution count."""
+    cells = enumerate(notebook.cells)
+    return [(i, cell) for i, cell in cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def tags(cell: Mapping[str, Any]) -> list[str]:
+    """Return a cell's tags."""
+    return cell.get("metadata", {}).get("tags", [])
+
+
+def opening(notebook: NotebookNode) -> tuple[str, str]:
+    """Return the first heading `# …` and the paragraph that follows it, as Markdown; empty where there is none."""
+    for cell in notebook.cells:
+        found = re.search(r"^# +(.+)$\s*(?:^(?!#)((?:.+\n?)+))?", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and found:
+            return found[1].strip(), (found[2] or "").strip()
+    return "", ""
+
+
+def plain(markdown: str) -> str:
+    """Return a line of Markdown without its signs."""
+    from nbconvert.filters.markdown_mistune import markdown2html_mistune  # costs a second; `list` does without
+
+    return BeautifulSoup(markdown2html_mistune(markdown), "html.parser").get_text().strip()
+
+
+def alt_text(output: Mapping[str, Any]) -> str:
+    """Return the alt text of a picture in an output's metadata, empty where it has none."""
+    entries = (entry for entry in output.get("metadata", {}).values() if isinstance(entry, Mapping))
+    return next((str(entry["alt"]).strip() for entry in entries if entry.get("alt")), "")
+
+
+def load_manifest(assets: Path) -> dict[str, dict[str, Any]]:
+    """Return the entries of `<assets>/manifest.json` by figure name, empty where there is no manifest."""
+    from nbutils.plotting.figures import manifest_of  # brings matplotlib, which a comparison of outputs does not need
+
+    return manifest_of(assets)
+
+
+@dataclass(frozen=True)
+class Document:
+    """An executed notebook with the figures and results that belong to it.
+
+    They are looked for in the folder `<stem>` beside the notebook, then in `large-assets/<stem>`.
+    """
+
+    path: Path
+    notebook: NotebookNode
+
+    @property
+    def stem(self) -> str:
+        return self.path.stem
+
+    @property
+    def title(self) -> str:
+        """The first heading without its Markdown signs; the stem where there is none."""
+        return plain(opening(self.notebook)[0]) or self.stem
+
+    def asset(self, name: str) -> Path | None:
+        """Return the path of a figure or of results, None where there is no such file."""
+        folders = (self.path.parent / self.stem, layout.root() / "large-assets" / self.stem)
+        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+    @cached_property
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        file = self.asset("manifest.json")
+        return load_manifest(file.parent) if file else {}
+
+    @cached_property
+    def results(self) -> claims.Results | None:
+        file = self.asset("results.json")
+        return claims.load(file) if file else None
+
+    @property
+    def claims(self) -> str:
+        """How many claims hold, as a sentence."""
+        if self.results is None or not self.results.claims:
+            return "No recorded claims."
+        held = sum(bool(claim["holds"]) for claim in self.results.claims.values())
+        return f"{held} of {len(self.results.claims)} claims hold."
+
+    @property
+    def provenance(self) -> str:
+        """What the results were made with, empty where none are recorded."""
+        if self.results is None:
+            return ""
+        versions = ", ".join(f"{name} {number}" for name, number in self.results.versions.items())
+        return f"{self.claims} Profile {self.results.profile}; data: {self.results.source}; {versions}."
+
+    def versions(self, content: bytes | None, name: str, alt: str) -> dict[str, bytes]:
+        """Return a figure's light and dark files, found by its bytes, else its name, else its alt text."""
+        tests: list[Callable[[str, Mapping[str, Any]], bool]] = [
+            lambda key, entry: name in (key, entry["light"]["file"]),
+            lambda key, entry: bool(alt) and entry["alt"] == alt,
+        ]
+        if content is not None:
+            sha256 = hashlib.sha256(content).hexdigest()
+            tests.insert(0, lambda key, entry: entry["light"]["sha256"] == sha256)
+        for test in tests:
+            for key, entry in self.manifest.items():
+                if test(key, entry):
+                    files = {scheme: self.asset(entry[scheme]["file"]) for scheme in ("light", "dark")}
+                    return {scheme: file.read_bytes() for scheme, file in files.items() if file}
+        return {}

@@ -1,0 +1,96 @@
+"""Print a notebook: HTML for pandoc with pictures as files, then typst."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+from nbconvert.filters import strip_ansi
+
+from nbutils.notebook.document import Document
+from nbutils.notebook.export import IMAGE_TYPES, Exporter
+
+PRINT_WIDTH = 627  # CSS pixels that fit between the margins of a PDF page
+PRINT_CHARACTERS = 115  # that fit into a row of a table there, two for the gap after each column
+_BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(#[0-9a-fA-F]{6})\b")
+
+
+class _Print(Exporter):
+    """HTML for pandoc, with pictures as files."""
+
+    medium = "print"
+
+    def __init__(self, document: Document, folder: Path, out: Path) -> None:
+        super().__init__(document, (), out)
+        self.folder = folder
+        self.alts: dict[str, str] = {}  # by file name, because pandoc drops them
+
+    def math(self, tex: str, display: bool) -> str:
+        start, end, kind = (r"\[", r"\]", "display") if display else (r"\(", r"\)", "inline")
+        return f'<span class="math {kind}">{start}{escape(tex.strip(), quote=False)}{end}</span>'
+
+    def image(self, content: bytes, mime: str, alt: str, width: str | None, dark: bytes | None) -> str:
+        suffix = next(suffix for suffix, kind in IMAGE_TYPES.items() if kind == mime)
+        name = hashlib.sha256(content).hexdigest()[:16] + suffix
+        (self.folder / name).write_bytes(content)
+        self.alts[name] = alt
+        pixels = int(width) if width and str(width).isdigit() else PRINT_WIDTH
+        share = min(100, round(100 * pixels / PRINT_WIDTH))
+        return f'<p><img src="{name}" width="{share}%" alt=""></p>'
+
+    def preformatted(self, text: str) -> str:
+        return f"<pre><code>{escape(strip_ansi(text), quote=False)}</code></pre>"
+
+    def finish(self, soup: BeautifulSoup) -> None:
+        for tag in soup.find_all("details", class_="figure-description"):
+            tag.decompose()  # the picture carries it
+        for table in soup.find_all("table"):
+            rows = [[cell.get_text().strip() for cell in row.find_all(["td", "th"])] for row in table.find_all("tr")]
+            widest = max((sum(map(len, row)) + 2 * len(row) for row in rows), default=0)
+            longest = max((len(text) for row in rows for text in row), default=0)
+            if widest > PRINT_CHARACTERS and longest <= 20:  # numbers do not wrap, and prose does
+                table["data-typst:text:size"] = f"{max(6.5, 10.5 * PRINT_CHARACTERS / widest):.1f}pt"
+        for tag in soup.find_all(["td", "th", "span"], style=_BACKGROUND):
+            colour = f"rgb({json.dumps(_BACKGROUND.findall(str(tag['style']))[0])})"
+            if tag.name != "span":
+                tag["data-typst:fill"] = colour
+            elif not tag.get_text().strip():
+                tag.string = "■"
+                tag["data-typst:text:fill"] = colour
+
+
+def printer() -> Callable[[Document, Path], bytes]:
+    """Return a function that makes the PDF of one notebook.
+
+    Raises:
+        ModuleNotFoundError: pypandoc, pandoc itself or typst is missing.
+    """
+    try:
+        import pypandoc
+        import typst
+
+        pypandoc.get_pandoc_path()
+    except (ImportError, OSError):
+        raise ModuleNotFoundError("PDF needs pandoc and typst; install them with: pip install 'nbutils[pdf]'") from None
+
+    def print_pdf(document: Document, out: Path) -> bytes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            exporter = _Print(document, folder, out)
+            formats = {"to": "typst", "format": "html+tex_math_single_backslash"}
+            body = pypandoc.convert_text(exporter.html(), **formats, extra_args=["--wrap=none"])
+            for image, alt in exporter.alts.items():
+                body = body.replace(f'image("{image}"', f'image("{image}", alt: {json.dumps(alt, ensure_ascii=False)}')
+            template = exporter.environment.get_template("document.typ.j2")
+            title = json.dumps(document.title, ensure_ascii=False)
+            source = folder / "document.typ"
+            source.write_text(template.render(title=title, body=body), encoding="utf-8")
+            return typst.compile(source, root=folder, ignore_system_fonts=True)
+
+    return print_pdf
