@@ -324,6 +324,7 @@ def start_study(page: playwright.Page, cell: int, sign: Path | None = None) -> N
     page.evaluate(f"{CELL} = null", cell)
     command(page, "notebook:run-cell")
     while sign and not sign.exists():
+        assert page.evaluate(CELL, cell) is None, "the cell ended before it was half-way"
         page.wait_for_timeout(200)
 
 
