@@ -100,14 +100,15 @@ def undeclared(*programs: str) -> set[str]:
     nodes = [node for program in programs for node in ast.walk(ast.parse(program))]
     names = {alias.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
-    names -= {*sys.stdlib_module_names, "nbutils"}
+    names -= {*sys.stdlib_module_names, "nbutils", "studies"}
     declared, sold_by = set(requirements()), packages_distributions()
     return {name for name in names if not declared & set(map(canonicalize_name, sold_by.get(name, [])))}
 
 
 def test_every_imported_package_is_declared():
-    sources = [path for folder in ("nbutils", "tests") for path in (ROOT / folder).rglob("*.py")]
-    own = {path.stem for path in sources if path.is_relative_to(ROOT / "tests")} | {"tests"}
+    folders = ("nbutils", "notebooks/studies", "tests")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    own = {path.stem for path in sources if path.is_relative_to(ROOT / "tests")} | {"tests", "own_helpers"}
     programs = [path.read_text(encoding="utf-8") for path in sources]
     notebooks = [json.loads(path.read_text(encoding="utf-8")) for path in layout.notebooks()]
     cells = [cell for notebook in notebooks for cell in notebook["cells"] if cell["cell_type"] == "code"]
