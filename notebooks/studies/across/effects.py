@@ -31,7 +31,7 @@ def true_class_probability(logits: Tensor, pairs: Pairs) -> Tensor:
 
 def squared_error(output: Tensor, pairs: Pairs) -> Tensor:
     """Return the mean squared error of each item `[items]`, of reconstructions of the clean inputs `[items, ...]`."""
-    return (output - pairs.clean).square().flatten(1).mean(1)
+    return (pairs.clean - output).square().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
