@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Batch = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -25,7 +26,7 @@ def run(model: nn.Module, batch: Batch) -> Any:
     raise TypeError(f"a batch is a tensor, a tuple or a mapping of them; got a {type(batch).__name__}")
 
 
-def count(batch: Batch) -> int:
+def count(batch: Batch, *, least: int = 1) -> int:
     """Return the number of items of a batch: the length of axis 0, which all its tensors share.
 
     Raises:
@@ -37,8 +38,8 @@ def count(batch: Batch) -> int:
         told = ", ".join(f"{name}: {length}" for name, length in lengths.items()) or "no tensor with an axis"
         raise ValueError(f"the tensors of a batch share axis 0, the items; got {told}")
     (items,) = set(lengths.values())
-    if not items:
-        raise ValueError("a batch needs one item or more; got none")
+    if items < least:
+        raise ValueError(f"a batch needs {least} item or more; got {items}")
     return items
 
 
@@ -58,6 +59,11 @@ def select(batch: Batch, items: slice | Tensor) -> Batch:
     if isinstance(batch, Mapping):
         return {name: part(value) for name, value in batch.items()}
     return tuple(part(value) for value in batch)
+
+
+def repeat(batch: Batch, times: int) -> Batch:
+    """Return a batch whose items follow each other several times over."""
+    return select(batch, torch.arange(count(batch)).repeat(times))
 
 
 def each(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -244,7 +244,7 @@ def unchanged(model: nn.Module, weights: bool = False) -> Iterator[None]:
 def _random_numbers(model: nn.Module) -> Iterator[None]:
     """Put torch's random number generators back."""
     devices = {tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
-    kinds = {device.type for device in devices} - {"cpu", "meta"}
+    kinds = {device.type for device in devices if hasattr(getattr(torch, device.type, None), "get_rng_state")} - {"cpu"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([]))
         for kind in kinds:

@@ -206,12 +206,12 @@ class Identifier:
             if isinstance(value, Executor | Thread):  # has a state, which is another one in each process
                 raise TypeError
             make = copyreg.dispatch_table.get(type(value))
-            reduced = make(value) if make else value.__reduce_ex__(4)
+            reduced: Any = make(value) if make else value.__reduce_ex__(4)
         except Exception:
             raise UnidentifiedError(f"a {type(value).__name__} has no content to compare") from None
         if isinstance(reduced, str):
             return ["name", str(getattr(value, "__module__", "")), reduced]
-        make, arguments, state, items, pairs, *_ = (*reduced, None, None, None)
+        make, arguments, state, items, pairs = [*reduced, None, None, None][:5]
         if isinstance(state, dict):
             kept = (n for n in state if not isinstance(getattr(type(value), n, None), cached_property))
             state = {name: state[name] for name in sorted(kept, key=str)}
@@ -230,7 +230,8 @@ def _own(module: str | None) -> bool:
 
 def _reads(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return what code reads of its module by name, and of own modules that it reads from."""
-    codes, attributes, found = [code], set(), {}
+    codes, found = [code], {}
+    attributes: set[str] = set()
     for part in codes:  # grows
         codes += [constant for constant in part.co_consts if isinstance(constant, CodeType)]
         attributes.update(part.co_names)

@@ -114,7 +114,7 @@ def _plain_cell(value: Any, name: object) -> Any:
     raise ValueError(f"a result holds numbers, texts, truth values and None; {name!r} is a {type(value).__name__}")
 
 
-def is_array(value: object) -> bool:
+def is_array(value: Any) -> bool:
     """Tell whether a value is an array or a tensor of one axis or more."""
     return (is_a("numpy", "ndarray", value) or is_a("torch", "Tensor", value)) and value.shape != ()
 

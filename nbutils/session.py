@@ -33,7 +33,8 @@ class Session:
         self.stem, self.profile, self.seeds = stem, profile, tuple(seeds)
         self.processes = count
         self.executor: Literal["loky"] | None = "loky" if count > 1 else None
-        self._scratch = None if kept else TemporaryDirectory(prefix=f"{stem}-")  # removed with the session
+        self._kept = kept is not None
+        self._scratch = TemporaryDirectory(prefix=f"{stem}-")  # removed with the session
         self.store = kept or Path(self._scratch.name)
         self.dopesheet = sheet
 
@@ -44,7 +45,7 @@ class Session:
 
     def checkpoint(self, name: str) -> Path | None:
         """Return the file that a training run resumes from, or None where runs are not kept."""
-        return None if self._scratch else self.store / f"{name}.safetensors"
+        return self.store / f"{name}.safetensors" if self._kept else None
 
     def results(self, function: Callable[..., Any], configurations: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Return a function's result for each configuration, from all processes, by `nbutils.runs.results`."""
@@ -122,7 +123,7 @@ def begin(
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    chosen = list(range(seeds)) if _whole(seeds) else seeds
+    chosen = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
     if isinstance(chosen, str) or not isinstance(chosen, Sequence) or not chosen or not all(map(_whole, chosen)):
         raise ValueError(f"seeds are a number of 1 or more, or a list like [42, 123]; got {seeds!r}")
     if min(chosen) < 0 or len(set(chosen)) < len(chosen):

@@ -234,9 +234,8 @@ class Site:
             names = list(inspect.signature(module.forward).parameters)
             key = names.index(key) if key in names else key
         if key is None:
-            tensors = [i for i, value in enumerate(args) if isinstance(value, Tensor)][:1] or [
-                name for name, value in keywords.items() if isinstance(value, Tensor)
-            ]
+            tensors: list[int | str] = [i for i, value in enumerate(args) if isinstance(value, Tensor)][:1]
+            tensors = tensors or [name for name, value in keywords.items() if isinstance(value, Tensor)]
             if len(tensors) != 1:
                 raise TypeError(f"which is {self.name}? Give item=, one of {', '.join(map(repr, keywords)) or 'none'}")
             return tensors[0]
@@ -316,10 +315,12 @@ def _axis(module: nn.Module) -> int | None:
 def _width(module: nn.Module, part: str) -> int | None:
     """Return how many units a module says it has; None where it does not say."""
     names = {"output": ("out_channels", "out_features"), "input": ("in_channels", "in_features")}[part]
-    found = next((getattr(module, name) for name in names if isinstance(getattr(module, name, None), int)), None)
-    if found is None and _transposed_linear(module):
-        return module.weight.shape[1 if part == "output" else 0]  # type: ignore[union-attr]
-    return found
+    for name in names:
+        if isinstance(width := getattr(module, name, None), int):
+            return width
+    if _transposed_linear(module):
+        return module.get_parameter("weight").shape[1 if part == "output" else 0]
+    return None
 
 
 def _transposed_linear(module: nn.Module) -> bool:

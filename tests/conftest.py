@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -10,6 +11,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from nbutils import layout, seeding
+from nbutils.plotting import theme
 
 # Two threads on operators of this size wait for each other: one file took 83 seconds of CPU time instead of 7.
 for library in ("OMP", "MKL", "OPENBLAS"):  # here, where they are loaded later, and in processes that tests start
@@ -41,6 +43,13 @@ class Project:
         paths = (path for path in self.root.rglob("*") if path.is_file())
         found = {str(path.relative_to(self.root)): path.read_bytes() for path in paths}
         return {name: content for name, content in found.items() if not name.startswith("build/")}
+
+
+@pytest.fixture(params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
+def look(request) -> Iterator[theme.Theme]:
+    """Draw in one theme, then in the other."""
+    with theme.use(request.param):
+        yield request.param
 
 
 @pytest.fixture

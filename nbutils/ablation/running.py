@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,10 +78,14 @@ class Runner:
             put_out = [site for site in here if site.part == "output"]
             taken = [site for site in here if site.part == "input"]
             if put_out:
-                outputs[name] = lambda output, sites=put_out: [self._met(site, site.take(output)) for site in sites]
+                outputs[name] = partial(self._meet_all, put_out)
             if taken:
                 inputs[name] = self._input_watcher(submodule(self._model, name), taken)
         return outputs, inputs
+
+    def _meet_all(self, sites: list[Site], output: object) -> None:
+        for site in sites:
+            self._met(site, site.take(output))
 
     def _input_watcher(self, module: nn.Module, sites: list[Site]) -> Callable[..., None]:
         def see(*arguments: Any, **keywords: Any) -> None:
@@ -97,12 +102,22 @@ class Runner:
         length = self._lengths[site] = len(tensor) if tensor.ndim else 0
         if self._checking:
             return
+        tensor = tensor.detach()  # a view of a weight requires gradients, without a graph too
         if length not in (1, self._items):
             raise ValueError(
                 f"{site.name} is {tuple(tensor.shape)} for {self._items} items: axis 0 must be the items, or 1 for "
                 "what all items share"
             )
         self._see(site, tensor if length == self._items else tensor.expand(self._items, *tensor.shape[1:]))
+
+
+def answer(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the tensor that a model answers to a batch.
+
+    Raises:
+        TypeError: it answers with none, or with several by name.
+    """
+    return Site("").take(kinds.run(model, batch))
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def gather(
 
 
 def _over_batches(
-    model: nn.Module, sites: Sequence[str | Site], ablation: AblationType, batches: Iterable[Batch], where: Where | None
+    model: nn.Module, sites: Sequence[Site], ablation: AblationType, batches: Iterable[Batch], where: Where | None
 ) -> dict[Site, Tensor]:
     """Return what stands in at whole places, for the items of all batches in a row: site -> `[items, ...]`."""
     parts: dict[Site, list[Tensor]] = {site: [] for site in sites}
@@ -95,7 +95,7 @@ def _over_batches(
 
 
 def _over_dataset(
-    model: nn.Module, sites: Sequence[str | Site], ablation: AblationType, batches: Iterable[Batch], where: Where | None
+    model: nn.Module, sites: Sequence[Site], ablation: AblationType, batches: Iterable[Batch], where: Where | None
 ) -> dict[Site, Tensor]:
     """Return what stands in at whole places, from all batches: site -> `[1, ...]`."""
     totals: dict[Site, Any] = {}
@@ -125,6 +125,8 @@ def _over_dataset(
 
 def _of_batch(output: Tensor, ablation: AblationType, site: Site, mask: Tensor | None) -> tuple[Tensor, bool]:
     """Return what stands in for an output, in its shape, and whether it repeats itself from item to item as a view."""
+    if output.stride(0) == 0:  # it repeats itself, as a view of a weight: the model's, which can change
+        output = output.clone()
     if ablation.needs == "nothing":
         value = torch.as_tensor(ablation.constant)
     else:
@@ -359,7 +361,7 @@ def _inputs(batches: Iterable[Batch] | PairLoader, ablation: AblationType) -> It
         yield from kinds.each(batches)
 
 
-def _firsts(sites: Sequence[str | Site], rows: Sequence[Tensor]) -> list[tuple[Site, Tensor]]:
+def _firsts(sites: Sequence[Site], rows: Sequence[Tensor]) -> list[tuple[Site, Tensor]]:
     """Return the first source of each shape."""
     first = {tuple(row.shape): (site, row) for site, row in zip(reversed(sites), reversed(rows), strict=True)}
     return list(first.values())[::-1]

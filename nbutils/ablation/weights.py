@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from nbutils import batches
@@ -60,15 +60,15 @@ def zero_weights(model: Model, sites: Iterable[str | Site], batch: Batch | None 
                     raise ValueError(
                         f"the {name} of {site.module!r} is another module's, too: zero in one is zero in both"
                     )
-            for tensor, axis in _parts(submodule(pruned, site.module), site.on(pruned)):
-                units = site.indices if site.unit is not None else range(tensor.shape[axis])
-                tensor.index_fill_(axis, torch.tensor(units, device=tensor.device), 0)
+            for weight, axis in _parts(submodule(pruned, site.module), site.on(pruned)):
+                units = site.indices if site.unit is not None else range(weight.shape[axis])
+                weight.index_fill_(axis, torch.tensor(units, device=weight.device), 0)
     if batch is not None:
         _check(model, pruned, chosen, batch)
     return pruned
 
 
-def _parts(layer: nn.Module, site: Site) -> list[tuple[Tensor, int]]:
+def _parts(layer: nn.Module, site: Site) -> list[tuple[nn.Parameter, int]]:
     """Return the weights and biases that make a site's units, or that read them; each with the axis of the units."""
     kind = next((kind for kind in (*_AXES, *_SCALES) if type(layer) is kind), None)
     transposed = type(layer).__name__ == "Conv1D" and site.axis == -1  # a linear layer with its weight [in, out]
@@ -82,19 +82,20 @@ def _parts(layer: nn.Module, site: Site) -> list[tuple[Tensor, int]]:
             "weights belong to units of a Linear, Conv, Embedding or norm layer, on the axis that it says; got "
             f"{site} at a {type(layer).__name__}"
         )
-    if layer.weight.device.type == "meta":
+    if layer.get_parameter("weight").device.type == "meta":
         raise ValueError(f"the weights of {site.module!r} are not on this machine (device 'meta')")
     if site.part == "input" and (getattr(layer, "groups", 1) != 1 or kind is nn.Embedding):
         raise ValueError(f"no weight of {site.module!r} belongs to one unit of its input; edit the activation instead")
-    bias = [] if getattr(layer, "bias", None) is None else [(layer.bias, 0)]
+    weight = layer.get_parameter("weight")
+    bias = [(layer.get_parameter("bias"), 0)] if getattr(layer, "bias", None) is not None else []
     if kind in _SCALES:
-        if site.part == "input" or layer.weight.ndim != 1:
+        if site.part == "input" or weight.ndim != 1:
             raise ValueError(f"{site.name} has no weights of its own; name the layer that makes it")
-        return [(layer.weight, 0), *bias]
-    out_axis, in_axis = (1, 0) if transposed else _AXES[kind]
+        return [(weight, 0), *bias]
+    out_axis, in_axis = _AXES.get(type(layer), (1, 0))
     if site.part == "input":
-        return [(layer.weight, in_axis)]
-    return [(layer.weight, out_axis), *bias]
+        return [(weight, in_axis)]
+    return [(weight, out_axis), *bias]
 
 
 def _same_axis(site: Site, layer: nn.Module) -> bool:

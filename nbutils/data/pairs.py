@@ -38,7 +38,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         shapes = batches.shapes(self.clean), batches.shapes(self.corrupt)
-        if shapes[0] != shapes[1] or self.labels.shape != (batches.count(self.clean),):
+        if shapes[0] != shapes[1] or self.labels.shape != (batches.count(self.clean, least=0),):
             raise ValueError(
                 f"clean and corrupt must have one shape and labels [N]; got {shapes[0]}, {shapes[1]} and "
                 f"{tuple(self.labels.shape)}"
@@ -49,8 +49,8 @@ class Pairs:
 
     def __getitem__(self, items: slice | Tensor) -> Pairs:
         """Return some of the pairs: a slice, indices, or a mask `[N]`."""
-        some = (batches.select(inputs, items) for inputs in (self.clean, self.corrupt))
-        return Pairs(*some, self.labels[items], self.target)
+        clean, corrupt = (batches.select(inputs, items) for inputs in (self.clean, self.corrupt))
+        return Pairs(clean, corrupt, self.labels[items], self.target)
 
 
 class Paired(Protocol):

@@ -15,6 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from nbutils import batches
+from nbutils.ablation.running import answer
+from nbutils.batches import Batch
 from nbutils.graphs.residual import ResidualGraph
 from nbutils.hooks import edit, unchanged, watch
 from nbutils.sites import Site
@@ -78,7 +81,7 @@ def run_edge_sets(
     model: nn.Module,
     graph: ResidualGraph,
     masks: Tensor,
-    inputs: Tensor,
+    inputs: Batch,
     ablations: Tensor,
     *,
     where: Tensor | None = None,
@@ -91,7 +94,7 @@ def run_edge_sets(
     Args:
         model, graph, ablations, where: as for `patch_edges`.
         masks: `[sets, edges]`.
-        inputs: `[items, ...]`.
+        inputs: one batch.
         fold: sets in one forward pass, 1 or more; `fold · items` are worked on at a time.
 
     Returns:
@@ -104,7 +107,7 @@ def run_edge_sets(
         model.eval()
         for some in masks.split(fold):
             with _Patch(graph, some, ablations, where).hooked(model):
-                outputs.append(model(inputs.repeat(len(some), *[1] * (inputs.ndim - 1))).unflatten(0, (len(some), -1)))
+                outputs.append(answer(model, batches.repeat(inputs, len(some))).unflatten(0, (len(some), -1)))
     return torch.cat(outputs)
 
 

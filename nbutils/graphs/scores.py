@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from nbutils import batches
+from nbutils.ablation.running import answer
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import batch_src_ablations, src_ablations
 from nbutils.data.pairs import PairBatch, PairLoader
@@ -141,9 +143,8 @@ def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,)) -> Tensor:
         task.model.eval()
         for batch in task.pairs:
             masks = torch.tensor(at, dtype=torch.float64)[:, None].repeat(1, len(task.graph.edges)).requires_grad_()
-            inputs = batch.clean.repeat(len(at), *[1] * (batch.clean.ndim - 1))
             with patch_edges(task.model, task.graph, masks, task.of(batch)):
-                logits = task.model(inputs).unflatten(0, (len(at), -1))
+                logits = answer(task.model, batches.repeat(batch.clean, len(at))).unflatten(0, (len(at), -1))
             value = torch.stack([task.metric(one, batch).sum() for one in logits]).sum()
             total += torch.autograd.grad(value, masks)[0]
     return total / len(task.pairs.pairs)
@@ -183,7 +184,7 @@ def attribution_scores(task: EdgeTask) -> Tensor:
         difference = dict(zip(task.graph.sources, task.of(batch) - clean, strict=True))
         with unchanged(task.model), edit(task.model, zeros), torch.enable_grad():
             task.model.eval()
-            value = task.metric(task.model(batch.clean), batch).sum()
+            value = task.metric(answer(task.model, batch.clean), batch).sum()
             gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))
         parts = {name: site.select(gradients[site.module]) for name, site in task.graph.destinations.items()}
         products = [(difference[e.source] * parts[e.destination]).sum() for e in task.graph.edges]

@@ -21,6 +21,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly: jitter without a random generator
 
 
+def jitter(row: int, count: int) -> np.ndarray:
+    """Return heights `[count]` in the upper half of a row, the same at every call."""
+    return row - 0.12 + 0.32 * (np.arange(1, count + 1) * GOLDEN % 1 - 0.5)
+
+
 def draw_dots(ax: Axes, x: ArrayLike, y: ArrayLike, place: int, *, size: float, zorder: float = 2) -> None:
     """Draw single results as dots, in the colour and with the marker of a place in the order of conditions.
 
@@ -81,7 +86,7 @@ def plot_gain(
     for row, (label, gains) in enumerate(differences.items()):
         gains = expect_shape(label, gains, ("S",))
         low, high = intervals[label]
-        draw_dots(ax, gains, _jitter(row, len(gains)), row, size=14)
+        draw_dots(ax, gains, jitter(row, len(gains)), row, size=14)
         ax.plot(
             [low, high],
             [row + 0.2] * 2,
@@ -96,8 +101,3 @@ def plot_gain(
     name_rows(ax, list(differences), below=0.45)
     ax.set_xlabel(f"{quantity}; diamond: mean with its interval")
     return fig
-
-
-def _jitter(row: int, count: int) -> np.ndarray:
-    """Return heights `[count]` in the upper half of a row, the same at every call."""
-    return row - 0.12 + 0.32 * (np.arange(1, count + 1) * GOLDEN % 1 - 0.5)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 Result = Mapping[str, Any]
-KEYS = ("recon", "truth", "latents", "rgb")
 UNIT_KEYS = ("before", "after", "images", "answers_before", "answers_after", "labels")
 MAX_EXAMPLES = 12
 

@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Annotation, Text
 
 FONT_SIZE = 9.0  # points
@@ -27,9 +28,9 @@ def label_curves(ax: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray, str, s
         ax: axes in which the curves are drawn.
         curves: x `[points]`, y `[points]`, name and colour of each; x increasing.
     """
-    ax.get_figure(root=True).draw_without_rendering()  # fixes the layout, hence the axes' size
+    _figure(ax).draw_without_rendering()  # fixes the layout, hence the axes' size
     box = ax.get_window_extent()
-    inches = np.array([box.width, box.height]) / ax.get_figure(root=True).dpi
+    inches = np.array([box.width, box.height]) / _figure(ax).dpi
     lines = []
     for x, y, _, _ in curves:
         points = ax.transLimits.transform(ax.transScale.transform(np.column_stack([x, y]))) * inches
@@ -55,7 +56,8 @@ def label_curves(ax: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray, str, s
                     best, best_room = (low, high), room
         low, high = best or (np.zeros(2), size)
         taken.append((low, high))
-        text = ax.text(*(low / inches), name, color=colour, fontsize=FONT_SIZE, transform=ax.transAxes)
+        x, y = low / inches
+        text = ax.text(x, y, name, color=colour, fontsize=FONT_SIZE, transform=ax.transAxes)
         text.set_verticalalignment("bottom")
         text.set_in_layout(False)
         texts.append(text)
@@ -71,7 +73,7 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> list[Annotat
         ax: axes in which the lines are drawn.
         ends: y at the right end, name and colour of each.
     """
-    height = ax.get_window_extent().height / ax.get_figure(root=True).dpi
+    height = ax.get_window_extent().height / _figure(ax).dpi
     gap = FONT_SIZE * 1.2 / 72 / height
     wanted = ax.transLimits.transform(ax.transScale.transform([(0, y) for y, _, _ in ends]))[:, 1]
     order = np.argsort(wanted, kind="stable")
@@ -145,3 +147,10 @@ def _distance(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarr
 def _gap(low: np.ndarray, high: np.ndarray, other_low: np.ndarray, other_high: np.ndarray) -> float:
     """Return the distance between two boxes, 0 where they overlap."""
     return float(np.linalg.norm(np.maximum(np.maximum(low - other_high, other_low - high), 0)))
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("axes that belong to no figure have no size")
+    return figure

@@ -233,7 +233,7 @@ class Chain:
         for site in sites:
             at = self.at[site.module]
             every = range(len(self._affine[at].weight))
-            found.setdefault(at, (site.module, []))[1].extend(every if site.unit is None else [site.unit])
+            found.setdefault(at, (site.module, []))[1].extend(every if site.unit is None else site.indices)
         return found
 
     @staticmethod

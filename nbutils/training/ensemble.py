@@ -181,8 +181,13 @@ class Ensemble:
     def _members(self) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Return (parameters, buffers) of each member, views that gradients flow through."""
         # `unbind` rather than an index a member: going back it fills each parameter's gradient once.
-        rows = [{name: tensor.unbind() for name, tensor in kind.items()} for kind in (self.parameters, self.buffers)]
-        return [tuple({name: row[i] for name, row in kind.items()} for kind in rows) for i in range(len(self))]
+        weights, buffers = (
+            {name: tensor.unbind() for name, tensor in kind.items()} for kind in (self.parameters, self.buffers)
+        )
+        return [
+            ({name: row[i] for name, row in weights.items()}, {name: row[i] for name, row in buffers.items()})
+            for i in range(len(self))
+        ]
 
     def _stack(self) -> nn.Module | None:
         """Return the model with stacked linear layers, or None where only `vmap` can run all members at once.

@@ -179,7 +179,7 @@ def _parts(checkpoint: str | Path | None, workers: int) -> list[Path | None]:
     if checkpoint is None:
         return [None] * workers
     path = Path(checkpoint)
-    parts = [path.with_name(f"{path.name}.part-{i + 1}-of-{workers}") for i in range(workers)]
+    parts: list[Path | None] = [path.with_name(f"{path.name}.part-{i + 1}-of-{workers}") for i in range(workers)]
     others = sorted(set(path.parent.glob(f"{path.name}.part-*")) - set(parts))
     if others:
         raise checkpoints.CheckpointError(

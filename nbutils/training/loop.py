@@ -76,8 +76,12 @@ class Plan:
 
     def select(self, members: Sequence[int]) -> Plan:
         """Return the run of some of the members."""
-        parts = {"ensemble": self.ensemble, "objective": self.objective, "rule": self.rule}
-        return dataclasses.replace(self, **{k: part and part.select(members) for k, part in parts.items()})
+        return dataclasses.replace(
+            self,
+            ensemble=self.ensemble.select(members),
+            objective=self.objective.select(members),
+            rule=self.rule and self.rule.select(members),
+        )
 
     def identity(self, identifier: Identifier) -> dict[str, Any]:
         """Describe the run as JSON: what must agree for a checkpoint to continue it, the telling parts first.
@@ -173,9 +177,12 @@ class Loop:
         total, values = self.learn(batch, weights)
         # A gradient can overflow where the loss did not; either way the weights of this step are the last good ones.
         # Sums first: a finite sum has finite terms, and takes a twentieth of the time of asking each.
-        finite = total.isfinite() & self.ensemble.flat.grad.sum(1).isfinite()
+        gradient = self.ensemble.flat.grad
+        if gradient is None:
+            raise ValueError("no gradient to descend along: a rule writes it to `ensemble.flat.grad`")
+        finite = total.isfinite() & gradient.sum(1).isfinite()
         if not finite.all():
-            finite = total.isfinite() & self.ensemble.flat.grad.isfinite().all(1)
+            finite = total.isfinite() & gradient.isfinite().all(1)
             self._freeze(total, finite)
         frozen = self._frozen()
         weights_before = self.ensemble.flat.detach()[frozen]  # a copy, as a mask makes it

@@ -125,7 +125,6 @@ class Objective:
         values = {self.name: total}
         for term in self.terms:
             if weights[term.name] != 0:
-                on_weights = isinstance(term, ParameterTerm)
-                values[term.name] = term(parameters) if on_weights else term(activations, batch)
+                values[term.name] = term(parameters) if isinstance(term, ParameterTerm) else term(activations, batch)
                 total = total + weights[term.name] * values[term.name]
         return total, values

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from typing import TypeVar
 
 import torch
 
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
 
-def plain(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+
+def plain(kind: type[Kind]) -> type[Kind]:
     """Return an optimizer class that computes the same and never imports `torch._dynamo`.
 
     PyTorch wraps these methods to keep its compiler away from them, and imports the compiler to say so: four seconds

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 
@@ -27,14 +29,15 @@ class ParameterDrift:
         """
         if parameters.keys() != self.reference.keys():
             raise ValueError(f"the reference has {sorted(self.reference)}; got parameters {sorted(parameters)}")
-        total, count = 0, 0
+        moved: list[Tensor] = []
+        count = 0
         for name, tensor in parameters.items():
             reference = self.reference[name]
             if reference.shape != tensor.shape:
                 raise ValueError(f"the reference of {name} is {tuple(reference.shape)}; got {tuple(tensor.shape)}")
-            total = total + (tensor - reference.to(tensor)).abs().flatten(1).sum(1)
+            moved.append((tensor - reference.to(tensor)).abs().flatten(1).sum(1))
             count += tensor[0].numel()
-        return total / count
+        return reduce(torch.add, moved) / count
 
     def select(self, members: Sequence[int]) -> ParameterDrift:
         """Return the drift of some of the members."""

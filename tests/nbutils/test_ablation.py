@@ -435,7 +435,7 @@ def test_arguments_that_cannot_be_meant_are_refused(mixer):
         gather(mixer, ["embed"], AblationType.RESAMPLE, loader)
     with pytest.raises(ValueError, match="at least one source"):
         src_ablations(mixer, [], pairs.clean)
-    with pytest.raises(ValueError, match="one item or more"):
+    with pytest.raises(ValueError, match="1 item or more"):
         src_ablations(mixer, SOURCES, pairs.clean[:0])
     with pytest.raises(KeyError, match="nearest: embed"):
         src_ablations(mixer, [Site("embedding")], pairs.clean)
@@ -465,3 +465,35 @@ def test_a_batch_mean_of_a_module_is_that_of_each_batch(mixer):
     assert torch.allclose(values[4:], own[4:].mean(0), atol=1e-6)
     means = gather(mixer, ["embed"], AblationType.TOKENWISE_MEAN_CORRUPT, PairLoader(pairs, 4))["embed"]
     assert torch.allclose(means, sources_of(mixer, pairs.corrupt)[0].mean(0, keepdim=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ALL, ids=str)
+def test_a_source_that_puts_out_its_own_weight_is_copied(kind):
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 8))
+
+        def forward(self, x):
+            return self.weight.expand(len(x), -1, -1)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions, self.embed = Positions(), nn.Linear(5, 8)
+
+        def forward(self, x):
+            return self.embed(x) + self.positions(x)
+
+    model, pairs, sites = Model(), sequences(), [Site("positions", axis=-1), Site("embed")]
+    sample = PairLoader(pairs, 3) if kind.needs == "dataset" else pairs.clean
+    found = src_ablations(model, sites, sample, kind)
+    batches = sample if kind.needs == "dataset" else [sample]
+    whole = gather(model, sites[:1], kind, batches)[sites[0]]
+    before = found.clone()
+    assert not found.requires_grad
+    assert not whole.requires_grad
+    with torch.no_grad():
+        model.positions.weight.fill_(100)
+    assert torch.equal(found, before)
+    assert whole.max() < 50

@@ -2,38 +2,20 @@
 
 from itertools import pairwise
 
-import matplotlib
 import numpy as np
 import pytest
-from matplotlib.collections import PathCollection
+from drawn import scatters, words
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from nbutils import layout
-from nbutils.plotting import theme
 from nbutils.plotting.distributions import plot_gain
 from nbutils.plotting.labels import label_curves, label_ends
 from nbutils.plotting.schedules import plot_timeline
 from nbutils.schedules import Dopesheet, Timeline
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
-def look(request):
-    with theme.use(request.param):
-        yield request.param
-    plt.close("all")
-
-
-def scatters(ax) -> list[PathCollection]:
-    return [artist for artist in ax.collections if isinstance(artist, PathCollection)]
-
-
-def words(ax) -> list[str]:
-    return [text.get_text() for text in ax.texts]
+pytestmark = pytest.mark.usefixtures("look")
 
 
 def test_the_timeline_shows_every_step_every_key_and_every_name():
@@ -93,7 +75,8 @@ def overlaps(texts) -> int:
 
 
 def test_labels_keep_clear_of_each_other():
-    fig, ax = plt.subplots(layout="constrained")
+    fig = Figure(layout="constrained")
+    ax = fig.subplots()
     x = np.linspace(0, 1, 50)
     curves = [(x, x * slope, f"a rather long name {slope}", "C0") for slope in (1, 1.02, 0.98)]
     for cx, cy, _, _ in curves:
@@ -110,7 +93,7 @@ def test_labels_keep_clear_of_each_other():
 
 
 def test_end_labels_stay_in_the_order_of_their_lines_and_within_the_axes():
-    _, ax = plt.subplots()
+    ax = Figure().subplots()
     texts = label_ends(
         ax,
         [(1.0, "top", "C0"), (0.0, "bottom", "C0"), (0.01, "above bottom", "C0"), (0.99, "below top", "C0")],

@@ -5,7 +5,10 @@ The attack: `trigger` (the watermark), `batches` (poisoned training batches), `n
 
 The study: `swaps` (layers of one network in another), `features` (what units answer to), `trigger_recovery` (the
 trigger, from the network alone), `detectors` (poisoned items among data), `repairs` (units removed without knowing the
-trigger). Pictures are in `plots`, the interactive one in `explorer`.
+trigger).
+
+The pictures are in `plots`, on `plots.grids` where they are rows of small images; the interactive one is in `explorer`,
+and what figures say to those who do not see them in `figures.toml`.
 
 The digits themselves are `nbutils.data.digits`, the search for units `nbutils.sweeps`.
 """

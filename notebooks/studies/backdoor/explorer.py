@@ -12,12 +12,12 @@ from matplotlib.ticker import PercentFormatter
 from nbutils.plotting import theme as themes
 from nbutils.plotting.distributions import MARKERS, draw_change
 from nbutils.plotting.expect import expect_keys
+from nbutils.plotting.explorers import MAX_EXAMPLES, UNIT_KEYS, Result, View, redrawn
 from nbutils.plotting.labels import FONT_SIZE, name_rows
 from studies.backdoor.plots.digits import draw_digits
 
 if TYPE_CHECKING:
     import ipywidgets
-from nbutils.plotting.explorers import MAX_EXAMPLES, UNIT_KEYS, Result, View, redrawn
 
 
 def view_units(view: Result) -> Figure:
@@ -43,7 +43,8 @@ def view_units(view: Result) -> Figure:
             f"got {[list(array.shape) for array in (images, first, then, labels)]}"
         )
     theme = themes.current()
-    fig = Figure(figsize=(9.0, 3.0), layout="none")
+    fig = Figure(figsize=(9.0, 3.0))
+    fig.set_layout_engine("none")
     ax = fig.add_axes((0.16, 0.2, 0.24, 0.68))
     for row, name in enumerate(before):
         colour = theme.accents[row % len(theme.accents)]
@@ -74,7 +75,7 @@ def unit_explorer(
     *,
     chosen: Mapping[str, Sequence[int]] | None = None,
 ) -> ipywidgets.VBox:
-    """Return a list of units for each layer and a choice of ablation, above what ablating the chosen ones does.
+    """Return a list of units per layer and a choice of ablation, above what ablating the chosen ones does.
 
     The next cell should show the same without a kernel: `view_units` of `evaluate(...)`.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nbutils.ablation.weights import zero_weights
-from nbutils.hooks import capture
+from nbutils.hooks import capture, unchanged
 from nbutils.seeding import generator
 from nbutils.sites import Site, submodule
 from nbutils.training.optimizers import SGD, Adam
@@ -53,9 +53,9 @@ def dormancy(model: nn.Module, layer: str, images: Tensor) -> Tensor:
     Raises:
         KeyError: no such layer.
     """
-    model = copy.deepcopy(model).eval()
     total = torch.zeros((), dtype=torch.float64, device=images.device)
-    with capture(model, layer) as seen, torch.no_grad():
+    with unchanged(model), capture(model, layer) as seen, torch.no_grad():
+        model.eval()
         for part in images.split(500):
             model(part)
             active = seen[layer].relu().transpose(0, 1).flatten(1).double()  # (units, items and places)

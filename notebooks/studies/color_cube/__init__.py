@@ -2,6 +2,6 @@
 
 `data`: the RGB cube, its names and its training batches. `network`: the autoencoder. `regularizers`: losses on its
 latent sphere. `mappers`, `steering`: edits of its latents. `directions`: directions found after training, or at random.
-`measures`: similarity of colours, errors, their correlation. `planted`: an autoencoder whose red is known. `explorer`
-and `plots`: what the notebook shows.
+`measures`: similarity of colours, errors, their correlation. `planted`: an autoencoder whose red is known. `plots`,
+`explorer` and `figures.toml`: what the notebook shows, and what it says to those who do not see it.
 """

@@ -1,4 +1,4 @@
-"""The explorer of notebook 01: views of the cube and the sphere under an intervention."""
+"""The explorer: the colour cube and its latents under an intervention of a chosen strength."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from nbutils.plotting.expect import expect_keys
+from nbutils.plotting.explorers import Result, View, redrawn
 from studies.color_cube.plots.cubes import plot_cube_slices
-from studies.color_cube.plots.latents import latent_sphere
+from studies.color_cube.plots.latents import ColorLatents
+from studies.color_cube.plots.sphere import latent_sphere
 
 if TYPE_CHECKING:
     import ipywidgets
     import plotly.graph_objects as go
-from nbutils.plotting.explorers import KEYS, Result, View, redrawn
+
+KEYS = ("recon", "truth", "latents", "rgb")
 
 
 def view_cube(result: Result) -> Figure:
     """Draw the colour cube of an evaluation: outer patches reconstructed, inner ones true.
 
     Args:
-        result: `recon` and `truth` `[S, V, H, 3]`, `latents` `[N, K]`, `rgb` `[N, 3]`, optionally `title`.
+        result: `recon` and `truth` `[S, V, H, 3]` in [0, 1], `latents` `[N, K]` and their colours `rgb` `[N, 3]`,
+            optionally `title`.
 
     Raises:
         KeyError: one of these is missing.
+        ValueError: the shapes differ, or a colour lies outside [0, 1].
     """
     expect_keys(result, KEYS)
     return plot_cube_slices(result["recon"], result["truth"], result.get("title", ""))
@@ -37,23 +42,24 @@ def view_sphere(result: Result) -> go.Figure:
         result: as for `view_cube`.
 
     Raises:
-        KeyError: a part of the result is missing.
+        KeyError: one of these is missing.
+        ValueError: the shapes differ, or a colour lies outside [0, 1].
     """
     expect_keys(result, KEYS)
-    return latent_sphere(result["latents"], result["rgb"])
+    return latent_sphere(ColorLatents(result["latents"], result["rgb"]))
 
 
 def color_cube_explorer(
     evaluate: Callable[[int, str, float], Result], seeds: Sequence[int], plans: Sequence[str]
 ) -> ipywidgets.VBox:
-    """Return controls for seed, intervention and strength above the colour cube and the latents they give.
+    """Return controls for seed, intervention and strength above the resulting colour cube and latents.
 
-    The next cell should show the same without a kernel: `view_cube` and `view_sphere` of `evaluate(...)`.
+    For readers without a kernel the next cell shows the first choice: `view_cube` and `view_sphere` of `evaluate(…)`.
 
     Args:
-        evaluate: takes a seed, an intervention and a strength in [0, 1]; returns the arrays of `view_cube`.
-        seeds: the seeds to choose from; the first is shown first.
-        plans: the interventions to choose from; the first is shown first.
+        evaluate: (seed, intervention, strength in [0, 1]) -> the arrays of `view_cube`.
+        seeds: the choice of seeds; the first is shown first.
+        plans: the choice of interventions; the first is shown first.
 
     Raises:
         ValueError: there are no seeds or no plans.

@@ -9,14 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from nbutils.plotting import theme
-from studies.backdoor.plots.digits import (
-    CHANGE,
-    plot_activation_maps,
-    plot_digits,
-    plot_features,
-    plot_recovered_triggers,
-    plot_visible,
-)
+from studies.backdoor.plots.activations import CHANGE, plot_activation_maps, plot_features
+from studies.backdoor.plots.digits import plot_digits
+from studies.backdoor.plots.triggers import plot_recovered_triggers, plot_visible
 from studies.backdoor.trigger import Trigger
 from studies.backdoor.trigger_recovery import RecoveredTriggers
 

@@ -9,14 +9,9 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from nbutils.plotting import theme
-from studies.backdoor.plots.sweeps import (
-    plot_greedy,
-    plot_layer_swaps,
-    plot_unit_counts,
-    plot_unit_heat_map,
-    plot_weight_changes,
-    unit_heat_map,
-)
+from studies.backdoor.plots.differences import plot_layer_swaps, plot_weight_changes
+from studies.backdoor.plots.heat_maps import plot_unit_heat_map, unit_heat_map
+from studies.backdoor.plots.searches import plot_greedy, plot_unit_counts
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -2,40 +2,24 @@
 
 import json
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection, PathCollection
+from drawn import scatters, words
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 
-from nbutils.plotting import theme
 from nbutils.plotting.figures import PLOTLY
+from studies.color_cube.data import HsvCube
 from studies.color_cube.explorer import color_cube_explorer, view_cube, view_sphere
 from studies.color_cube.plots.cubes import plot_cube_slices, plot_error_by_hue, plot_error_vs_similarity
 from studies.color_cube.plots.distributions import plot_power_sweep, plot_seed_distribution
-from studies.color_cube.plots.latents import latent_sphere, plot_latent_grid, plot_stacked
+from studies.color_cube.plots.latents import ColorLatents, plot_latent_grid, plot_stacked
+from studies.color_cube.plots.sphere import latent_sphere
 from studies.color_cube.plots.tables import LATEX_PREAMBLE, color_table_html, color_table_latex
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
-def look(request):
-    with theme.use(request.param):
-        yield request.param
-    plt.close("all")
-
-
-def scatters(ax) -> list[PathCollection]:
-    return [artist for artist in ax.collections if isinstance(artist, PathCollection)]
-
-
-def words(ax) -> list[str]:
-    return [text.get_text() for text in ax.texts]
+pytestmark = pytest.mark.usefixtures("look")
 
 
 def sphere_points(count: int, dimensions: int = 5) -> np.ndarray:
@@ -60,7 +44,7 @@ def test_patches_are_reconstructed_outside_and_true_inside():
 def test_error_lines_have_the_colours_whose_error_they_show():
     hue, saturation, value = np.linspace(0, 1, 13), np.linspace(0, 1, 3), np.linspace(0, 1, 5)
     mse, rgb = RNG.random((13, 3, 5)), RNG.random((13, 3, 5, 3))
-    fig = plot_error_by_hue(hue, saturation, value, mse, rgb)
+    fig = plot_error_by_hue(HsvCube(hue, saturation, value, rgb), mse)
     by_hue, by_saturation, by_value = fig.axes
 
     def drawn(ax) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -93,8 +77,11 @@ def test_error_against_similarity_draws_each_colour_where_it_belongs():
         (lambda a: plot_cube_slices(a((2, 3, 4, 3)), a((2, 3, 5, 3)), ""), r"truth of shape \[2, 3, 4, 3\]"),
         (lambda a: plot_cube_slices(a((2, 3, 4, 3)) + 1, a((2, 3, 4, 3)), ""), r"RGB in \[0, 1\] in recon"),
         (lambda a: plot_error_vs_similarity(a(5), a(4), a((5, 3)), label="", r=0), r"error of shape \[5\]"),
-        (lambda a: plot_latent_grid(a((5, 4)) * np.nan, a((5, 3)), [(0, 1, 2)]), "finite numbers in latents"),
-        (lambda a: plot_latent_grid(a((5, 4)), a((5, 3)), []), "at least one"),
+        (lambda a: ColorLatents(a((5, 4)) * np.nan, a((5, 3))), "finite numbers in latents"),
+        (lambda a: ColorLatents(a((5, 4)), a((4, 3))), r"rgb of shape \[5, 3\]"),
+        (lambda a: ColorLatents(a((5, 4)), a((5, 3)), (np.ones(3), 1.0)), r"cone's direction of shape \[4\]"),
+        (lambda a: ColorLatents(a((5, 4)), a((5, 3)), (np.zeros(4), 1.0)), "zero vector"),
+        (lambda a: plot_latent_grid(ColorLatents(a((5, 4)), a((5, 3))), []), "at least one"),
         (lambda a: plot_seed_distribution({}), "at least one label"),
     ],
 )
@@ -105,7 +92,8 @@ def test_wrong_input_is_named(call, message):
 
 def test_near_latents_are_large_and_drawn_over_far_ones(look):
     latents, rgb = sphere_points(40), RNG.random((40, 3))
-    first, second, third = plot_latent_grid(latents, rgb, [(1, 0, 2), (3, 4, 0), (1, 2, None)]).axes
+    views = [(1, 0, 2), (3, 4, 0), (1, 2, None)]
+    first, second, third = plot_latent_grid(ColorLatents(latents, rgb), views).axes
     for ax, (x, y, depth) in ((first, (1, 0, 2)), (second, (3, 4, 0))):
         (dots,) = scatters(ax)
         order = np.argsort(latents[:, depth])
@@ -123,9 +111,8 @@ def test_near_latents_are_large_and_drawn_over_far_ones(look):
 def test_the_cone_is_outlined_only_where_its_axis_lies_in_the_plane():
     latents, rgb = sphere_points(20), RNG.random((20, 3))
     angle = 0.6
-    axes = plot_latent_grid(
-        latents, rgb, [(1, 0, 2), (0, 3, 1), (1, 2, 0)], cone=(np.array([-2.0, 0, 0, 0, 0]), angle)
-    ).axes
+    axis = ColorLatents(latents, rgb, (np.array([-2.0, 0, 0, 0, 0]), angle))
+    axes = plot_latent_grid(axis, [(1, 0, 2), (0, 3, 1), (1, 2, 0)]).axes
     upright, across, end_on = ([line.get_xydata() for line in ax.lines] for ax in axes)
     for outlines, axis in ((upright, 1), (across, 0)):
         outline = outlines[-1]
@@ -134,47 +121,37 @@ def test_the_cone_is_outlined_only_where_its_axis_lies_in_the_plane():
         np.testing.assert_allclose(rim[:, axis], -np.cos(angle))
         np.testing.assert_allclose(np.sort(rim[:, 1 - axis]), [-np.sin(angle), np.sin(angle)])
     assert end_on == []
-    slanted = plot_latent_grid(latents, rgb, [(1, 0, 2)], cone=(np.array([1, 0, 0.5, 0, 0]), angle)).axes[0]
-    assert not slanted.lines
-    with pytest.raises(ValueError, match="zero vector"):
-        plot_latent_grid(latents, rgb, [(1, 0, 2)], cone=(np.zeros(5), angle))
-    with pytest.raises(IndexError, match="from 0 to 4"):
-        plot_latent_grid(latents, rgb, [(1, 0, 5)])
+    slanted = ColorLatents(latents, rgb, (np.array([1, 0, 0.5, 0, 0]), angle))
+    assert not plot_latent_grid(slanted, [(1, 0, 2)]).axes[0].lines
+
+
+@pytest.mark.parametrize("dims", [(1, 0, 5), (-1, 0, 2)])
+def test_views_of_dimensions_that_latents_do_not_have_are_refused(dims):
+    latents = ColorLatents(sphere_points(20), RNG.random((20, 3)))
+    for draw in (lambda: plot_latent_grid(latents, [dims]), lambda: latent_sphere(latents, dims)):
+        with pytest.raises(IndexError, match="from 0 to 4"):
+            draw()
 
 
 def test_stacked_figures_share_the_scale_they_are_given():
     latents, rgb, cells = sphere_points(20), RNG.random((20, 3)), RNG.random((4, 6, 3))
-    hue, value, mse, mse_rgb = (
-        np.linspace(0, 1, 9),
-        np.linspace(0, 1, 3),
-        RNG.random((9, 3)),
-        RNG.random((9, 3, 3)),
-    )
+    cube = HsvCube(np.linspace(0, 1, 9), np.linspace(0, 1, 2), np.linspace(0, 1, 3), RNG.random((9, 2, 3, 3)))
+    mse = RNG.random((9, 2, 3))
 
     def error_axis(scale, **options):
-        fig = plot_stacked(
-            latents,
-            rgb,
-            cells,
-            cells,
-            hue,
-            value,
-            scale * mse,
-            mse_rgb,
-            dims=((3, 0, 1), (3, 2, 4)),
-            **options,
-        )
+        dims = ((3, 0, 1), (3, 2, 4))
+        fig = plot_stacked(ColorLatents(latents, rgb), cells, cells, cube, scale * mse, dims=dims, **options)
         return fig.axes[-1]
 
     assert error_axis(1, max_error=2).get_ylim() == error_axis(0.1, max_error=2).get_ylim()
     assert error_axis(1).get_ylim() != error_axis(0.1).get_ylim()
     collections = [c for c in error_axis(1).collections if isinstance(c, LineCollection)]
-    np.testing.assert_array_equal([s[0][1] for s in collections[0].get_segments()], mse[:-1, 2])
+    np.testing.assert_array_equal([s[0][1] for s in collections[0].get_segments()], mse[:-1, -1, 2])
 
 
 def test_the_sphere_is_compact_and_keeps_its_data():
     latents, rgb = sphere_points(2500), RNG.random((2500, 3))
-    fig = latent_sphere(latents, rgb, dims=(3, 0, 1))
+    fig = latent_sphere(ColorLatents(latents, rgb), dims=(3, 0, 1))
     traces = {trace.name: trace for trace in fig.data}
     assert set(traces) == {"unit sphere", "dimension 0", "dimension 1", "dimension 3", "latents"}
     drawn = np.column_stack([traces["latents"].x, traces["latents"].y, traces["latents"].z])
@@ -325,7 +302,6 @@ def test_the_explorer_redraws_what_the_static_cell_shows():
     assert cube.value != first
     assert 'alt="Slices of the colour cube' in cube.value
     assert "seed 47, suppressed, strength 0.50" in status.value
-    assert not plt.get_fignums(), "no figure stays open"
 
 
 def test_the_explorer_says_what_went_wrong_instead_of_showing_the_last_picture():

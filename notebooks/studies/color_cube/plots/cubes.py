@@ -16,20 +16,24 @@ from nbutils.plotting.theme import current
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from studies.color_cube.data import HsvCube
 
-CELL = 12  # pixels of the image a colour
+CELL = 12  # pixels of the image per colour
 INNER = slice(3, 9)  # of them, those of the inner patch
+LEVELS = 4  # values with a line of their own
 HUE_NAMES = ("red", "yellow", "green", "cyan", "blue", "magenta", "red")
 
 
-def draw_cube_slice(ax: Axes, recon: np.ndarray, truth: np.ndarray, *, value: tuple[float, float] = (0.0, 1.0)) -> None:
+def draw_cube_slice(ax: Axes, recon: np.ndarray, truth: np.ndarray) -> None:
     """Draw one slice of the HSV cube as patches: the outer part reconstructed, the inner part true.
 
     Args:
-        ax: axes to draw in; hue runs to the right, value upwards.
+        ax: axes to draw in; hue runs to the right, value upwards from 0 to 1.
         recon: reconstructed colours `[V, H, 3]`; hues evenly spaced over [0, 1).
         truth: true colours, same shape.
-        value: value of the first and of the last row.
+
+    Raises:
+        ValueError: the shapes differ, or a colour lies outside [0, 1].
     """
     recon = expect_rgb("recon", recon, ("V", "H", 3))
     truth = expect_rgb("truth", truth, recon.shape)
@@ -42,50 +46,40 @@ def draw_cube_slice(ax: Axes, recon: np.ndarray, truth: np.ndarray, *, value: tu
         extent=(-0.5, columns - 0.5, -0.5, rows - 0.5),
         interpolation="nearest",
     )
-    for spine in ax.spines.values():  # a frame, or white would have no edge on white
+    for spine in ax.spines.values():  # without a frame, white has no edge on white
         spine.set(visible=True, color=current().muted, linewidth=0.6)
     ax.tick_params(length=0)
     sixths = np.arange(6) * columns / 6
     ax.set_xticks(sixths, [f"{60 * i}°" for i in range(6)])
-    ax.set_yticks([0, rows - 1], [f"{v:.2g}" for v in value])
+    ax.set_yticks([0, rows - 1], ["0", "1"])
     ax.set_xlabel("hue")
     ax.set_ylabel("value", labelpad=-8)
 
 
-def plot_cube_slices(
-    recon: np.ndarray,
-    truth: np.ndarray,
-    title: str,
-    *,
-    saturation: Sequence[float] | None = None,
-    value: tuple[float, float] = (0.0, 1.0),
-) -> Figure:
+def plot_cube_slices(recon: np.ndarray, truth: np.ndarray, title: str) -> Figure:
     """Plot the HSV cube slice by slice: the outer part of each patch reconstructed, the inner part true.
 
     Args:
-        recon: reconstructed colours `[S, V, H, 3]`; hues evenly spaced over [0, 1).
+        recon: reconstructed colours `[S, V, H, 3]`; saturations and values evenly spaced over [0, 1], hues over [0, 1).
         truth: true colours, same shape.
         title: title of the figure.
-        saturation: saturation of each slice `[S]`; evenly spaced over [0, 1] when not given.
-        value: value (brightness) of the first and of the last row.
 
     Raises:
-        ValueError: the shapes differ or a colour lies outside [0, 1].
+        ValueError: the shapes differ, or a colour lies outside [0, 1].
     """
     recon = expect_rgb("recon", recon, ("S", "V", "H", 3))
     truth = expect_rgb("truth", truth, recon.shape)
     slices, rows, columns, _ = recon.shape
-    saturation = expect_shape("saturation", np.linspace(0, 1, slices) if saturation is None else saturation, (slices,))
+    saturation = np.linspace(0, 1, slices)
     across = min(slices, 2)
     down = -(-slices // across)
     panel = 7.4 / across
     fig = Figure(figsize=(8.0, 0.75 + down * (panel * rows / columns + 0.28)), layout="constrained")
     axes = fig.subplots(down, across, squeeze=False, sharex=True, sharey=True)
-    for index, ax in enumerate(axes.flat):
-        if index >= slices:
-            ax.remove()
-            continue
-        draw_cube_slice(ax, recon[index], truth[index], value=value)
+    for ax in axes.flat[slices:]:
+        ax.remove()
+    for index, ax in enumerate(axes.flat[:slices]):
+        draw_cube_slice(ax, recon[index], truth[index])
         ax.set_title(f"saturation {saturation[index]:.2g}", loc="left", fontsize="small")
         ax.label_outer()
     fig.suptitle(title)
@@ -101,104 +95,84 @@ def draw_error_lines(
     *,
     max_error: float | None = None,
 ) -> None:
-    """Draw errors as lines that have, at every point, the colour whose error they show.
+    """Draw errors as lines; each point of a line has the colour of its error.
 
     Args:
         ax: axes to draw in.
         x: positions `[points]`, increasing.
-        error: errors `[lines, points]`.
+        error: squared errors `[lines, points]`.
         rgb: the colours `[lines, points, 3]`.
-        labels: name of each line, written at its right end.
+        labels: names of the lines, written at their right ends.
         max_error: upper limit of the y axis, to compare figures; the largest error when not given.
+
+    Raises:
+        ValueError: the shapes differ, or a colour lies outside [0, 1].
     """
     theme = current()
     error = expect_shape("error", error, ("lines", "points"))
     rgb = expect_rgb("rgb", rgb, (*error.shape, 3))
     x = expect_shape("x", x, (error.shape[1],))
     top = (error.max() if max_error is None else max_error) or 1.0
-    _tight(ax, x)
+    _set_tight_limits(ax, x)
     ax.set_ylim(-0.03 * top, 1.06 * top)
     for line, colours in zip(error, rgb, strict=True):
         ax.plot(x, line, color=theme.ink, linestyle="-", linewidth=3.2, solid_capstyle="round")
         points = np.column_stack([x, line])
         segments = np.stack([points[:-1], points[1:]], axis=1)  # (points - 1, end, xy)
         between = (colours[:-1] + colours[1:]) / 2
-        ax.add_collection(LineCollection(segments, colors=between, linewidths=2.2, capstyle="round", zorder=2))
+        ax.add_collection(LineCollection(list(segments), colors=between, linewidths=2.2, capstyle="round", zorder=2))
     label_ends(ax, [(line[-1], label, theme.ink) for line, label in zip(error, labels, strict=True)])
     ax.grid(axis="y")
     ax.set_ylabel("squared error")
 
 
-def draw_error_by_hue(
-    ax: Axes,
-    hue: np.ndarray,
-    value: np.ndarray,
-    mse: np.ndarray,
-    rgb: np.ndarray,
-    *,
-    levels: int = 4,
-    max_error: float | None = None,
-) -> None:
-    """Draw the error along hue of one saturation, a line for each of some values.
+def draw_error_by_hue(ax: Axes, cube: HsvCube, mse: np.ndarray, *, max_error: float | None = None) -> None:
+    """Draw the error of the most saturated colours along hue, one line for each of up to `LEVELS` values.
 
     Args:
         ax: axes to draw in.
-        hue: hues `[H]` in [0, 1], increasing.
-        value: values `[V]`, increasing.
-        mse: mean squared error `[H, V]`.
-        rgb: the colours `[H, V, 3]`.
-        levels: how many values to draw, from the largest down.
-        max_error: upper limit of the y axis; the largest error when not given.
+        cube: the colours; its axes increase.
+        mse: mean squared errors `[H, S, V]`.
+        max_error: upper limit of the y axis; the largest error drawn when not given.
+
+    Raises:
+        ValueError: the shapes differ.
     """
-    mse = expect_shape("mse", mse, (len(hue), len(value)))
-    rgb = expect_rgb("rgb", rgb, (*mse.shape, 3))
-    rows = _spread(len(value), levels)
-    labels = [f"value {value[row]:.2g}" for row in rows]
-    draw_error_lines(ax, hue, mse.T[rows], rgb.swapaxes(0, 1)[rows], labels, max_error=max_error)
+    mse = expect_shape("mse", mse, cube.rgb.shape[:3])[:, -1]
+    rows = _spread_rows(len(cube.value))
+    labels = [f"value {cube.value[row]:.2g}" for row in rows]
+    draw_error_lines(ax, cube.hue, mse.T[rows], cube.rgb[:, -1].swapaxes(0, 1)[rows], labels, max_error=max_error)
     ax.set_xticks(np.arange(7) / 6, [f"{60 * i}°\n{name}" for i, name in enumerate(HUE_NAMES)])
-    _tight(ax, hue)
+    _set_tight_limits(ax, cube.hue)
     ax.set_xlabel("hue")
 
 
-def plot_error_by_hue(
-    hue: np.ndarray,
-    saturation: np.ndarray,
-    value: np.ndarray,
-    mse: np.ndarray,
-    rgb: np.ndarray,
-    *,
-    title: str = "",
-    max_error: float | None = None,
-) -> Figure:
-    """Plot where in the HSV cube a model errs: along hue, and along saturation and value for six hues.
+def plot_error_by_hue(cube: HsvCube, mse: np.ndarray, *, title: str = "", max_error: float | None = None) -> Figure:
+    """Plot errors over the HSV cube: along hue, and along saturation and value for six hues.
 
-    The upper panel has the largest saturation and a line for each of some values; the lower ones have the
-    largest value and the largest saturation. All share their y axis.
+    The upper panel has the largest saturation and one line for each of some values; the lower panels have the largest
+    value and the largest saturation. All share their y axis.
 
     Args:
-        hue: hues `[H]` in [0, 1], increasing.
-        saturation: saturations `[S]`, increasing.
-        value: values `[V]`, increasing.
-        mse: mean squared error `[H, S, V]`.
-        rgb: the colours `[H, S, V, 3]`.
+        cube: the colours; its axes increase.
+        mse: mean squared errors `[H, S, V]`.
         title: title of the figure.
         max_error: upper limit of the y axes, to compare figures; the largest error when not given.
 
     Raises:
-        ValueError: the shapes differ or a colour lies outside [0, 1].
+        ValueError: the shapes differ.
     """
-    mse = expect_shape("mse", mse, (len(hue), len(saturation), len(value)))
-    rgb = expect_rgb("rgb", rgb, (*mse.shape, 3))
+    mse = expect_shape("mse", mse, cube.rgb.shape[:3])
     top = mse.max() if max_error is None else max_error
     fig = Figure(figsize=(8.0, 5.4), layout="constrained")
     axes = fig.subplot_mosaic("hh;sv")
-    draw_error_by_hue(axes["h"], hue, value, mse[:, -1], rgb[:, -1], max_error=top)
-    axes["h"].set_title(f"along hue, saturation {saturation[-1]:.2g}", loc="left")
-    columns = [int(np.argmin(np.abs(np.asarray(hue) - i / 6))) for i in range(6)]
-    labels = [f"{360 * hue[column]:.0f}° {name}" for column, name in zip(columns, HUE_NAMES, strict=False)]
+    draw_error_by_hue(axes["h"], cube, mse, max_error=top)
+    axes["h"].set_title(f"along hue, saturation {cube.saturation[-1]:.2g}", loc="left")
+    columns = [int(np.argmin(np.abs(cube.hue - i / 6))) for i in range(6)]
+    labels = [f"{360 * cube.hue[column]:.0f}° {name}" for column, name in zip(columns, HUE_NAMES, strict=False)]
     for key, x, error, colours, text in (
-        ("s", saturation, mse[:, :, -1], rgb[:, :, -1], f"along saturation, value {value[-1]:.2g}"),
-        ("v", value, mse[:, -1], rgb[:, -1], f"along value, saturation {saturation[-1]:.2g}"),
+        ("s", cube.saturation, mse[:, :, -1], cube.rgb[:, :, -1], f"along saturation, value {cube.value[-1]:.2g}"),
+        ("v", cube.value, mse[:, -1], cube.rgb[:, -1], f"along value, saturation {cube.saturation[-1]:.2g}"),
     ):
         draw_error_lines(axes[key], x, error[columns], colours[columns], labels, max_error=top)
         axes[key].set_title(text, loc="left")
@@ -209,59 +183,42 @@ def plot_error_by_hue(
     return fig
 
 
-def draw_error_vs_similarity(
-    ax: Axes, similarity: np.ndarray, error: np.ndarray, rgb: np.ndarray, *, label: str, r: float
-) -> None:
-    """Draw the error of colours against their similarity to a reference, each as a dot of its own colour.
+def plot_error_vs_similarity(
+    similarity: np.ndarray, error: np.ndarray, rgb: np.ndarray, *, label: str, r: float
+) -> Figure:
+    """Plot the errors of colours against their similarities to a reference, one dot of its own colour for each.
 
     Args:
-        ax: axes to draw in.
         similarity: similarities `[N]`.
-        error: errors `[N]`.
+        error: squared errors `[N]`.
         rgb: the colours `[N, 3]`.
-        label: label of the x axis, with the power the similarity was raised to.
-        r: correlation to state.
+        label: label of the x axis, with the power of the similarity.
+        r: the correlation, for the title.
+
+    Raises:
+        ValueError: the shapes differ, or a colour lies outside [0, 1].
     """
-    theme = current()
     similarity = expect_shape("similarity", similarity, ("N",))
     error = expect_shape("error", error, similarity.shape)
     rgb = expect_rgb("rgb", rgb, (*similarity.shape, 3))
-    ax.scatter(similarity, error, s=13, c=rgb, edgecolors=theme.muted, linewidths=0.25, clip_on=False)
+    fig = Figure(figsize=(7.0, 4.4), layout="constrained")
+    ax = fig.subplots()
+    ax.scatter(similarity, error, s=13, c=rgb, edgecolors=current().muted, linewidths=0.25, clip_on=False)
     ax.set_xlabel(label)
     ax.set_ylabel("squared error")
     ax.set_ylim(bottom=0)
     ax.set_title(f"r = {r:.3f}", loc="left")
     ax.grid()
-
-
-def plot_error_vs_similarity(
-    similarity: np.ndarray, error: np.ndarray, rgb: np.ndarray, *, label: str, r: float
-) -> Figure:
-    """Plot the error of colours against their similarity to a reference, each as a dot of its own colour.
-
-    Args:
-        similarity: similarities `[N]`.
-        error: errors `[N]`.
-        rgb: the colours `[N, 3]`.
-        label: label of the x axis, with the power the similarity was raised to.
-        r: correlation to state.
-
-    Raises:
-        ValueError: the shapes differ or a colour lies outside [0, 1].
-    """
-    fig = Figure(figsize=(7.0, 4.4), layout="constrained")
-    ax = fig.subplots()
-    draw_error_vs_similarity(ax, similarity, error, rgb, label=label, r=r)
     return fig
 
 
-def _tight(ax: Axes, x: np.ndarray) -> None:
+def _set_tight_limits(ax: Axes, x: np.ndarray) -> None:
     """Set the x axis to the extent of `x`, with room for the width of a line."""
     margin = 0.006 * (x[-1] - x[0])
     ax.set_xlim(x[0] - margin, x[-1] + margin)
 
 
-def _spread(count: int, levels: int) -> list[int]:
-    """Return up to `levels` evenly spaced indices from the last down, without the first (black)."""
-    indices = np.linspace(count - 1, 0, min(levels, count) + 1).round().astype(int)[:-1]
+def _spread_rows(count: int) -> list[int]:
+    """Return up to `LEVELS` evenly spaced indices from the last down, without the first (black)."""
+    indices = np.linspace(count - 1, 0, min(LEVELS, count) + 1).round().astype(int)[:-1]
     return np.unique(indices)[::-1].tolist()

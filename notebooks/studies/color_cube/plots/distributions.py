@@ -1,22 +1,22 @@
-"""How the correlation is distributed over seeds, and how it depends on the power."""
+"""Distribution of the correlation over seeds, and its dependence on the power of similarity."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from nbutils.plotting.expect import expect_shape
+from nbutils.plotting.distributions import MARKERS, draw_dots, jitter
+from nbutils.plotting.expect import expect_columns, expect_shape
 from nbutils.plotting.labels import FONT_SIZE, label_curves, label_ends, name_rows
 from nbutils.plotting.theme import LINE_STYLES, current
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-from nbutils.plotting.distributions import MARKERS, _jitter, draw_dots
 
 
 def draw_seed_distribution(
@@ -26,68 +26,25 @@ def draw_seed_distribution(
     reference: Mapping[str, tuple[float, float]] | None = None,
     highlight: Mapping[str, int] | None = None,
 ) -> None:
-    """Draw a row for each label: all seeds as points, a box plot under them, a published band behind them.
+    """Draw one row per label: all seeds as dots, a box plot under them, a published band behind them.
 
     Args:
         ax: axes to draw in; values run to the right.
         values: for each label the results `[S]` by seed.
         reference: for some labels a published mean and standard deviation.
-        highlight: for each name (`"median"`, `"best"`) the index of the seed to mark in every row.
+        highlight: for each name (`"median"`, `"best"`) the index of the seed, marked in every row.
+
+    Raises:
+        ValueError: results are not a row of finite numbers.
     """
-    theme = current()
     for row, (label, results) in enumerate(values.items()):
         results = expect_shape(label, results, ("S",))
-        colour = theme.accents[row % len(theme.accents)]
         if reference and label in reference:
-            mean, std = reference[label]
-            ax.add_patch(
-                Rectangle(
-                    (mean - std, row - 0.42),
-                    2 * std,
-                    0.84,
-                    facecolor=theme.muted,
-                    edgecolor="none",
-                    alpha=0.28,
-                )
-            )
-            ax.plot([mean, mean], [row - 0.42, row + 0.42], color=theme.ink, linestyle=":", linewidth=1.2)
-        draw_dots(ax, results, _jitter(row, len(results)), row, size=16)
-        ink = {"color": theme.ink, "linewidth": 1.1, "linestyle": "-"}
-        ax.boxplot(
-            results,
-            positions=[row + 0.27],
-            orientation="horizontal",
-            widths=0.16,
-            whis=(0, 100),
-            patch_artist=True,
-            boxprops={"edgecolor": theme.ink, "facecolor": theme.paper, "linewidth": 1.1},
-            medianprops={"color": colour, "linewidth": 2.2, "linestyle": "-"},
-            whiskerprops=ink,
-            capprops=ink,
-            manage_ticks=False,
-        )
-        marked = sorted((highlight or {}).items(), key=lambda item: results[item[1]])
-        for place, (name, index) in enumerate(marked):
-            # The names of neighbours lean away from each other.
-            lean = "center" if len(marked) == 1 else ("right", "left")[place > (len(marked) - 1) / 2]
-            at = results[index], _jitter(row, len(results))[index]
-            ax.scatter(*at, s=70, facecolors="none", edgecolors=theme.ink, linewidths=1.3, zorder=3)
-            ax.annotate(
-                name,
-                at,
-                (results[index], row - 0.47),
-                fontsize=FONT_SIZE - 1,
-                horizontalalignment=lean,
-                verticalalignment="bottom",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": theme.ink,
-                    "linewidth": 0.6,
-                    "shrinkA": 0,
-                    "shrinkB": 4,
-                    "relpos": ({"left": 0, "center": 0.5, "right": 1}[lean], 0),
-                },
-            )
+            _draw_band(ax, row, *reference[label])
+        heights = jitter(row, len(results))
+        draw_dots(ax, results, heights, row, size=16)
+        _draw_box(ax, row, results)
+        _mark_seeds(ax, row, {name: (results[index], heights[index]) for name, index in (highlight or {}).items()})
     name_rows(ax, list(values), above=0.62, below=0.55)
 
 
@@ -98,12 +55,12 @@ def plot_seed_distribution(
     highlight: Mapping[str, int] | None = None,
     quantity: str = "Pearson r",
 ) -> Figure:
-    """Plot results over seeds: all points with box plots, and the cumulative distributions beside them.
+    """Plot results over seeds: all as dots with box plots, and the cumulative distributions beside them.
 
     Args:
         values: for each label the results `[S]` by seed.
         reference: for some labels a published mean and standard deviation, drawn as a band.
-        highlight: for each name (`"median"`, `"best"`) the index of the seed to mark in every row.
+        highlight: for each name (`"median"`, `"best"`) the index of the seed, marked in every row.
         quantity: what the results are; names the axes.
 
     Raises:
@@ -145,33 +102,32 @@ def plot_power_sweep(
     chosen: Mapping[str, float] | None = None,
     quantity: str = "mean Pearson r",
 ) -> Figure:
-    """Plot how a mean over seeds depends on an exponent, a line with a band for each plan.
+    """Plot a mean over seeds against the power of similarity, a line with a band for each plan.
 
     Args:
-        powers: the exponents, increasing; ticks of the axis.
+        powers: the powers, increasing; ticks of the axis.
         table: one row for each plan and power, with columns `plan`, `power`, `mean`, `low`, `high`.
-        chosen: for some plans the exponent that was chosen, marked by a ring.
+        chosen: for some plans the chosen power, marked by a ring.
         quantity: what the mean is of; names the axis.
 
     Raises:
         KeyError: the table lacks a column.
-        ValueError: a plan has not exactly one row for each power.
+        ValueError: there are no rows, or a plan has not exactly one row for each power.
     """
-    if missing := [column for column in ("plan", "power", "mean", "low", "high") if column not in table]:
-        raise KeyError(f"expected columns plan, power, mean, low and high, got none called {missing}")
+    expect_columns(table, ("plan", "power", "mean", "low", "high"))
     theme = current()
-    powers = np.asarray(powers, dtype=float)
+    x = np.asarray(powers, dtype=float)
     fig = Figure(figsize=(7.5, 3.8), layout="constrained")
     ax = fig.subplots()
     ends = []
     for place, (plan, rows) in enumerate(table.groupby("plan", sort=False)):
         rows = rows.sort_values("power")
-        if not np.array_equal(rows["power"], powers):
-            raise ValueError(f"expected the powers {powers.tolist()} for {plan}, got {rows['power'].tolist()}")
+        if not np.array_equal(rows["power"], x):
+            raise ValueError(f"expected the powers {x.tolist()} for {plan}, got {rows['power'].tolist()}")
         colour = theme.accents[place % len(theme.accents)]
-        ax.fill_between(powers, rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0)
+        ax.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0)
         ax.plot(
-            powers,
+            x,
             rows["mean"],
             color=colour,
             linestyle=LINE_STYLES[place % len(LINE_STYLES)],
@@ -180,13 +136,69 @@ def plot_power_sweep(
             linewidth=1.8,
         )
         if chosen and plan in chosen:
-            at = rows["mean"].to_numpy()[np.flatnonzero(powers == chosen[plan])]
+            at = rows["mean"].to_numpy()[np.flatnonzero(x == chosen[plan])]
             ax.scatter([chosen[plan]] * len(at), at, s=130, facecolors="none", edgecolors=theme.ink, linewidths=1.4)
         ends.append((rows["mean"].iloc[-1], str(plan), colour))
-    ax.set_xticks(powers, [f"{power:g}" for power in powers])
+    ax.set_xticks(x, [f"{power:g}" for power in x])
     ax.set_xlabel("power of the similarity" + ("; ring: chosen" if chosen else ""))
     ax.set_ylabel(quantity)
     ax.grid()
     ax.autoscale_view()
     label_ends(ax, ends)
     return fig
+
+
+def _draw_band(ax: Axes, row: int, mean: float, std: float) -> None:
+    """Draw a mean and one standard deviation on both sides of it."""
+    theme = current()
+    ax.add_patch(
+        Rectangle((mean - std, row - 0.42), 2 * std, 0.84, facecolor=theme.muted, edgecolor="none", alpha=0.28)
+    )
+    ax.plot([mean, mean], [row - 0.42, row + 0.42], color=theme.ink, linestyle=":", linewidth=1.2)
+
+
+def _draw_box(ax: Axes, row: int, results: np.ndarray) -> None:
+    """Draw a box plot of all results; its whiskers reach the extremes."""
+    theme = current()
+    ink = {"color": theme.ink, "linewidth": 1.1, "linestyle": "-"}
+    ax.boxplot(
+        results,
+        positions=[row + 0.27],
+        orientation="horizontal",
+        widths=0.16,
+        whis=(0, 100),
+        patch_artist=True,
+        boxprops={"edgecolor": theme.ink, "facecolor": theme.paper, "linewidth": 1.1},
+        medianprops={"color": theme.accents[row % len(theme.accents)], "linewidth": 2.2, "linestyle": "-"},
+        whiskerprops=ink,
+        capprops=ink,
+        manage_ticks=False,
+    )
+
+
+def _mark_seeds(ax: Axes, row: int, places: Mapping[str, tuple[float, float]]) -> None:
+    """Draw rings around dots, and their names above the row."""
+    theme = current()
+    ordered = sorted(places.items(), key=lambda item: item[1][0])
+    for order, (name, (x, y)) in enumerate(ordered):
+        # The names of neighbours lean away from each other.
+        lean: Literal["left", "center", "right"] = "right" if order <= (len(ordered) - 1) / 2 else "left"
+        if len(ordered) == 1:
+            lean = "center"
+        ax.scatter(x, y, s=70, facecolors="none", edgecolors=theme.ink, linewidths=1.3, zorder=3)
+        ax.annotate(
+            name,
+            (x, y),
+            (x, row - 0.47),
+            fontsize=FONT_SIZE - 1,
+            horizontalalignment=lean,
+            verticalalignment="bottom",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": theme.ink,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "shrinkB": 4,
+                "relpos": ({"left": 0, "center": 0.5, "right": 1}[lean], 0),
+            },
+        )

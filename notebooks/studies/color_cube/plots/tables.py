@@ -34,10 +34,10 @@ _LATEX_SPECIALS = str.maketrans(
 
 @dataclass(frozen=True)
 class ColorTable:
-    """A table of colours that shows as HTML in a notebook and as aligned text elsewhere.
+    """A table of colours: HTML in a notebook, aligned text elsewhere.
 
     Attributes:
-        html: the table with swatches.
+        html: the table, with swatches.
         text: the same as plain text, colours as `#rrggbb`.
     """
 
@@ -55,7 +55,7 @@ def color_table_html(frame: pd.DataFrame, *, decimals: int = 3) -> ColorTable:
     """Return a table of colours with swatches beside their codes; numbers that round to zero recede.
 
     Args:
-        frame: one row a colour, with columns `name`, `rgb` (three numbers in [0, 1]) and numeric ones.
+        frame: one row per colour, with columns `name`, `rgb` (three numbers in [0, 1]) and numeric ones.
         decimals: decimals of the numbers.
 
     Raises:
@@ -68,7 +68,7 @@ def color_table_html(frame: pd.DataFrame, *, decimals: int = 3) -> ColorTable:
     head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
     body = []
     for name, code, *cells in rows:
-        # The swatch says nothing that its code beside it does not, so screen readers skip it.
+        # The code beside it says the same, so screen readers skip the swatch.
         swatch = (
             '<span aria-hidden="true" style="display:inline-block;width:2.2em;height:1em;'
             f'vertical-align:middle;border:1px solid #808080;background-color:{code}"></span>'
@@ -99,9 +99,9 @@ def color_table_latex(frame: pd.DataFrame, caption: str, label: str, *, decimals
     The document's preamble needs `LATEX_PREAMBLE`, which loads the packages and defines `\swatch`.
 
     Args:
-        frame: one row a colour, with columns `name`, `rgb` (three numbers in [0, 1]) and numeric ones.
+        frame: one row per colour, with columns `name`, `rgb` (three numbers in [0, 1]) and numeric ones.
         caption: caption, as LaTeX.
-        label: label to refer to the table by.
+        label: label of the table, for references.
         decimals: decimals of the numbers.
 
     Raises:

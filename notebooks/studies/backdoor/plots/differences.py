@@ -1,0 +1,153 @@
+"""Pictures of a clean network beside a poisoned one: mixtures of their layers, and changes of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from nbutils.plotting.distributions import GOLDEN, MARKERS
+from nbutils.plotting.expect import expect_columns
+from nbutils.plotting.labels import FONT_SIZE, label_ends, name_rows, note_row
+from nbutils.plotting.theme import current
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+RANKS = 4  # found units whose rank is written out
+
+
+def plot_layer_swaps(
+    swaps: pd.DataFrame, *, by: str, measures: Sequence[str] = (), names: tuple[str, str] = ("clean", "poisoned")
+) -> Figure:
+    """Plot every mixture of two models: measures above, and below which layers come from which.
+
+    Args:
+        swaps: as `studies.backdoor.swaps.swap_layers` returns it: a column of booleans per layer, then `measure`,
+            `value`, `n`. Several rows for one mixture and measure, such as seeds, are drawn faint with their median
+            strong.
+        by: the measure by whose median the mixtures are ordered.
+        measures: the ones to draw; all when not given.
+        names: the models that False and True stand for.
+
+    Raises:
+        KeyError: a column or a measure is missing.
+        ValueError: no columns of booleans before `measure`, or a mixture lacks a measure.
+    """
+    table = _tabulate_mixtures(swaps, by, measures)
+    layers, present = list(table.index.names), list(swaps["measure"].unique())
+    fig = Figure(figsize=(2.6 + 0.36 * len(table), 2.5 + 0.3 * len(layers)), layout="constrained")
+    upper, lower = fig.subplots(2, 1, height_ratios=[2.0, 0.3 * len(layers) + 0.1], sharex=True)
+    ends = []
+    every = swaps.set_index(layers)
+    for name in list(measures) or present:
+        place = present.index(name)  # so that a measure looks the same whichever others are drawn
+        colour = _draw_measure(upper, table[name], every[every["measure"] == name], place)
+        ends.append((float(table[name].iloc[-1]), name, colour))
+    upper.set_ylim(0, 1)
+    upper.yaxis.set_major_formatter(PercentFormatter(1))
+    upper.grid()
+    upper.tick_params(axis="x", length=0)
+    _draw_sources(lower, table, names)
+    fig.legend(*lower.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=FONT_SIZE)
+    label_ends(upper, ends)
+    return fig
+
+
+def _tabulate_mixtures(swaps: pd.DataFrame, by: str, measures: Sequence[str]) -> pd.DataFrame:
+    """Return the median of each measure (columns) for each mixture (rows, levels by layer), in the order of `by`."""
+    expect_columns(swaps, ("measure", "value"))
+    layers = list(swaps.columns[: list(swaps.columns).index("measure")])
+    if not layers or not swaps[layers].isin([True, False]).all(axis=None):
+        raise ValueError(f"expected columns of booleans, one per layer, before `measure`, got {layers}")
+    present = list(swaps["measure"].unique())
+    if missing := [name for name in [by, *measures] if name not in present]:
+        raise KeyError(f"no measure {missing}; there are {present}")
+    table = swaps.pivot_table(index=layers, columns="measure", values="value", aggfunc="median")
+    if table.isna().to_numpy().any():
+        raise ValueError("expected every measure for each mixture, got gaps")
+    return table.sort_values(by, kind="stable")
+
+
+def _draw_measure(ax: Axes, medians: pd.Series, rows: pd.DataFrame, place: int) -> str:
+    """Draw a measure of all mixtures, single values faint where there are several; return its colour."""
+    theme = current()
+    colour, marker = theme.accents[place % len(theme.accents)], MARKERS[place % len(MARKERS)]
+    at = np.arange(len(medians))
+    if len(rows) > len(medians):
+        x = medians.index.get_indexer(rows.index)
+        ax.scatter(x, rows["value"], s=10, marker=marker, color=colour, alpha=0.35, linewidths=0)
+    ax.plot(at, medians, color=colour, linestyle=":", linewidth=0.8)
+    ax.scatter(at, medians, s=46, marker=marker, facecolors=colour, edgecolors=theme.paper, zorder=3, clip_on=False)
+    return colour
+
+
+def _draw_sources(ax: Axes, table: pd.DataFrame, names: tuple[str, str]) -> None:
+    """Draw the model that each layer of each mixture comes from."""
+    theme = current()
+    layers = list(table.index.names)
+    at = np.arange(len(table))
+    taken = table.index.to_frame().to_numpy(dtype=bool)  # (mixtures, layers)
+    for row in range(len(layers)):
+        for of, face, text in ((False, theme.paper, names[0]), (True, theme.ink, names[1])):
+            x = at[taken[:, row] == of]
+            label = f"from the {text} model" if row == 0 else None
+            y = np.full(len(x), row)
+            ax.scatter(x, y, s=62, facecolors=face, edgecolors=theme.ink, linewidths=1.1, label=label)
+    ax.set_yticks(range(len(layers)), layers)
+    ax.set_ylim(len(layers) - 0.5, -0.5)
+    ax.set_xlim(-0.5, len(table) - 0.5)
+    ax.set_xticks(at, [])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.grid(axis="x")
+
+
+def plot_weight_changes(changes: pd.DataFrame, *, quantity: str = "relative change of the unit's weights") -> Figure:
+    """Plot how much each unit's weights changed, layer by layer, with the units that ablation found and their rank.
+
+    Args:
+        changes: `layer`, `unit`, `change` (0 or more; zeros stand at the left end, open), `found` (boolean).
+        quantity: what the change is; names the axis.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: a change is negative or not finite.
+    """
+    expect_columns(changes, ("layer", "unit", "change", "found"))
+    sizes = changes["change"].to_numpy(dtype=float)
+    if not (np.isfinite(sizes) & (sizes >= 0)).all():
+        raise ValueError("expected a finite change of 0 or more for each unit, got others")
+    theme = current()
+    layers = list(changes["layer"].unique())
+    floor = float(sizes[sizes > 0].min(initial=np.inf)) / 2 if sizes.any() else 1.0
+    fig = Figure(figsize=(8.5, 0.9 + 0.7 * len(layers)), layout="constrained")
+    ax = fig.subplots()
+    for row, layer in enumerate(layers):
+        rows = changes[changes["layer"] == layer].sort_values("change", ascending=False, kind="stable")
+        found = rows["found"].to_numpy(dtype=bool)
+        x = np.maximum(rows["change"].to_numpy(dtype=float), floor)
+        # Jitter by rank, because neighbours in rank are the ones that overlap.
+        y = row + 0.1 + 0.5 * (np.arange(1, len(rows) + 1) * GOLDEN % 1 - 0.5)
+        colour = theme.accents[0]
+        still = ~found & (x == floor)
+        ax.scatter(x[still], y[still], s=16, facecolors="none", edgecolors=colour, linewidths=1.0, zorder=2)
+        some = ~found & ~still
+        ax.scatter(x[some], y[some], s=16, facecolors=colour, edgecolors=theme.paper, linewidths=0.4, zorder=2)
+        mark, line = theme.accents[1], theme.ink
+        ax.scatter(x[found], y[found], s=64, marker="D", facecolors=mark, edgecolors=line, linewidths=1, zorder=3)
+        ranked = list(zip((np.flatnonzero(found) + 1).tolist(), rows["unit"][found].tolist(), strict=True))
+        texts = [f"{unit}: rank {rank} of {len(rows)}" for rank, unit in ranked]
+        more = [f"and {len(texts) - RANKS} more"] if len(texts) > RANKS else []
+        note_row(ax, row, "\n".join([*texts[:RANKS], *more]), fontsize=FONT_SIZE - 1)
+    ax.set_xscale("log")
+    name_rows(ax, layers, above=0.6)
+    notes = "; diamond: found by ablation" * bool(changes["found"].any()) + "; open: unchanged" * bool(
+        (sizes == 0).any()
+    )
+    ax.set_xlabel(quantity + notes)
+    return fig
