@@ -3,21 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from drawn import words
 from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
-from nbutils.plotting import theme
 from studies.circuits.explorer import circuit_explorer, view_circuit
 from studies.circuits.plots.faithfulness import plot_faithfulness, plot_methods
 from studies.circuits.plots.graphs import plot_circuit
 from studies.circuits.plots.heat_maps import plot_attention, plot_edge_scores
 
 
-@pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
-def look(request):
-    with theme.use(request.param):
-        yield request.param
+pytestmark = pytest.mark.usefixtures("look")
 
 
 def edges():
@@ -46,12 +42,11 @@ def test_the_strongest_edges_are_drawn_as_wide_as_they_are_strong(look):
     assert len(curves(ax, paper)) == (frame.weight.abs() > 0.3).sum()
     dashed = [patch for patch in curves(ax, paper) if patch.get_linestyle() not in ("-", "solid")]
     assert len(dashed) == (frame.weight > 0.3).sum()  # the sign shows without colour
-    words = [text.get_text() for text in ax.texts]
-    assert {"token", "a0.0", "a0.1", "a1.0", "logits"} <= set(words)
-    assert words.count("q") == words.count("k") == words.count("v") == 3
+    assert {"token", "a0.0", "a0.1", "a1.0", "logits"} <= set(words(ax))
+    assert [words(ax).count(letter) for letter in "qkv"] == [3, 3, 3]
     (left, _) = plot_circuit({"zero": frame, "mean": frame}, labels={"token": "tokens"}).axes
     assert left.get_title(loc="left") == "zero"
-    assert "tokens" in [text.get_text() for text in left.texts]
+    assert "tokens" in words(left)
 
 
 def test_no_edge_runs_behind_a_node_that_it_does_not_touch(look):
@@ -73,7 +68,7 @@ def test_the_heat_map_shows_every_score_with_its_sign(look):
     ax, _ = plot_edge_scores(scores, rows=2).axes
     np.testing.assert_array_equal(ax.images[0].get_array(), [[-2, 1], [0.1, 0.2]])  # strongest first
     assert ax.images[0].get_clim() == (-2, 2)
-    assert [text.get_text() for text in ax.texts] == ["−2.00", "+1.00", "+0.10", "+0.20"]
+    assert words(ax) == ["−2.00", "+1.00", "+0.10", "+0.20"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b → c", "a → b"]
     with pytest.raises(ValueError, match="finite scores"):
         plot_edge_scores(scores * np.nan)
@@ -104,7 +99,7 @@ def test_faithfulness_has_a_panel_per_type_and_a_line_per_method():
 
 
 def test_attention_is_shown_as_it_is_with_its_tokens():
-    patterns = {"a0.0": torch.eye(3), "a0.1": torch.full((3, 3), 1 / 3)}
+    patterns = {"a0.0": np.eye(3), "a0.1": np.full((3, 3), 1 / 3)}
     axes = plot_attention(patterns, [7, 5, 7]).axes
     for ax, (name, pattern) in zip(axes, patterns.items(), strict=True):
         assert ax.get_title("left") == name

@@ -32,7 +32,8 @@ def test_attention_is_read_at_the_place_before_and_at_the_answer():
     described = describe_heads(model, PROMPTS).set_index("head")
     pattern = attention_patterns(model, PROMPTS.clean)["a1.2"]
     assert torch.allclose(pattern.sum(-1), torch.ones((), dtype=torch.float64))
-    answer = [row.tolist().index(token) for row, token in zip(PROMPTS.clean, PROMPTS.right[:, 0].int().argmax(1))]
+    tokens = PROMPTS.right[:, 0].int().argmax(1)
+    answer = [row.tolist().index(token) for row, token in zip(PROMPTS.clean, tokens, strict=True)]
     to_answer = torch.stack([one[13, place] for one, place in zip(pattern, answer, strict=True)]).mean()
     before = torch.stack([pattern[:, i, i - 1] for i in range(1, 14)]).mean()
     assert torch.allclose(to_answer, torch.tensor(described.at["a1.2", "to the answer"], dtype=torch.float64))

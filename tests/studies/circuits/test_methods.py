@@ -2,40 +2,71 @@ import pandas as pd
 import pytest
 import torch
 
+from nbutils.ablation.values import src_ablations
+from nbutils.data.pairs import PairBatch
+from nbutils.graphs.patch import patch_edges
+from studies.circuits.answers import logit_difference
 from studies.circuits.graph import transformer_graph
 from studies.circuits.methods import CHOICES, USUAL, faithfulness_by_method, ranges_of_choice
 from studies.circuits.sequences import induction
 from studies.circuits.transformer import Transformer
 
+PROMPTS = induction(12)
+
 
 @pytest.fixture(scope="module")
-def table():
+def network():
     torch.manual_seed(0)
-    model, prompts = Transformer(20, 14, layers=2, heads=2, width=12).double().eval(), induction(12)
-    graph = transformer_graph(model, prompts.clean)
-    some = [edge for edge in graph.edges if edge.destination == "logits" or edge.source == "token"]
-    circuits = {"all": graph.edges, "none": [], "some": some}
-    found = faithfulness_by_method(model, graph, prompts, circuits)
-    return found.set_index(["circuit", *CHOICES]).faithfulness
+    model = Transformer(20, 14, layers=2, heads=2, width=12).double().eval()
+    return model, transformer_graph(model, PROMPTS.clean)
 
 
-def test_there_are_128_methods_and_the_ends_have_the_faithfulness_that_defines_them(table):
-    assert table.groupby("circuit").size().to_dict() == {"all": 128, "none": 128, "some": 128}
-    plain = table.xs(("heads and embeddings", "all"), level=("component", "positions"))
+@pytest.fixture(scope="module")
+def found(network):
+    _, graph = network
+    circuits = {"all": graph.edges, "none": [], "some": some(graph)}
+    return faithfulness_by_method(*network, PROMPTS, circuits).set_index(["circuit", *CHOICES]).faithfulness
+
+
+def some(graph):
+    return [edge for edge in graph.edges if edge.destination == "logits" or edge.source == "token"]
+
+
+def test_there_are_128_methods_and_the_ends_have_the_faithfulness_that_defines_them(found):
+    assert found.groupby("circuit").size().to_dict() == {"all": 128, "none": 128, "some": 128}
+    plain = found.xs(("heads and embeddings", "all"), level=("component", "positions"))
     assert plain["all"].to_numpy() == pytest.approx(1, abs=1e-9)
     assert plain["none"].to_numpy() == pytest.approx(0, abs=1e-9)
     assert (plain["some"] != plain["all"]).any()
 
 
-def test_denoising_a_circuit_is_noising_the_rest(table):
-    """Clean values in a corrupt run at all edges of a circuit: the same run as corrupt ones in a clean run elsewhere."""
-    levels = ("granularity", "direction", "value", "positions", "set", "component")
-    for asked in CHOICES["set"]:
-        same = (asked, "heads and embeddings")
-        noising = table["some"].xs(("edges", "noising", "resample", "all", *same), level=levels).item()
-        denoising = table["some"].xs(("edges", "denoising", "resample", "all", *same), level=levels).item()
-        assert noising != pytest.approx(0, abs=1e-3)
-        assert denoising == pytest.approx(noising, abs=1e-9)
+@torch.no_grad()
+@pytest.mark.parametrize("direction", CHOICES["direction"])
+@pytest.mark.parametrize("asked", CHOICES["set"])
+def test_a_circuit_is_kept_or_taken_away_in_a_clean_run_and_in_a_corrupt_one(network, found, direction, asked):
+    """Kept: what is left of the way from nothing to the whole. Taken away: what is missing of it."""
+    model, graph = network
+    circuit = some(graph)
+    noising = direction == "noising"
+    ran, fed = (PROMPTS.clean, PROMPTS.corrupt) if noising else (PROMPTS.corrupt, PROMPTS.clean)
+    values = src_ablations(model, graph.sites, fed, stack=True)
+
+    def answer(edges):
+        with patch_edges(model, graph, edges, values):
+            return logit_difference(model(ran), PairBatch(0, PROMPTS)).mean()
+
+    outside = set(graph.edges) - set(circuit)
+    whole, nothing = (answer([]), answer(graph.edges)) if noising else (answer(graph.edges), answer([]))
+    replaced = {
+        ("noising", "sufficient"): outside,
+        ("noising", "necessary"): circuit,
+        ("denoising", "sufficient"): circuit,
+        ("denoising", "necessary"): outside,
+    }[direction, asked]
+    kept = ((answer(replaced) - nothing) / (whole - nothing)).item()
+    expected = kept if asked == "sufficient" else 1 - kept
+    method = USUAL | {"direction": direction, "set": asked}
+    assert found[("some", *(method[choice] for choice in CHOICES))] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_range_varies_one_choice_and_holds_the_others():
