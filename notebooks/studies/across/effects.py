@@ -30,7 +30,13 @@ def true_class_probability(logits: Tensor, pairs: Pairs) -> Tensor:
 
 
 def squared_error(output: Tensor, pairs: Pairs) -> Tensor:
-    """Return the mean squared error of each item `[items]`, of reconstructions of the clean inputs `[items, ...]`."""
+    """Return the mean squared error of each item `[items]`, of reconstructions of the clean inputs `[items, ...]`.
+
+    Raises:
+        TypeError: the inputs are no tensor.
+    """
+    if not isinstance(pairs.clean, Tensor):
+        raise TypeError(f"a reconstruction is compared with a tensor of inputs; got a {type(pairs.clean).__name__}")
     return (pairs.clean - output).square().flatten(1).mean(1)
 
 

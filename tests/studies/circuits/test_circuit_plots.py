@@ -12,7 +12,6 @@ from studies.circuits.plots.faithfulness import plot_faithfulness, plot_methods
 from studies.circuits.plots.graphs import plot_circuit
 from studies.circuits.plots.heat_maps import plot_attention, plot_edge_scores
 
-
 pytestmark = pytest.mark.usefixtures("look")
 
 
