@@ -37,7 +37,7 @@ from studies.backdoor.network import MnistNet
 from studies.backdoor.swaps import swap_layers
 from studies.backdoor.trigger import Trigger, visible_to
 from studies.backdoor.trigger_recovery import recover_triggers
-from studies.circuits.faithfulness import logit_difference_of
+from studies.circuits.answers import logit_difference
 from studies.circuits.graph import transformer_graph
 from studies.circuits.sequences import reversal
 from studies.circuits.transformer import Transformer
@@ -123,7 +123,7 @@ def circuit(device):
     loader = PairLoader(dataclasses.replace(prompts, **moved), 3)
     model = model.to(device)
     graph = transformer_graph(model, moved["clean"])
-    return edge_scores.EdgeTask(model, graph, loader, AblationType.RESAMPLE, logit_difference_of)
+    return edge_scores.EdgeTask(model, graph, loader, AblationType.RESAMPLE, logit_difference)
 
 
 def scored(device):

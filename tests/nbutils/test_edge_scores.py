@@ -20,7 +20,7 @@ from nbutils.graphs.scores import (
     mask_gradients,
     random_scores,
 )
-from studies.circuits.faithfulness import answer_probability_of, logit_difference_of
+from studies.circuits.answers import answer_accuracy, logit_difference
 from studies.circuits.graph import transformer_graph
 from studies.circuits.sequences import reversal
 from studies.circuits.transformer import Transformer
@@ -36,7 +36,7 @@ def case(request):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 1.6  # further from linear than at the start
-    return EdgeTask(model, transformer_graph(model, PROMPTS.clean), LOADER, request.param, logit_difference_of)
+    return EdgeTask(model, transformer_graph(model, PROMPTS.clean), LOADER, request.param, logit_difference)
 
 
 def parts(task):
@@ -49,9 +49,9 @@ def test_a_task_takes_its_values_from_the_inputs_that_are_its_types_own(kind):
     graph = transformer_graph(model, PROMPTS.clean)
     which = None if kind.needs != "batch" else "corrupt" if kind is AblationType.RESAMPLE else "clean"
     expected = batch_src_ablations(model, graph.sites, LOADER, kind, which)
-    task = EdgeTask(model, graph, LOADER, kind, logit_difference_of)
+    task = EdgeTask(model, graph, LOADER, kind, logit_difference)
     assert task.values is task.values  # taken once
-    given = EdgeTask(model, graph, LOADER, expected, logit_difference_of)
+    given = EdgeTask(model, graph, LOADER, expected, logit_difference)
     for batch in LOADER:
         assert torch.equal(task.of(batch), expected[batch.key])
         assert given.of(batch) is expected[batch.key]
@@ -158,4 +158,4 @@ def test_circuits_keep_the_edges_of_the_largest_scores():
 def test_ablations_of_another_loader_are_refused(case):
     model, graph, loader, ablations, _ = parts(case)
     with pytest.raises(KeyError, match="no ablations for batch 2"):
-        exact_scores(EdgeTask(model, graph, loader, {0: ablations[0], 1: ablations[1]}, answer_probability_of))
+        exact_scores(EdgeTask(model, graph, loader, {0: ablations[0], 1: ablations[1]}, answer_accuracy))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-from nbutils.sites import Site
-
-if TYPE_CHECKING:
-    from studies.circuits.transformer import Transformer
 from nbutils.graphs.residual import ResidualGraph
+from nbutils.sites import Site
+from studies.circuits.transformer import Transformer
 
 
 def transformer_graph(model: Transformer, sample: Tensor) -> ResidualGraph:
-    """Return the graph of a `Transformer`.
+    """Return the graph of a transformer.
 
     Sources: `token`, `position`, the heads `a{block}.{head}`, the MLPs `m{block}`. Destinations: `a{block}.{head}.q`,
     `.k` and `.v`, `m{block}`, and `logits`.
+
+    Args:
+        model: run once; left as it was.
+        sample: tokens `[items, positions]`.
     """
     sources = {"token": Site("embedding"), "position": Site("positions", axis=-1)}
     destinations = {}

@@ -26,7 +26,7 @@ def plant_reversal(length: int = 5, vocabulary: int = 3, sharpness: float = 30.0
       answer is the same for all inputs: 1/`vocabulary` [1/3]. So **four** edges matter.
     - **Mean at each position**, over a dataset or a batch of all inputs. A position's vector is the same in all inputs:
       its mean is itself, and position → q and position → k change nothing [1]. token → v and head → logits lose the
-      input: one answer a position for all inputs, 1/`vocabulary`. So **two** edges matter.
+      input: one answer per position for all inputs, 1/`vocabulary`. So **two** edges matter.
     - **Mean over a batch and its positions.** The mean position vector is the same at all positions: uniform attention,
       as for zero [5/9]; the other two as for a mean at each position. **Four** edges.
     - **Resample** from inputs in which every token is another one. Positions are the same: no change. token → v and

@@ -1,6 +1,6 @@
-"""Tasks on sequences of tokens, each as prompts with a corrupt twin and the tokens that answer them.
+"""Tasks on sequences of tokens, reversal and induction: prompts, each with a corrupt twin, and the tokens that answer.
 
-Reversal, induction, and "greater than" on digits. Everything is a function of the seed, drawn for all prompts at once.
+A twin is the same prompt with one thing changed. All draws are functions of the seed, for all prompts at once.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def reversal(length: int = 5, vocabulary: int = 3, count: int | None = None, see
     In the corrupt prompt *every* token is another one, so its answer differs at every position.
 
     Args:
-        length: tokens a prompt.
+        length: tokens per prompt.
         vocabulary: different tokens, 2 or more.
         count: prompts to draw; None for all `vocabulary**length` of them, in order.
         seed: of the corruption, and of the prompts where they are drawn.
@@ -116,35 +116,14 @@ def induction(count: int, distinct: int = 10, repeated: int = 4, vocabulary: int
     return Prompts(clean, corrupt, (last,), _one_hot(answer[:, None], vocabulary), _one_hot(other[:, None], vocabulary))
 
 
-def greater_than(count: int, seed: int = 0) -> Prompts:
-    """Return prompts of digits "a x – a", whose answers are the digits above x: "from 17 to 1" takes 8 or 9.
-
-    Tokens 0 to 9 are digits and 10 is the dash. In the corrupt prompt x is 0, so that every digit from 1 on goes; the
-    wrong answers to the clean prompt are the digits up to x. (The task of Hanna et al. 2023, arXiv 2305.00586, a digit
-    at a time.)
-
-    Args:
-        count: prompts.
-        seed: of all draws.
-    """
-    lead = torch.randint(1, 10, (count,), generator=generator(seed, "greater than, lead"))
-    digit = torch.randint(1, 9, (count,), generator=generator(seed, "greater than, digit"))  # 9 has no digit above it
-    dash = torch.full((count,), 10)
-    clean = torch.stack([lead, digit, dash, lead], dim=1)
-    corrupt = torch.stack([lead, torch.zeros_like(digit), dash, lead], dim=1)
-    tokens = torch.arange(11)
-    right = (tokens > digit[:, None]) & (tokens < 10)
-    return Prompts(clean, corrupt, (3,), right[:, None], (tokens <= digit[:, None])[:, None])
-
-
 @dataclass(frozen=True)
 class InductionBatches:
     """Training batches of the induction task, drawn afresh: every token of the second part has its target.
 
     Attributes:
         distinct, repeated, vocabulary: as for `induction`.
-        batch_size: prompts a step.
-        block: steps drawn at a time; part of the streams' names, so changing it changes the draws.
+        batch_size: prompts per step.
+        block: steps drawn at a time; part of the streams' names, so that another one changes the draws.
     """
 
     distinct: int = 10

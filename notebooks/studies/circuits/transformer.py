@@ -2,8 +2,9 @@
 
 What writes puts out its contribution: `embedding` and `positions` `[items, positions, width]`, each attention's `heads`
 `[items, positions, heads, width]` (units on axis 2), each `mlp`. What reads takes the stream in: `q_input`, `k_input`
-and `v_input` of each attention, a copy a head `[items, positions, heads, width]`, each `mlp`, and `unembed_input`. The
-stream is the sum of what was written, so an edge from a writer to a reader can be cut without touching another.
+and `v_input` of each attention, one copy per head `[items, positions, heads, width]`, each `mlp`, and `unembed_input`.
+The stream is the sum of what was written, so that an edge from a writer to a reader can be cut without touching
+another.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Transformer(nn.Module):
 
     Args:
         vocabulary: different tokens.
-        length: most positions.
+        length: largest number of positions.
         layers: blocks.
-        heads: attention heads a block.
+        heads: attention heads per block.
         width: of the residual stream.
         head_width: of a head's queries, keys and values; `width // heads` when not given.
         mlp: hidden units of the block's second half; 0 for attention only.

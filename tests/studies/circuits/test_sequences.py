@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from studies.circuits.sequences import IGNORED, InductionBatches, Prompts, greater_than, induction, reversal
+from studies.circuits.sequences import IGNORED, InductionBatches, Prompts, induction, reversal
 
 
 def tokens_of(answers):
@@ -33,20 +33,7 @@ def test_an_induction_answer_follows_from_the_prompt_alone_and_from_one_token_of
     assert set(starts.tolist()) == set(range(6))  # no one place to attend to answers all prompts
 
 
-def test_greater_than_has_right_digits_above_and_wrong_ones_up_to_the_digit():
-    prompts = greater_than(200)
-    digit = prompts.clean[:, 1]
-    assert torch.equal(prompts.right[:, 0].sum(-1), 9 - digit)
-    assert torch.equal(prompts.wrong[:, 0].sum(-1), digit + 1)
-    assert not (prompts.right & prompts.wrong).any()
-    assert torch.equal(prompts.clean[:, 0], prompts.clean[:, 3])
-    assert (prompts.corrupt[:, 1] == 0).all()
-    assert not prompts.right[..., 10].any()
-
-
-@pytest.mark.parametrize(
-    "make", [lambda seed: reversal(4, 3, 50, seed), lambda s: induction(50, seed=s), lambda s: greater_than(50, s)]
-)
+@pytest.mark.parametrize("make", [lambda seed: reversal(4, 3, 50, seed), lambda seed: induction(50, seed=seed)])
 def test_prompts_are_a_function_of_the_seed(make):
     one, same, other = make(3), make(3), make(4)
     assert torch.equal(one.clean, same.clean)

@@ -1,24 +1,18 @@
 """Circuit pictures are tested through what they draw, in both themes."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import words
+from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
-from nbutils.plotting import theme
 from studies.circuits.explorer import circuit_explorer, view_circuit
-from studies.circuits.plots import plot_circuit, plot_edge_scores, plot_faithfulness
+from studies.circuits.plots.faithfulness import plot_faithfulness, plot_methods
+from studies.circuits.plots.graphs import plot_circuit
+from studies.circuits.plots.heat_maps import plot_attention, plot_edge_scores
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-
-@pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
-def look(request):
-    with theme.use(request.param):
-        yield request.param
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("look")
 
 
 def edges():
@@ -37,7 +31,7 @@ def curves(ax, paper):
 
 
 def test_the_strongest_edges_are_drawn_as_wide_as_they_are_strong(look):
-    paper = matplotlib.colors.to_rgba(look.paper)
+    paper = to_rgba(look.paper)
     frame = edges()
     (ax,) = plot_circuit(frame, top=5).axes
     widths = [patch.get_linewidth() for patch in curves(ax, paper)]
@@ -47,16 +41,15 @@ def test_the_strongest_edges_are_drawn_as_wide_as_they_are_strong(look):
     assert len(curves(ax, paper)) == (frame.weight.abs() > 0.3).sum()
     dashed = [patch for patch in curves(ax, paper) if patch.get_linestyle() not in ("-", "solid")]
     assert len(dashed) == (frame.weight > 0.3).sum()  # the sign shows without colour
-    words = [text.get_text() for text in ax.texts]
-    assert {"token", "a0.0", "a0.1", "a1.0", "logits"} <= set(words)
-    assert words.count("q") == words.count("k") == words.count("v") == 3
+    assert {"token", "a0.0", "a0.1", "a1.0", "logits"} <= set(words(ax))
+    assert [words(ax).count(letter) for letter in "qkv"] == [3, 3, 3]
     (left, _) = plot_circuit({"zero": frame, "mean": frame}, labels={"token": "tokens"}).axes
     assert left.get_title(loc="left") == "zero"
-    assert "tokens" in [text.get_text() for text in left.texts]
+    assert "tokens" in words(left)
 
 
 def test_no_edge_runs_behind_a_node_that_it_does_not_touch(look):
-    paper = matplotlib.colors.to_rgba(look.paper)
+    paper = to_rgba(look.paper)
     (ax,) = plot_circuit(edges()).axes
     boxes = [patch.get_bbox() for patch in ax.patches if isinstance(patch, FancyBboxPatch)]
     for patch in curves(ax, paper):
@@ -74,13 +67,13 @@ def test_the_heat_map_shows_every_score_with_its_sign(look):
     ax, _ = plot_edge_scores(scores, rows=2).axes
     np.testing.assert_array_equal(ax.images[0].get_array(), [[-2, 1], [0.1, 0.2]])  # strongest first
     assert ax.images[0].get_clim() == (-2, 2)
-    assert [text.get_text() for text in ax.texts] == ["−2.00", "+1.00", "+0.10", "+0.20"]
+    assert words(ax) == ["−2.00", "+1.00", "+0.10", "+0.20"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b → c", "a → b"]
     with pytest.raises(ValueError, match="finite scores"):
         plot_edge_scores(scores * np.nan)
 
 
-def test_faithfulness_has_a_panel_a_type_and_a_line_a_method():
+def test_faithfulness_has_a_panel_per_type_and_a_line_per_method():
     rows = [
         {"ablation": kind, "method": method, "edges": n, "ratio_of_means": n / 4, "low": 0, "high": 1}
         for kind in ("zero", "mean")
@@ -104,6 +97,32 @@ def test_faithfulness_has_a_panel_a_type_and_a_line_a_method():
         plot_circuit({})
 
 
+def test_attention_is_shown_as_it_is_with_its_tokens():
+    patterns = {"a0.0": np.eye(3), "a0.1": np.full((3, 3), 1 / 3)}
+    axes = plot_attention(patterns, [7, 5, 7]).axes
+    for ax, (name, pattern) in zip(axes, patterns.items(), strict=True):
+        assert ax.get_title("left") == name
+        np.testing.assert_array_equal(ax.images[0].get_array(), pattern)
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["7", "5", "7"]
+
+
+def test_every_row_of_a_choice_shows_all_methods_once():
+    choices = {"set": ("sufficient", "necessary"), "value": ("zero", "mean", "resample")}
+    index = pd.MultiIndex.from_product([["found", "known"], *choices.values()], names=["circuit", *choices])
+    values = pd.Series(np.linspace(-0.5, 1, 12), index=index)
+    left, right = plot_methods(values, choices, circuits=["known", "found"]).axes
+    assert right.get_title("left") == "found: −0.50 to 0.18"
+    assert [label.get_text() for label in left.get_yticklabels()][:3] == [
+        "set: sufficient",
+        "set: necessary",
+        "value: zero",
+    ]
+    points = [dots.get_offsets() for dots in right.collections]
+    assert [len(own) for own in points] == [3, 3, 2, 2, 2]
+    np.testing.assert_allclose(points[2][:, 0], values["found"].xs("zero", level="value"))
+    assert all((np.abs(own[:, 1] - row) < 0.5).all() for row, own in enumerate(points))
+
+
 def view(kept=3):
     sizes = list(range(len(edges()) + 1))
     height = [size / sizes[-1] for size in sizes]
@@ -115,7 +134,7 @@ def test_the_circuit_view_marks_the_circuit_that_it_draws(look):
     left, right = view_circuit(view()).axes
     assert left.collections[-1].get_offsets().tolist() == [[3, 3 / 15]]
     assert left.get_title("left") == "3 edges: 0.20"
-    assert len(curves(right, matplotlib.colors.to_rgba(look.paper))) == 3
+    assert len(curves(right, to_rgba(look.paper))) == 3
     with pytest.raises(KeyError, match="curve"):
         view_circuit({"edges": edges(), "kept": 1})
     with pytest.raises(ValueError, match="one row of the curve with 99 edges, got 0"):
