@@ -10,17 +10,19 @@ import torch
 import torch.nn.functional as F
 from interrupted import Interrupted
 
+from nbutils.data.labelled import LabelledImages
 from nbutils.schedules import Dopesheet, Timeline
 from nbutils.training.checkpoints import CheckpointError
 from nbutils.training.fit import adam, fit
 from nbutils.training.objective import Objective, Term, cross_entropy
-from studies.credit import feedback as rules
-from studies.credit.feedback import CreditRule, Regime, feedback_matrices, study, with_feedback
-from studies.credit.images import ImageBatches, Images
+from studies.credit import regimes as rules
+from studies.credit.batches import ImageBatches
+from studies.credit.feedback import feedback_matrices, fixed_network, with_feedback
+from studies.credit.loss import OBJECTIVE
 from studies.credit.network import ResidualMLP
+from studies.credit.regimes import CreditRule, Regime, study
 
 WIDTH, CLASSES, BLOCKS = 16, 5, 3
-OBJECTIVE = Objective(loss=cross_entropy, name="cross-entropy")
 REGIMES = [
     Regime("BP", "backpropagation"),
     Regime("FA", "feedback"),
@@ -44,7 +46,7 @@ def images():
     centres = torch.randn(CLASSES, 12, generator=draw)
     labels = torch.arange(200) % CLASSES
     features = centres[labels] + 0.5 * torch.randn(200, 12, generator=draw)
-    return Images(features, labels, (1, 3, 4), "embedded digits")
+    return LabelledImages(features.view(-1, 1, 3, 4), labels, "embedded digits")
 
 
 def one_step(images, regimes=REGIMES, seeds=(3, 8), dtype=torch.float64):
@@ -104,7 +106,7 @@ def test_feedback_alignment_goes_back_through_the_fixed_network(images):
     ensemble, batch, found, _, _ = one_step(images)
     i = member(ensemble, "FA")
     x, y = batch["input"][i], batch["target"][i]
-    twin = with_feedback(ensemble[i], rules.fixed_network(8, build).double())
+    twin = with_feedback(ensemble[i], fixed_network(8, build).double())
     assert torch.allclose(twin(x), ensemble[i](x))
     assert torch.equal(twin.float()(x.float()), ensemble[i].float()(x.float()))
     twin.double()
@@ -244,7 +246,7 @@ def test_what_cannot_be_meant_is_refused(images):
     with pytest.raises(ValueError, match="distinct names"):
         study(build, [0], [Regime("x"), Regime("x", penalty=1.0)])
     ensemble, rule = study(build, [0, 1], [Regime("x", penalty=1.0)])
-    with pytest.raises(ValueError, match="a regime a member, 2; got 1"):
+    with pytest.raises(ValueError, match="one regime per member, 2; got 1"):
         CreditRule(rule.regimes[:1]).bind(ensemble, OBJECTIVE)
     with pytest.raises(ValueError, match="no terms but its own penalty; got 'extra'"):
         rule.bind(ensemble, Objective([Term("extra", torch.sum, "embed")], cross_entropy))
