@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbutils.data import arrays, sources
+from nbutils.data import sources
+from nbutils.data.labelled import LabelledImages
 
 SIZE = 28  # pixels per side
 CLASSES = 10
@@ -21,19 +21,12 @@ _IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
 _HELD_OUT = 250  # embedded digits in each of the two held-out splits
 
 
-@dataclass(frozen=True, repr=False)
-class Digits:
-    """Images with their labels.
+class Digits(LabelledImages):
+    """Handwritten digits `[N, 1, 28, 28]`, normalised; from `"mnist"` or `"embedded digits"`.
 
-    Attributes:
-        images: `[N, 1, 28, 28]`, normalised.
-        labels: `[N]`.
-        source: where they come from: `"mnist"` or `"embedded digits"`.
+    Raises:
+        ValueError: images of another shape, or another number of labels.
     """
-
-    images: Tensor
-    labels: Tensor
-    source: str
 
     def __post_init__(self) -> None:
         if self.images.shape[1:] != (1, SIZE, SIZE) or self.labels.shape != self.images.shape[:1]:
@@ -41,21 +34,6 @@ class Digits:
                 f"digits are images [N, 1, {SIZE}, {SIZE}] and labels [N]; "
                 f"got {tuple(self.images.shape)} and {tuple(self.labels.shape)}"
             )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, items: slice | Tensor) -> Digits:
-        """Return some of the digits: a slice, indices, or a mask `[N]`."""
-        return Digits(self.images[items], self.labels[items], self.source)
-
-    @cached_property
-    def digest(self) -> str:
-        """A fingerprint of the content."""
-        return arrays.digest({"images": self.images, "labels": self.labels})[:16]
-
-    def __repr__(self) -> str:
-        return f"Digits({len(self)} from {self.source}, {self.digest})"
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,16 @@ import time
 import torch
 from memory import peak_gigabytes
 
+from nbutils.data.labelled import LabelledImages
 from nbutils.schedules import Dopesheet, Timeline
 from nbutils.training.fit import fit
-from nbutils.training.objective import Objective, cross_entropy
-from studies.credit import audit as credit
-from studies.credit.feedback import Regime, feedback_matrices, study
-from studies.credit.images import ImageBatches, Images
-from studies.credit.network import ResidualMLP
+from studies.credit.audit import signals
+from studies.credit.batches import ImageBatches
+from studies.credit.feedback import feedback_matrices
+from studies.credit.loss import OBJECTIVE, loss_from
+from studies.credit.network import ResidualMLP, cast
+from studies.credit.perturbation import PerturbationCorrelation, perturbation_correlation, unit_directions
+from studies.credit.regimes import Regime, study
 
 SAMPLES, DIRECTIONS, STEP = 1024, 32, 1e-3
 TIMED_DIRECTIONS = 4  # the source's loop is timed on these and extrapolated: each direction is the same work
@@ -76,18 +79,17 @@ def problem() -> tuple[ResidualMLP, torch.Tensor, torch.Tensor]:
 
 def audit(model: ResidualMLP, inputs, labels, method: str, directions: int = DIRECTIONS) -> list[float]:
     """Return ρ of direct feedback at every layer."""
-    states = credit.signals(model, inputs, labels)
+    states = signals(model, inputs, labels)
     credits = states.direct(feedback_matrices(0))
-    exact = ResidualMLP().double()
-    exact.load_state_dict(model.state_dict())
-    v = credit.unit_directions(states.hidden[0], directions)
+    exact = cast(model, torch.float64)
+    v = unit_directions(states.hidden[0], directions)
     result = []
     for layer, a in enumerate(credits):
         h, g = states.hidden[layer], states.gradients[layer]
         if method == "gradient":
-            found = credit.PerturbationCorrelation.from_gradients(a, g, v)
+            found = PerturbationCorrelation.from_gradients(a, g, v)
         else:
-            found = credit.perturbation_correlation(h, a, exact.loss_from(layer, labels), directions=v)
+            found = perturbation_correlation(h, a, loss_from(exact, layer, labels), directions=v)
         result.append(found.rho)
     return result
 
@@ -95,14 +97,13 @@ def audit(model: ResidualMLP, inputs, labels, method: str, directions: int = DIR
 @torch.no_grad()
 def source_loop(model: ResidualMLP, inputs, labels, directions: int) -> list[float]:
     """Return ρ as the source has it: for each layer and direction two forward passes, in float64."""
-    exact = ResidualMLP().double()
-    exact.load_state_dict(model.state_dict())
+    exact = cast(model, torch.float64)
     logits, hidden = exact(inputs.double(), return_hidden=True)
     error = logits.softmax(1)
     error[torch.arange(len(labels)), labels] -= 1
     result = []
     for layer, matrix in enumerate(feedback_matrices(0).double()):
-        h, a, loss = hidden[layer], error @ matrix.T, exact.loss_from(layer, labels)
+        h, a, loss = hidden[layer], error @ matrix.T, loss_from(exact, layer, labels)
         predicted, actual = [], []
         for _ in range(directions):
             v = torch.randn_like(h)
@@ -115,12 +116,11 @@ def source_loop(model: ResidualMLP, inputs, labels, directions: int) -> list[flo
 
 def epoch(regime: Regime | None) -> float:
     """Return the seconds an epoch of 50,000 images takes a network; None: `fit` without a rule."""
-    images = Images(torch.randn(2000, 3072), torch.randint(10, (2000,)), (3, 32, 32), "noise")
+    images = LabelledImages(torch.randn(2000, 3, 32, 32), torch.randint(10, (2000,)), "noise")
     ensemble, rule = study(ResidualMLP, [0, 1], [regime or REGIMES["BP"]])
     timeline = Timeline(Dopesheet.from_text(f"STEP,lr,penalty\n0,0.001,0.01\n{TIMED_STEPS - 1},,\n"))
-    objective = Objective(loss=cross_entropy, name="cross-entropy")
     batches = ImageBatches(images, BATCH)
-    work = lambda: fit(ensemble, batches, objective, timeline, rule=rule if regime else None)  # noqa: E731
+    work = lambda: fit(ensemble, batches, OBJECTIVE, timeline, rule=rule if regime else None)  # noqa: E731
     return min(_timed(work)[0] for _ in range(2)) * EPOCH / TIMED_STEPS / len(ensemble)
 
 

@@ -41,7 +41,8 @@ from studies.circuits.answers import logit_difference
 from studies.circuits.graph import transformer_graph
 from studies.circuits.sequences import reversal
 from studies.circuits.transformer import Transformer
-from studies.credit import audit as credit
+from studies.credit.alignment import weight_alignment
+from studies.credit.audit import audit, signals
 from studies.credit.feedback import feedback_matrices
 from studies.credit.network import ResidualMLP
 from studies.shortcut import pooled
@@ -147,12 +148,12 @@ def audited(device):
     torch.manual_seed(0)
     model, x, y = ResidualMLP(12, 8, 4, 2).double(), torch.randn(20, 12).double(), torch.arange(20) % 4
     model, feedback = model.to(device), feedback_matrices(0, lambda: ResidualMLP(12, 8, 4, 2))
-    states = credit.signals(model, x.to(device), y.to(device))
+    states = signals(model, x.to(device), y.to(device))
     credits = states.direct(feedback)
-    table = credit.audit(model, states, credits, directions=4, draws=5, method="gradient")
+    table = audit(model, states, credits, directions=4, draws=5, method="gradient")
     # What single precision says is left out: its rounding is the device's own.
     return table.drop(columns=["float32_rho", "float32_ceiling", "unmoved", "rounding"]).assign(
-        alignment=credit.weight_alignment(model, feedback)
+        alignment=weight_alignment(model, feedback)
     )
 
 

@@ -11,12 +11,14 @@ from threading import Barrier
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from nbutils import claims, layout
 from nbutils.plotting import figures, theme
 from nbutils.plotting.labels import label_curves
 from studies.credit.explorer import credit_explorer
+from studies.credit.perturbation import PerturbationCorrelation
 
 PAIRS = 60  # each is a light and a dark picture
 SETTINGS = {"font.size": 20.0, "lines.linewidth": 9.0, "axes.grid": True, "savefig.bbox": "tight", "savefig.dpi": 30}
@@ -81,10 +83,10 @@ def test_pictures_of_two_threads_are_those_of_one(assets, impatient):
 
 
 def test_a_slider_moved_while_a_cell_draws_changes_neither_picture(assets, impatient):
-    x = np.linspace(-1, 1, 20)
+    x = torch.linspace(-1, 1, 20)[None]
 
     def evaluate(layer, epsilon, precision):
-        return {"predicted": x, "actual": x * epsilon, "rho": 1.0}
+        return PerturbationCorrelation(x, x * epsilon)
 
     explorer = credit_explorer(evaluate, [0], [1.0, 2.0])
     controls, _, picture = explorer.children

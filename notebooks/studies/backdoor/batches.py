@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from nbutils.data import epochs
 from nbutils.data.digits import Digits
 from nbutils.seeding import generator
 from studies.backdoor.trigger import Trigger
@@ -45,22 +46,15 @@ class DigitBatches:
             raise ValueError(f"mode must be one of {', '.join(map(repr, get_args(Mode)))}; got {self.mode!r}")
         if not 0 <= self.rate <= 1:
             raise ValueError(f"rate must lie in [0, 1]; got {self.rate}")
-        if not 1 <= self.batch_size <= len(self.digits):
-            raise ValueError(f"batch_size must lie between 1 and the {len(self.digits)} digits; got {self.batch_size}")
+        epochs.length(len(self.digits), self.batch_size, "digits")
 
     def draw(self, seed: int, block: int) -> dict[str, Tensor]:
         """Draw one block of steps for one member: `index` and `triggered`, each `[block, batch]`.
 
         Each mode has its own order, so training that goes on in another mode meets other batches.
         """
-        per_epoch = len(self.digits) // self.batch_size
         steps = range(block * self.block, (block + 1) * self.block)
-        orders = {
-            epoch: torch.randperm(len(self.digits), generator=generator(seed, "digits", self.mode, epoch))
-            for epoch in range(steps[0] // per_epoch, steps[-1] // per_epoch + 1)
-        }
-        starts = [(step // per_epoch, step % per_epoch * self.batch_size) for step in steps]
-        index = torch.stack([orders[epoch][start : start + self.batch_size] for epoch, start in starts])
+        index = epochs.order(seed, ("digits", self.mode), len(self.digits), self.batch_size, steps)
         return {"index": index, "triggered": self._draw_triggered(seed, block)}
 
     def _draw_triggered(self, seed: int, block: int) -> Tensor:

@@ -1,35 +1,35 @@
-"""The explorer of notebook 04: predicted against true changes of the loss."""
+"""Controls above a scatter of predicted against true changes of the loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from nbutils.plotting.explorers import View, redrawn
 from studies.credit.plots import plot_predictions
 
 if TYPE_CHECKING:
     import ipywidgets
-from nbutils.plotting.explorers import Result, View, redrawn
+
+    from studies.credit.perturbation import PerturbationCorrelation
 
 
 def credit_explorer(
-    evaluate: Callable[[int, float, str], Result],
+    evaluate: Callable[[int, float, str], PerturbationCorrelation],
     layers: Sequence[int],
     epsilons: Sequence[float],
     precisions: Sequence[str] = ("float32", "float64"),
 ) -> ipywidgets.VBox:
     """Return controls for layer, step and precision above the scatter of predicted against true changes of the loss.
 
-    The next cell should show the same without a kernel: `studies.credit.plots.plot_predictions`.
-
     Args:
-        evaluate: takes a layer, ε and a precision; returns `predicted` and `actual`, arrays of one shape, and `rho`.
+        evaluate: measures at a layer, with a step ε, in a precision.
         layers: the layers to choose from; the first is shown first.
         epsilons: the steps to choose from; the first is shown first.
         precisions: the precisions to choose from; the first is shown first.
 
     Raises:
-        ValueError: there is nothing to choose from.
+        ValueError: no layers, steps or precisions.
     """
     import ipywidgets
 
@@ -45,7 +45,7 @@ def credit_explorer(
     def view(chosen: str) -> View:
         result = evaluate(layer.value, epsilon.value, precision.value)
         alt = f"Predicted against true change of the loss: {chosen}"
-        return View(f"{chosen}: ρ = {result['rho']:+.4f}", alt, lambda: plot_predictions({chosen: result}))
+        return View(f"{chosen}: ρ = {result.rho:+.4f}", alt, lambda: plot_predictions({chosen: result}))
 
     status, picture = redrawn(controls, lambda: f"layer {layer.value}, ε = {epsilon.value:g}, {precision.value}", view)
     return ipywidgets.VBox([ipywidgets.HBox(controls), status, picture])

@@ -1,7 +1,7 @@
-"""Images as flat vectors for a network without convolutions: CIFAR-10, or the embedded digits in its place.
+"""Images to learn from: CIFAR-10, or the embedded digits in its place.
 
-Features are float32 `[N, features]`, one image a row, channel by channel (as `[channels, height, width]` flattened),
-normalised; labels int64 `[N]`. Source document: `experiments/perturbation_correlation_audit.py`.
+Images are float32 `[N, channels, height, width]`, normalised; labels int64 `[N]`. Source document:
+`experiments/perturbation_correlation_audit.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import io
 import pickle
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -18,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.data import arrays, digits, sources
+from nbutils.data import digits, sources
+from nbutils.data.labelled import LabelledImages
 from nbutils.seeding import generator
 
 if TYPE_CHECKING:
@@ -29,46 +29,7 @@ SHAPE = (3, 32, 32)  # channels, height, width of CIFAR-10
 MEAN = (0.4914, 0.4822, 0.4465)  # of its training pixels in [0, 1], as the source has them
 STD = (0.2470, 0.2435, 0.2616)
 FORMS = ("cifar10", "cifar10-jpeg", "cifar10-lossless")
-"""Names of the forms in which a reader may have CIFAR-10, in the order in which they are looked for."""
-
-
-@dataclass(frozen=True, repr=False)
-class Images:
-    """Flattened images with their labels.
-
-    Attributes:
-        features: `[N, features]`, normalised.
-        labels: `[N]`.
-        shape: channels, height, width of an image; their product is the number of features.
-        source: where they come from: one of `FORMS`, or `"embedded digits"`.
-    """
-
-    features: Tensor
-    labels: Tensor
-    shape: tuple[int, int, int]
-    source: str
-
-    def __post_init__(self) -> None:
-        if self.features.shape != (len(self.labels), int(np.prod(self.shape))) or self.labels.ndim != 1:
-            raise ValueError(
-                f"expected features [N, {int(np.prod(self.shape))}] for images {self.shape} and labels [N]; "
-                f"got {tuple(self.features.shape)} and {tuple(self.labels.shape)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, items: slice | Tensor) -> Images:
-        """Return some of the images: a slice, indices, or a mask `[N]`."""
-        return Images(self.features[items], self.labels[items], self.shape, self.source)
-
-    @cached_property
-    def digest(self) -> str:
-        """A fingerprint of the content."""
-        return arrays.digest({"features": self.features, "labels": self.labels})[:16]
-
-    def __repr__(self) -> str:
-        return f"Images({len(self)} from {self.source}, {self.digest})"
+"""Forms of CIFAR-10 that a reader may have, by preference."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +37,13 @@ class ImageSplits:
     """Images to train on, and images to measure on; no image is in both.
 
     Attributes:
-        train: what networks are trained on.
-        test: what is measured; in an order that mixes the classes, so that any first part of it does too.
-        source: of both.
+        train: for training.
+        test: for measurement; in an order that mixes the classes, so that any first part of it does too.
+        source: of both: one of `FORMS`, or `"embedded digits"`.
     """
 
-    train: Images
-    test: Images
+    train: LabelledImages
+    test: LabelledImages
     source: str
 
 
@@ -94,27 +55,27 @@ def load(
 ) -> ImageSplits:
     """Load images in two splits.
 
-    Real: CIFAR-10's own two parts, from the official Python batches (50,000 and 10,000; torchvision's checksums are
-    compared) or from a folder `train/<class>/` and `test/<class>/` of image files. Embedded: scikit-learn's digits,
-    28×28, 1,297 and 250 (`nbutils.data.digits`, whose selection split stays unused).
+    Real: CIFAR-10's own two parts, from the official Python batches (50,000 and 10,000 images, checked against
+    torchvision's checksums) or from folders `train/<class>/` and `test/<class>/` of image files. Embedded:
+    scikit-learn's digits, 28×28, 1,297 and 250 (`nbutils.data.digits`; its selection split stays unused).
 
     Args:
         data: `"embedded"`; `"real"`; `"auto"`, real where any form is there, else embedded.
-        form: one of `FORMS`; the first that is there when not given.
+        form: one of `FORMS`; None: the first that is there.
         root: the folder that holds the forms; `$NBUTILS_DATA` by default.
-        download: let torchvision download the official batches to that folder if no form is there.
+        download: whether torchvision downloads the official batches to that folder where there is no form.
 
     Raises:
-        FileNotFoundError: real images are asked for and a file is missing; the message names it and how to get it.
-        ValueError: a file is damaged or of the wrong kind (named); no such `data` or `form`; a download without a
-            folder to put it in.
+        FileNotFoundError: a file of the real images is missing; the message names it and how to get it.
+        ValueError: a file is damaged or of the wrong kind (named); an unknown `data` or `form`; a download without a
+            folder.
     """
     if data not in get_args(Data):
         raise ValueError(f"data must be one of {', '.join(map(repr, get_args(Data)))}; got {data!r}")
     if form is not None and form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}; got {form!r}")
     if data == "embedded":
-        return _embedded()
+        return _load_embedded()
     places = [sources.find(name, root) for name in FORMS if form in (None, name)]
     if download and not any(place.found for place in places):
         _download(places[0])
@@ -122,33 +83,29 @@ def load(
     # Where some files of a form are there, that form is meant: to go on without it would hide a damaged download.
     begun = [place for place in places if any(folder.exists() for folder in place.looked_in)]
     if begun:
-        return _official(begun[0]) if begun[0].name == "cifar10" else _folder(begun[0])
+        return _load_official(begun[0]) if begun[0].name == "cifar10" else _load_folder(begun[0])
     if data == "auto":
-        return _embedded()
+        return _load_embedded()
     raise FileNotFoundError(
         f"found no {' and no '.join(place.name for place in places)} in {root or f'${sources.DATA_VARIABLE}'}; "
-        f"{_how_to_get()}"
+        f"{_explain_how_to_get()}"
     )
 
 
-def _embedded() -> ImageSplits:
+def _load_embedded() -> ImageSplits:
     splits = digits.load("embedded")
-    train, test = (
-        Images(part.images.flatten(1), part.labels, (1, digits.SIZE, digits.SIZE), part.source)
-        for part in (splits.train, splits.report)
-    )
-    return ImageSplits(train, test, splits.source)
+    return ImageSplits(splits.train, splits.report, splits.source)
 
 
-def _official(place: sources.Source) -> ImageSplits:
+def _load_official(place: sources.Source) -> ImageSplits:
     (folder,) = place.looked_in
     for name in place.missing:
-        raise FileNotFoundError(f"{folder / name} is missing; {_how_to_get()}")
+        raise FileNotFoundError(f"{folder / name} is missing; {_explain_how_to_get()}")
     parts = []
     for names in ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]):
         batches = [_read_batch(folder / name) for name in names]
         pixels, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-        parts.append(Images(_normalised(pixels), torch.as_tensor(labels), SHAPE, place.name))
+        parts.append(LabelledImages(_normalise(pixels), torch.as_tensor(labels), place.name))
     return ImageSplits(parts[0], parts[1], place.name)
 
 
@@ -161,20 +118,22 @@ def _checksums() -> dict[str, str]:
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return pixels `[N, 3072]`, uint8, and labels `[N]` of one official batch.
 
-    It is a pickle, and torchvision's CIFAR10 would run what code is in it.
+    It is a pickle, and torchvision's CIFAR10 would run any code in it.
     """
     content = path.read_bytes()
     expected, found = _checksums()[path.name], hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != expected:
         raise ValueError(
             f"{path}: expected the official file, md5 {expected}; found {len(content):,} bytes of md5 {found}; "
-            f"{_how_to_get()}"
+            f"{_explain_how_to_get()}"
         )
     try:
         batch = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
         pixels, labels = np.asarray(batch["data"]), np.asarray(batch["labels"], dtype=np.int64)
     except Exception as error:  # unpickling damaged files raises exceptions of many types
-        raise ValueError(f"{path} is no batch of CIFAR-10 ({type(error).__name__}: {error}); {_how_to_get()}") from None
+        raise ValueError(
+            f"{path} is no batch of CIFAR-10 ({type(error).__name__}: {error}); {_explain_how_to_get()}"
+        ) from None
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), int(np.prod(SHAPE))):
         raise ValueError(
             f"{path}: expected uint8 pixels [N, {int(np.prod(SHAPE))}] and N labels; "
@@ -186,7 +145,7 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds dictionaries, lists, numbers, strings and arrays, and refuses to look up anything else."""
+    """Builds dictionaries, lists, numbers, strings and arrays, and refuses everything else."""
 
     _ALLOWED = frozenset(
         {
@@ -203,12 +162,12 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _folder(place: sources.Source) -> ImageSplits:
+def _load_folder(place: sources.Source) -> ImageSplits:
     from torchvision.datasets import ImageFolder
 
     (folder,) = place.looked_in
     for name in place.missing:
-        raise FileNotFoundError(f"{folder / name} is missing; {_how_to_get()}")
+        raise FileNotFoundError(f"{folder / name} is missing; {_explain_how_to_get()}")
     try:
         train, test = (ImageFolder(folder / part, loader=_read_image) for part in ("train", "test"))
     except FileNotFoundError as error:  # which names a class without pictures, but not where
@@ -218,16 +177,16 @@ def _folder(place: sources.Source) -> ImageSplits:
             f"{folder}: expected the same {CLASSES} class folders in train and test; found {train.classes} "
             f"and {test.classes}"
         )
-    return ImageSplits(_mixed(train, place.name), _mixed(test, place.name), place.name)
+    return ImageSplits(_mix(train, place.name), _mix(test, place.name), place.name)
 
 
-def _mixed(pictures: ImageFolder, source: str) -> Images:
+def _mix(pictures: ImageFolder, source: str) -> LabelledImages:
     """Return all pictures of a folder in an order that mixes the classes."""
     order = torch.randperm(len(pictures), generator=generator(0, "natural images", source)).tolist()
     pixels, labels = np.empty((len(order), int(np.prod(SHAPE))), np.uint8), torch.empty(len(order), dtype=torch.int64)
     for row, item in enumerate(order):  # threads gain nothing on images this small
         pixels[row], labels[row] = pictures[item]
-    return Images(_normalised(pixels), labels, SHAPE, source)
+    return LabelledImages(_normalise(pixels), labels, source)
 
 
 def _read_image(path: str) -> np.ndarray:
@@ -243,14 +202,11 @@ def _read_image(path: str) -> np.ndarray:
     return pixels.transpose(2, 0, 1).ravel()
 
 
-def _normalised(pixels: np.ndarray) -> Tensor:
-    """Return uint8 pixels `[N, 3072]` as normalised features, with one array of that size made on the way."""
-    features = torch.empty(pixels.shape, dtype=torch.float32)
-    by_channel = features.view(-1, SHAPE[0], SHAPE[1] * SHAPE[2])
-    by_channel.copy_(torch.as_tensor(pixels).view(by_channel.shape))
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
-    by_channel.div_(255).sub_(mean[:, None]).div_(std[:, None])
-    return features
+def _normalise(pixels: np.ndarray) -> Tensor:
+    """Return uint8 pixels `[N, 3072]` as images `[N, 3, 32, 32]`, in place: a copy of CIFAR-10 takes 600 MB."""
+    images = torch.as_tensor(pixels).view(-1, *SHAPE).float()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return images.div_(255).sub_(mean).div_(std)
 
 
 def _download(place: sources.Source) -> None:
@@ -263,57 +219,8 @@ def _download(place: sources.Source) -> None:
     CIFAR10(place.looked_in[0].parent, download=True)
 
 
-def _how_to_get() -> str:
+def _explain_how_to_get() -> str:
     return (
         f"set ${sources.DATA_VARIABLE} to a folder that holds cifar-10-batches-py, or delete what is there and call "
         "load('real', root=FOLDER, download=True), which has torchvision download it"
     )
-
-
-@dataclass(frozen=True)
-class ImageBatches:
-    """Training batches: epochs without replacement, in an order of the seed's own.
-
-    Attributes:
-        images: what to draw from; an epoch has `len(images) // batch_size` steps, the rest sits out that epoch.
-        batch_size: images a step.
-        block: steps drawn at a time.
-
-    Raises:
-        ValueError: a batch size outside 1 to the number of images.
-    """
-
-    images: Images
-    batch_size: int = 128
-    block: int = 64
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= len(self.images):
-            raise ValueError(f"batch_size must lie between 1 and the {len(self.images)} images; got {self.batch_size}")
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps an epoch."""
-        return len(self.images) // self.batch_size
-
-    def draw(self, seed: int, block: int) -> dict[str, Tensor]:
-        """Draw one block of steps for one member: `index` `[block, batch]`."""
-        steps = range(block * self.block, (block + 1) * self.block)
-        epochs = range(steps[0] // self.per_epoch, steps[-1] // self.per_epoch + 1)
-        orders = {
-            epoch: torch.randperm(len(self.images), generator=generator(seed, "natural images", epoch))
-            for epoch in epochs
-        }
-        starts = [(step // self.per_epoch, step % self.per_epoch * self.batch_size) for step in steps]
-        return {"index": torch.stack([orders[epoch][start : start + self.batch_size] for epoch, start in starts])}
-
-    def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Turn one step's draws of all members `[members, batch]` into `input` and `target`.
-
-        Returns:
-            `input` `[members, batch, features]`, `target` (labels) `[members, batch]`.
-        """
-        index = drawn["index"]
-        # Of whole rows: a third of the time of indexing by a matrix.
-        rows = self.images.features.index_select(0, index.cpu().flatten()).view(*index.shape, -1)
-        return {"input": rows.to(index.device, dtype), "target": self.images.labels[index.cpu()].to(index.device)}

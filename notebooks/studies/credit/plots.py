@@ -1,4 +1,4 @@
-"""Pictures of a credit audit: what layers' credits predict, where float32 loses it, and how norms run away."""
+"""Pictures of a credit audit: ρ layer by layer, its loss in float32, the growth of norms, accuracies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from nbutils.plotting.theme import current
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from studies.credit.perturbation import PerturbationCorrelation
 
 
 def plot_rho_by_layer(table: pd.DataFrame, *, columns: int = 4) -> Figure:
-    """Plot each layer's ρ, a panel a regime: every seed, their mean, the chance band and the exact gradient's ρ.
+    """Plot each layer's ρ, one panel per regime: every seed, their mean, the chance band, the exact gradient.
 
     Args:
-        table: one row a regime, seed and layer, with columns `regime`, `layer`, `rho`, `null_low`, `null_high` and
+        table: one row per regime, seed and layer, with columns `regime`, `layer`, `rho`, `null_low`, `null_high` and
             `ceiling` (see `studies.credit.audit.audit`). The bands are averaged over seeds.
-        columns: panels in a row.
+        columns: panels per row.
 
     Raises:
         KeyError: the table lacks a column.
@@ -63,17 +66,14 @@ def plot_rho_by_layer(table: pd.DataFrame, *, columns: int = 4) -> Figure:
     return fig
 
 
-def plot_precision(
-    table: pd.DataFrame, curve: tuple[np.ndarray, np.ndarray], *, epsilon: float = 1e-3, quantity: str = "‖g‖, RMS"
-) -> Figure:
-    """Plot what the exact gradient scores in float32 and in float64 against its length, with the predicted curve.
+def plot_precision(table: pd.DataFrame, curve: tuple[np.ndarray, np.ndarray], *, epsilon: float = 1e-3) -> Figure:
+    """Plot ρ of the exact gradient in float32 and in float64 against the gradient's length, with the predicted curve.
 
     Args:
-        table: one row a network and layer, with columns `gradient_rms`, `float32_ceiling` (NaN where no loss changed:
+        table: one row per network and layer, with columns `gradient_rms`, `float32_ceiling` (NaN where no loss changed:
             drawn hollow, at 0) and `ceiling`.
         curve: lengths, increasing, and the ρ predicted there in float32, each `[points]`.
-        epsilon: the step of the float32 measure; named in the legend.
-        quantity: names the horizontal axis.
+        epsilon: the step of the float32 measure, for the legend.
 
     Raises:
         KeyError: the table lacks a column.
@@ -85,28 +85,13 @@ def plot_precision(
     ax = fig.subplots()
     ax.set_xscale("log")
     ax.plot(*curve, color=theme.muted, linestyle="--", linewidth=2.0, label="float32, predicted from its rounding")
-    ax.scatter(
-        table["gradient_rms"],
-        table["ceiling"],
-        s=30,
-        marker=MARKERS[1],
-        color=theme.accents[0],
-        edgecolors=theme.paper,
-        linewidths=0.4,
-        label="float64, exact derivative",
-    )
+    exact = {"marker": MARKERS[1], "color": theme.accents[0], **_edge()}
+    rounded = {"marker": MARKERS[0], "color": theme.accents[1], **_edge()}
+    ax.scatter(table["gradient_rms"], table["ceiling"], s=30, label="float64, exact derivative", **exact)
     lost = table["float32_ceiling"].isna()
-    ax.scatter(
-        table["gradient_rms"][~lost],
-        table["float32_ceiling"][~lost],
-        s=24,
-        marker=MARKERS[0],
-        color=theme.accents[1],
-        edgecolors=theme.paper,
-        linewidths=0.4,
-        label=f"float32, ε = {epsilon:g}, measured",
-        zorder=3,
-    )
+    measured = table[~lost]
+    label = f"float32, ε = {epsilon:g}, measured"
+    ax.scatter(measured["gradient_rms"], measured["float32_ceiling"], s=24, label=label, zorder=3, **rounded)
     if lost.any():
         ax.scatter(
             table["gradient_rms"][lost],
@@ -119,82 +104,61 @@ def plot_precision(
             zorder=3,
         )
     ax.set_ylim(-0.12, 1.12)
-    ax.set_xlabel(quantity)
+    ax.set_xlabel("‖g‖, RMS")
     ax.set_ylabel("ρ of the exact gradient")
     ax.grid()
     ax.legend(loc="center left", bbox_to_anchor=(0.0, 0.72), fontsize=FONT_SIZE)
     return fig
 
 
+def _edge() -> dict[str, Any]:
+    """Return the edge of a dot."""
+    return {"edgecolors": current().paper, "linewidths": 0.4}
+
+
 def plot_power_law(
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    *,
-    slope: float,
-    intercept: float,
-    expected: float = -1.0,
-    group: str = "regime",
-    labels: tuple[str, str] | None = None,
+    table: pd.DataFrame, x: str, y: str, labels: tuple[str, str], *, slope: float, intercept: float, expected: float
 ) -> Figure:
     """Plot one quantity against another on log-log axes, with the fitted line and the expected slope.
 
     Args:
-        table: one row a point, with columns `x`, `y` (both above 0) and `group`.
+        table: one row per point, with columns `x`, `y` (both above 0) and `regime`.
         x: column of the horizontal axis.
         y: column of the vertical axis.
+        labels: names of the two axes.
         slope: of the line fitted to log10 y against log10 x.
         intercept: of that line, log10.
         expected: the slope of the reference line, drawn through the points' centre.
-        group: column that colours and marks the points.
-        labels: names of the axes; the columns' when not given.
 
     Raises:
         KeyError: the table lacks a column.
         ValueError: the table has no rows, or a value that is not above 0.
     """
-    expect_columns(table, (x, y, group))
+    expect_columns(table, (x, y, "regime"))
     if not (table[[x, y]] > 0).all(axis=None):
         raise ValueError(f"logarithmic axes need values above 0 in {x} and {y}")
     theme = current()
     fig = Figure(figsize=(7.0, 3.8), layout="constrained")
     ax = fig.subplots()
-    for place, (name, part) in enumerate(table.groupby(group, sort=False)):
-        ax.scatter(
-            part[x],
-            part[y],
-            s=26,
-            marker=MARKERS[place % len(MARKERS)],
-            color=theme.accents[place % len(theme.accents)],
-            edgecolors=theme.paper,
-            linewidths=0.4,
-            label=str(name),
-            zorder=3,
-        )
+    for place, (name, part) in enumerate(table.groupby("regime", sort=False)):
+        look: dict[str, Any] = {
+            "marker": MARKERS[place % len(MARKERS)],
+            "color": theme.accents[place % len(theme.accents)],
+            **_edge(),
+        }
+        ax.scatter(part[x], part[y], s=26, label=str(name), zorder=3, **look)
     ends = np.array([table[x].min(), table[x].max()])
     centre = np.log10(table[[x, y]]).mean()
     reference = 10 ** (centre[y] + expected * (np.log10(ends) - centre[x]))
-    ax.plot(
-        ends,
-        reference,
-        color=theme.muted,
-        linestyle="--",
-        linewidth=2.0,
-        label=f"slope {expected:g}, expected".replace("-", "−"),
-    )
+    dashed: dict[str, Any] = {"color": theme.muted, "linestyle": "--", "linewidth": 2.0}
+    ax.plot(ends, reference, label=f"slope {expected:g}, expected".replace("-", "−"), **dashed)
     fitted = 10 ** (intercept + slope * np.log10(ends))
-    ax.plot(
-        ends,
-        fitted,
-        color=theme.ink,
-        linestyle="-",
-        linewidth=1.2,
-        label=f"slope {slope:.2f}, fitted".replace("-", "−"),
-    )
+    solid: dict[str, Any] = {"color": theme.ink, "linestyle": "-", "linewidth": 1.2}
+    ax.plot(ends, fitted, label=f"slope {slope:.2f}, fitted".replace("-", "−"), **solid)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_xlabel(labels[0] if labels else x)
-    ax.set_ylabel(labels[1] if labels else y)
+    ax.set_xlabel(labels[0])
+    ax.set_ylabel(labels[1])
     ax.grid()
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=FONT_SIZE)
     return fig
@@ -207,7 +171,7 @@ def plot_accuracy(
     baseline: str,
     published: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Plot accuracies by regime, every seed and the mean with its interval, against one regime as the mark to beat.
+    """Plot accuracies by regime, every seed and the mean with its interval, against one regime as the baseline.
 
     Args:
         values: for each regime the accuracies `[S]` by seed.
@@ -216,8 +180,8 @@ def plot_accuracy(
         published: for some regimes an accuracy reported elsewhere, marked by a cross.
 
     Raises:
-        KeyError: a regime without an interval, or a baseline that is none.
-        ValueError: accuracies that are not a row of finite numbers.
+        KeyError: a regime without an interval, or an unknown baseline.
+        ValueError: accuracies that are no row of finite numbers.
     """
     if missing := [name for name in (*values, baseline) if name not in intervals or name not in values]:
         raise KeyError(f"expected accuracies and an interval for each regime, got none for {missing}")
@@ -231,7 +195,7 @@ def plot_accuracy(
         low, high = intervals[name]
         jitter = row - 0.1 + 0.3 * (np.arange(1, len(results) + 1) * GOLDEN % 1 - 0.5)
         draw_dots(ax, results, jitter, row, size=20)
-        ink = {"color": theme.ink, "linestyle": "-", "zorder": 3}
+        ink: dict[str, Any] = {"color": theme.ink, "linestyle": "-", "zorder": 3}
         ax.plot([low, high], [row + 0.25] * 2, linewidth=2.0, marker="|", markersize=8, **ink)
         ax.plot(results.mean(), row + 0.25, marker="D", markerfacecolor=theme.paper, markersize=5, **ink)
         if published and name in published:
@@ -243,19 +207,19 @@ def plot_accuracy(
     return fig
 
 
-def draw_predictions(ax: Axes, predicted: np.ndarray, actual: np.ndarray, *, shown: int = 3000) -> None:
-    """Draw predicted against true changes of the loss, with the line on which they agree.
+def draw_predictions(ax: Axes, predicted: ArrayLike, actual: ArrayLike, *, shown: int = 3000) -> None:
+    """Draw predicted against true changes of the loss, with the line of equality.
 
     Args:
         ax: axes to draw in.
         predicted: `[points]`, or any shape.
         actual: likewise; in the same unit.
-        shown: points drawn at most, evenly taken.
+        shown: most points to draw, taken evenly.
     """
     theme = current()
-    predicted, actual = np.ravel(predicted), np.ravel(actual)
-    every = max(1, -(-len(predicted) // shown))
-    ax.scatter(predicted[::every], actual[::every], s=6, color=theme.accents[0], alpha=0.45, linewidths=0)
+    x, y = np.ravel(predicted), np.ravel(actual)
+    every = max(1, -(-len(x) // shown))
+    ax.scatter(x[::every], y[::every], s=6, color=theme.accents[0], alpha=0.45, linewidths=0)
     ax.axline((0, 0), slope=1, color=theme.ink, linestyle="--", linewidth=1.0)
     ax.axhline(0, color=theme.muted, linestyle="-", linewidth=0.8)
     ax.margins(0.05)
@@ -263,11 +227,11 @@ def draw_predictions(ax: Axes, predicted: np.ndarray, actual: np.ndarray, *, sho
     ax.grid()
 
 
-def plot_predictions(results: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Plot predicted against true changes of the loss, a panel a measurement.
+def plot_predictions(results: Mapping[str, PerturbationCorrelation]) -> Figure:
+    """Plot predicted against true changes of the loss, one panel per measurement.
 
     Args:
-        results: for each title `predicted` and `actual`, arrays of one shape, and `rho`.
+        results: one for each title.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -277,8 +241,8 @@ def plot_predictions(results: Mapping[str, Mapping[str, Any]]) -> Figure:
     fig = Figure(figsize=(1.0 + 3.1 * len(results), 3.4), layout="constrained")
     axes = fig.subplots(1, len(results), squeeze=False)
     for ax, (title, result) in zip(axes.flat, results.items(), strict=True):
-        draw_predictions(ax, result["predicted"], result["actual"])
-        rho = f"ρ = {result['rho']:+.3f}" if np.isfinite(result["rho"]) else "ρ undefined: no loss changed"
+        draw_predictions(ax, result.predicted, result.actual)
+        rho = f"ρ = {result.rho:+.3f}" if np.isfinite(result.rho) else "ρ undefined: no loss changed"
         ax.set_title(f"{title}\n{rho}")
         ax.set_xlabel("predicted change, ⟨a, v⟩")
     axes[0, 0].set_ylabel("true change of the loss")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nbutils.data import epochs
 from nbutils.seeding import generator
 from studies.shortcut import stains
 
@@ -40,8 +41,7 @@ class TileBatches:
             raise ValueError(f"tiles are bytes [N, 3, size, size]; got {self.images.dtype} {list(shape)}")
         if self.labels.shape != shape[:1]:
             raise ValueError(f"{shape[0]} tiles need as many labels; got {list(self.labels.shape)}")
-        if not 1 <= self.batch_size <= len(self.labels):
-            raise ValueError(f"batch_size must lie between 1 and the {len(self.labels)} tiles; got {self.batch_size}")
+        epochs.length(len(self.labels), self.batch_size, "tiles")
         object.__setattr__(self, "jitter", tuple(float(strength) for strength in self.jitter))
 
     def draw(self, seed: int, block: int) -> dict[str, Tensor]:
@@ -50,14 +50,8 @@ class TileBatches:
         Returns:
             `index` and `symmetry` (0 to 7) `[block, batch]`; `seed` and `step` `[block]`, which name the jitter.
         """
-        per_epoch = len(self.labels) // self.batch_size
         steps = range(block * self.block, (block + 1) * self.block)
-        orders = {
-            epoch: torch.randperm(len(self.labels), generator=generator(seed, "tiles", epoch))
-            for epoch in range(steps[0] // per_epoch, steps[-1] // per_epoch + 1)
-        }
-        starts = [(step // per_epoch, step % per_epoch * self.batch_size) for step in steps]
-        index = torch.stack([orders[epoch][start : start + self.batch_size] for epoch, start in starts])
+        index = epochs.order(seed, ("tiles",), len(self.labels), self.batch_size, steps)
         return {
             "index": index,
             "symmetry": torch.randint(8, index.shape, generator=generator(seed, "symmetries", block)),

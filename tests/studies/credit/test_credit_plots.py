@@ -4,10 +4,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.collections import PathCollection
 
 from nbutils.plotting import theme
-from studies.credit.explorer import credit_explorer
+from studies.credit.perturbation import PerturbationCorrelation
 from studies.credit.plots import plot_accuracy, plot_power_law, plot_precision, plot_predictions, plot_rho_by_layer
 
 matplotlib.use("Agg")
@@ -72,14 +73,15 @@ def test_precision_shows_lost_measurements_as_hollow():
 def test_a_power_law_is_drawn_with_its_fit_and_the_expectation():
     x = np.array([1.0, 10, 100, 1000])
     table = pd.DataFrame({"h": x, "g": 2 * x**-0.5, "regime": ["a", "a", "b", "b"]})
-    (ax,) = plot_power_law(table, "h", "g", slope=-0.5, intercept=np.log10(2)).axes
+    line = {"slope": -0.5, "intercept": np.log10(2), "expected": -1.0}
+    (ax,) = plot_power_law(table, "h", "g", ("‖h‖", "‖g‖"), **line).axes
     np.testing.assert_array_equal(np.concatenate(dots(ax)), table[["h", "g"]])
     expected, fitted = [line.get_xydata() for line in ax.lines]
     np.testing.assert_allclose(fitted, [[1, 2], [1000, 2 * 1000**-0.5]])
     assert np.log10(expected[1, 1] / expected[0, 1]) == pytest.approx(-3)
     assert np.sqrt(expected[:, 1].prod()) == pytest.approx(np.sqrt(fitted[:, 1].prod()))  # through the same centre
     with pytest.raises(ValueError, match="above 0"):
-        plot_power_law(table.assign(g=0.0), "h", "g", slope=-1, intercept=0)
+        plot_power_law(table.assign(g=0.0), "h", "g", ("‖h‖", "‖g‖"), **line)
 
 
 def test_accuracies_stand_beside_the_baseline():
@@ -98,40 +100,14 @@ def test_accuracies_stand_beside_the_baseline():
 
 def test_predictions_are_drawn_with_the_line_on_which_they_agree():
     predicted, actual = RNG.normal(size=(2, 8, 50))
-    results = {
-        "float64": {"predicted": predicted, "actual": actual, "rho": 0.25},
-        "float32": {"predicted": predicted, "actual": 0 * actual, "rho": np.nan},
-    }
+    found = PerturbationCorrelation(torch.as_tensor(predicted), torch.as_tensor(actual))
+    results = {"float64": found, "float32": PerturbationCorrelation(found.predicted, 0 * found.actual)}
     left, right = plot_predictions(results).axes
     np.testing.assert_array_equal(dots(left)[0], np.column_stack([predicted.ravel(), actual.ravel()]))
-    assert left.get_title("left") == "float64\nρ = +0.250"
+    assert left.get_title("left") == f"float64\nρ = {found.rho:+.3f}"
     assert "undefined" in right.get_title("left")
     with pytest.raises(ValueError, match="at least one"):
         plot_predictions({})
-
-
-def test_the_explorer_redraws_and_reports_what_fails():
-    seen = []
-
-    def evaluate(layer, epsilon, precision):
-        seen.append((layer, epsilon, precision))
-        if precision == "float16":
-            raise RuntimeError("no such <precision>")
-        return {"predicted": np.arange(4.0), "actual": np.arange(4.0), "rho": 1.0}
-
-    box = credit_explorer(evaluate, [0, 1], [1e-3, 1e-5], ["float32", "float16"])
-    controls, status, picture = box.children
-    assert seen == [(0, 1e-3, "float32")]
-    assert "ρ = +1.0000" in status.value
-    assert 'alt="Predicted against true change of the loss: layer 0, ε = 0.001, float32"' in picture.value
-    controls.children[1].value = 1e-5
-    controls.children[0].value = 1
-    assert seen[-1] == (1, 1e-5, "float32")
-    controls.children[2].value = "float16"
-    assert "no such &lt;precision&gt;" in status.value
-    assert picture.value == ""
-    with pytest.raises(ValueError, match="at least one layer"):
-        credit_explorer(evaluate, [], [1e-3])
 
 
 @pytest.mark.parametrize("draw", [plot_rho_by_layer, lambda t: plot_precision(t, (np.ones(1), np.ones(1)))])

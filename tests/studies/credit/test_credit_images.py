@@ -1,4 +1,4 @@
-"""Images in the layouts readers have them in; files one cannot trust; batches."""
+"""Images in the layouts readers have them in; files one cannot trust."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from PIL import Image
 
 from nbutils.data import sources
 from studies.credit import images as natural_images
-from studies.credit.images import ImageBatches, Images
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NAMES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
@@ -56,7 +55,7 @@ def pictures(tmp_path):
 def pixels(images):
     """Undo the normalisation: uint8 `[N, 3, 32, 32]`."""
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (natural_images.MEAN, natural_images.STD))
-    return ((images.features.view(-1, 3, 32, 32) * std + mean) * 255).round().to(torch.uint8)
+    return ((images.images * std + mean) * 255).round().to(torch.uint8)
 
 
 def test_the_official_batches_are_read_in_order(official):
@@ -65,7 +64,7 @@ def test_the_official_batches_are_read_in_order(official):
     assert pixels(splits.train)[:, 0, 0, 0].tolist() == list(range(100))
     assert pixels(splits.test)[:, 0, 0, 0].tolist() == list(range(100, 120))
     assert splits.test.labels.tolist() == [i % 10 for i in range(20)]
-    assert splits.train.features.dtype == torch.float32
+    assert splits.train.images.dtype == torch.float32
 
 
 def test_torchvision_reads_the_same_pixels(official, monkeypatch):
@@ -80,7 +79,7 @@ def test_torchvision_reads_the_same_pixels(official, monkeypatch):
     theirs = CIFAR10(official, train=False, transform=look)
     ours = natural_images.load("real", root=official).test
     for i, (image, label) in enumerate(theirs):
-        assert torch.allclose(ours.features[i], image.flatten(), atol=1e-6)
+        assert torch.allclose(ours.images[i], image, atol=1e-6)
         assert ours.labels[i] == label
 
 
@@ -187,11 +186,9 @@ def test_missing_parts_are_named_and_auto_falls_back_only_where_there_is_nothing
 
 def test_the_embedded_digits_stand_in():
     splits = natural_images.load()
-    assert (len(splits.train), len(splits.test), splits.train.shape) == (1297, 250, (1, 28, 28))
     assert splits.train.features.shape == (1297, 784)
+    assert splits.test.images.shape == (250, 1, 28, 28)
     assert splits.source == "embedded digits"
-    with pytest.raises(ValueError, match=r"features \[N, 784\]"):
-        Images(splits.test.features[:, :9], splits.test.labels, (1, 28, 28), "x")
 
 
 @pytest.mark.real_data
@@ -200,30 +197,6 @@ def test_the_embedded_digits_stand_in():
 def test_genuine_images_have_the_published_mean():
     splits = natural_images.load("real", form="cifar10-lossless")
     assert (len(splits.train), len(splits.test)) == (4000, 1000)
-    by_channel = splits.train.features.view(-1, 3, 1024)
-    assert by_channel.mean((0, 2)).abs().max() < 0.03
-    assert (by_channel.std((0, 2)) - 1).abs().max() < 0.03
-
-
-@pytest.fixture
-def few():
-    features = torch.arange(30.0)[:, None] * torch.ones(12)
-    return Images(features, torch.arange(30) % 10, (3, 2, 2), "embedded digits")
-
-
-def test_an_epoch_shows_each_image_once_in_the_seeds_own_order(few):
-    batches = ImageBatches(few, batch_size=5, block=4)
-    assert batches.per_epoch == 6
-    steps = torch.cat([batches.draw(0, block)["index"] for block in range(3)])
-    for epoch in steps.unflatten(0, (2, 6)):
-        assert sorted(epoch.flatten().tolist()) == list(range(30))
-    assert not torch.equal(steps[:6], steps[6:])
-    assert torch.equal(batches.draw(0, 1)["index"], steps[4:8])
-    assert not torch.equal(batches.draw(1, 1)["index"], steps[4:8])
-    batch = batches.batch({"index": steps[:2]}, torch.float64)
-    assert torch.equal(batch["input"][..., 3], steps[:2].double())
-    assert torch.equal(batch["target"], steps[:2] % 10)
-    assert batch["input"].shape == (2, 5, 12)
-    with pytest.raises(ValueError, match="the 30 images; got 31"):
-        ImageBatches(few, batch_size=31)
-    assert repr(batches) != repr(ImageBatches(few[torch.arange(29, -1, -1)], batch_size=5, block=4))
+    images = splits.train.images
+    assert images.mean((0, 2, 3)).abs().max() < 0.03
+    assert (images.std((0, 2, 3)) - 1).abs().max() < 0.03

@@ -1,13 +1,13 @@
-"""The audited network: its states, continuing from one of them, and reading checkpoints one cannot trust."""
+"""Checkpoints of both formats, and files one cannot trust."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from nbutils.data.weights import StateError
-from studies.credit.network import ResidualMLP, load_checkpoint, save_checkpoint
+from studies.credit.checkpoints import load_checkpoint, save_checkpoint
+from studies.credit.network import ResidualMLP
 
 
 def build():
@@ -18,41 +18,6 @@ def build():
 def model():
     torch.manual_seed(0)
     return build().eval()
-
-
-def test_hidden_states_are_the_inputs_of_blocks(model):
-    x = torch.randn(6, 12)
-    logits, hidden = model(x, return_hidden=True)
-    assert len(hidden) == model.num_blocks + 1 == len(model.blocks) + 1
-    assert torch.equal(logits, model(x))
-    seen = {}
-    for place, block in enumerate(model.blocks):
-        block.register_forward_hook(lambda _m, inputs, output, place=place: seen.update({place: (inputs[0], output)}))
-    model(x)
-    for block in model.blocks:
-        block._forward_hooks.clear()
-    for layer, (before, added) in seen.items():
-        assert torch.equal(before, hidden[layer])
-        assert torch.allclose(before + added, hidden[layer + 1])
-    assert torch.allclose(model.out_head(model.out_ln(hidden[-1])), logits)
-    assert sum(p.numel() for p in ResidualMLP().parameters()) == 3073 * 256 + 4 * (2 * 257 * 256 + 512) + 512 + 2570
-
-
-def test_the_loss_from_any_state_is_the_networks_loss(model):
-    x, labels = torch.randn(6, 12), torch.tensor([0, 1, 2, 3, 4, 0])
-    logits, hidden = model(x, return_hidden=True)
-    expected = F.cross_entropy(logits, labels, reduction="none")
-    for layer, h in enumerate(hidden):
-        assert torch.allclose(model.loss_from(layer, labels)(h), expected, atol=1e-6)
-        twice = model.loss_from(layer, labels)(torch.stack([h, h + 1]))
-        assert torch.allclose(twice[0], expected, atol=1e-6)
-        assert twice.shape == (2, 6)
-    assert not torch.allclose(model.loss_from(1, labels)(hidden[0]), expected, atol=1e-3)
-    for layer in (-1, 4):
-        with pytest.raises(IndexError, match=f"between 0 and 3; got {layer}"):
-            model.logits_from(hidden[0], layer)
-    with pytest.raises(ValueError, match="num_blocks must be 1 or more; got 0"):
-        ResidualMLP(num_blocks=0)
 
 
 def test_both_formats_are_read_back(model, tmp_path):
@@ -78,7 +43,7 @@ def test_both_formats_are_read_back(model, tmp_path):
         (lambda m: {"state_dict": [1, 2]}, "'state_dict' must hold tensors by name; got list"),
         (
             lambda m: {"state_dict": m.state_dict(), "Bs": [torch.zeros(8, 5)] * 2},
-            r"'Bs' must be a list of 3 matrices, one a block; got 2",
+            r"'Bs' must be a list of 3 matrices, one per block; got 2",
         ),
         (lambda m: {"state_dict": m.state_dict(), "Bs": torch.zeros(3, 8, 5)}, "'Bs' must be a list .* got Tensor"),
         (
