@@ -14,7 +14,7 @@ from nbutils.plotting.distributions import draw_change
 from nbutils.plotting.expect import expect_columns
 from nbutils.plotting.labels import FONT_SIZE, name_rows, note_row
 from studies.shortcut import plots as shortcuts
-from studies.shortcut.pooled import MATCHED, RANDOM
+from studies.shortcut.controls import MATCHED, RANDOM
 
 if TYPE_CHECKING:
     import ipywidgets

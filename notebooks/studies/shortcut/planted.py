@@ -55,7 +55,7 @@ def plant_features(
     block: int = 32,
     seed: int = 0,
 ) -> PlantedFeatures:
-    """Make features by the formula that a shortcut study supposes.
+    """Make features by the formula behind a shortcut study.
 
     A stain channel is 2 at its own hospital and 0 at others, a morphology channel is ±0.5 by label, all with noise of
     standard deviation 1. The head adds the morphology block, and the stain channels of hospital 0 as if they were
@@ -63,7 +63,7 @@ def plant_features(
     stain of hospital 0 and half as much again.
 
     Args:
-        items: how many; ten slides a hospital.
+        items: N; ten slides per hospital.
         rho: correlation of tumour with coming from hospital 0; only where there are others beside it.
         hospitals: which of 0 to 3, those of one set.
         channels: C.

@@ -16,7 +16,7 @@ from nbutils.plotting.distributions import MARKERS
 from nbutils.plotting.expect import expect_columns
 from nbutils.plotting.labels import FONT_SIZE, label_ends
 from nbutils.plotting.theme import LINE_STYLES, current
-from studies.shortcut.pooled import MATCHED, RANDOM
+from studies.shortcut.controls import MATCHED, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +35,8 @@ def plot_tile_sheet(
 
     Args:
         images: `[rows, columns, height, width, 3]`, bytes, or floats in [0, 1].
-        row_labels: one a row.
-        column_labels: one a column.
+        row_labels: one per row.
+        column_labels: one per column.
         inches: width of a tile.
 
     Raises:

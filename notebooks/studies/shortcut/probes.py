@@ -114,12 +114,6 @@ def probe_accuracy(probe: Pipeline, features: ArrayLike, targets: ArrayLike) -> 
     return Proportion.of(probe.predict(np.asarray(features, dtype=np.float64)) == targets)
 
 
-def majority(fitted: ArrayLike, evaluated: ArrayLike) -> Proportion:
-    """Return what always answering the commonest class of the fitting set scores on the evaluation set."""
-    values, counts = np.unique(np.asarray(fitted), return_counts=True)
-    return Proportion.of(np.asarray(evaluated) == values[counts.argmax()])
-
-
 def shuffled_floor(
     features: ArrayLike,
     targets: ArrayLike,

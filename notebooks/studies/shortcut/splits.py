@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -95,3 +95,26 @@ def confounded(tiles: Tiles, hospital: str, rest: float = 0.05, seed: int = 0) -
         order = torch.randperm(len(others), generator=generator(seed, "confounded", code))
         keep[others[order[: round(rest * len(others))]]] = True
     return tiles[keep]
+
+
+def expect_both_labels(sets: Mapping[str, Tiles], unseen: str = "OOD") -> None:
+    """Check that probes and accuracies have a meaning: two known hospitals or more, both labels from each.
+
+    Args:
+        sets: name -> tiles; `known` has the known hospitals, which are in all sets but `unseen`.
+        unseen: the set with hospitals of its own.
+
+    Raises:
+        ValueError: one known hospital only, or a hospital without one of the labels in a set.
+    """
+    known = sets["known"]
+    present = known.hospital.unique().tolist()
+    if len(present) < 2:
+        names = [known.hospitals[code] for code in present]
+        raise ValueError(f"probes need two known {known.kind}s or more; got {names}")
+    for name, data in sets.items():
+        for code in data.hospital.unique().tolist() if name == unseen else present:
+            if len(data.tumour[data.hospital == code].unique()) < 2:
+                raise ValueError(
+                    f"{name}, {len(data)} tiles, needs both labels from {data.hospitals[code]}: take more tiles"
+                )
