@@ -4,6 +4,6 @@ Tiles: `tiles`, the table of them; `tile_files`, `tables`, `readers`, of files; 
 `stains`, `drawn_tiles`, of drawings; `splits`, choices among their rows; `batches`, of training. Networks: `networks`,
 `features`. Ablation at the pool: `pooled`, what replaces channels; `controls`, which channels; `sweeps`, accuracies;
 `thresholds`, order and threshold apart; `dose_response`, `effects`, `groups`, numbers and comparisons. Probes:
-`probes`, `erasure`. `planted`: features whose shortcut is known. `plots` and `explorer`: what the notebook shows.
+`probes`, `erasure`, `readings`. `planted`: features of known shortcut. `plots` and `explorer`: pictures.
 `source_format`: results as the source stores them. `choices`: parameters given as text.
 """

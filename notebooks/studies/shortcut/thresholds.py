@@ -37,21 +37,21 @@ def threshold_measures(
     from scipy.stats import rankdata
 
     positives = (items.labels == 1).numpy()
-    values = replacement("mean", items, reference)
+    mean = replacement("mean", items, reference)
     rows = []
     for k in controls.ks:
         masks = {name: top(order, k)[None] for name, order in controls.rankings.items()}
         rng = generator(0, "ROC", k)
         masks[MATCHED] = matched_masks(masks["shortcut"][0], strength(head, reference), draws if k else 1, rng)
         for name, some in masks.items():
-            margin = logits(head, items, values, some).diff(dim=-1)[..., 0].numpy()  # (masks, tiles), above 0: tumour
+            margin = logits(head, items, mean, some).diff(dim=-1)[..., 0].numpy()  # (masks, tiles), above 0: tumour
             above = rankdata(margin, axis=1)[:, positives].sum(1) - positives.sum() * (positives.sum() + 1) / 2
             middle = margin > np.median(margin, axis=1, keepdims=True)
-            found = (
+            values = (
                 ((margin > 0) == positives).mean(1),
                 above / positives.sum() / (~positives).sum(),
                 (margin > 0).mean(1),
                 (middle == positives).mean(1),
             )
-            rows += [(name, k, measure, one) for measure, all_ in zip(MEASURES, found, strict=True) for one in all_]
+            rows += [(name, k, measure, v) for measure, value in zip(MEASURES, values, strict=True) for v in value]
     return pd.DataFrame(rows, columns=["control", "k", "measure", "value"])
