@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from nbutils.plotting import theme as themes
 from nbutils.plotting.distributions import draw_change
 from nbutils.plotting.expect import expect_columns
+from nbutils.plotting.explorers import View, redrawn
 from nbutils.plotting.labels import FONT_SIZE, name_rows, note_row
 from studies.shortcut import plots as shortcuts
 from studies.shortcut.controls import MATCHED, RANDOM
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import ipywidgets
     import pandas as pd
     from numpy.typing import ArrayLike
-from nbutils.plotting.explorers import View, redrawn
 
 
 def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
 from nbutils.plotting.distributions import MARKERS
@@ -21,6 +22,7 @@ from studies.shortcut.controls import MATCHED, RANDOM
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.typing import LineStyleType
     from numpy.typing import ArrayLike
 
 LINEAR_BELOW = 4  # the axis of K is linear up to here, logarithmic beyond, as in the source
@@ -51,10 +53,10 @@ def plot_tile_sheet(
             f"expected {rows} row and {columns} column labels, got {len(row_labels)} and {len(column_labels)}"
         )
     fig = Figure(
-        figsize=(0.9 + columns * (inches + 0.04), 0.3 + rows * (inches * height / width + 0.04)), layout="constrained"
+        figsize=(0.9 + columns * (inches + 0.04), 0.3 + rows * (inches * height / width + 0.04)),
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0),
     )
     axes = fig.subplots(rows, columns, squeeze=False)
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for row in range(rows):
         for column in range(columns):
             ax = axes[row, column]
@@ -239,7 +241,7 @@ def plot_scores(
     return fig
 
 
-def style(control: str) -> tuple[str, str, str]:
+def style(control: str) -> tuple[str, LineStyleType, str]:
     """Return a control's colour, line style and marker, the same in every figure of the theme in force."""
     place = CONTROLS.index(control) if control in CONTROLS else len(CONTROLS)
     accents = current().accents

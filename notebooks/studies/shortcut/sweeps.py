@@ -45,9 +45,10 @@ def sweep(
     """
     import pandas as pd
 
-    for name, some in {**sets, "reference": reference, "controls": controls}.items():
-        if some.channels != head.in_features:
-            raise ValueError(f"the head reads {head.in_features} channels; {name!r} has {some.channels}")
+    widths = {name: items.channels for name, items in sets.items()}
+    for name, width in {**widths, "reference": reference.channels, "controls": controls.channels}.items():
+        if width != head.in_features:
+            raise ValueError(f"the head reads {head.in_features} channels; {name!r} has {width}")
     rows, masks = controls.masks(strength(head, reference))
     parts = []
     for name, items in sets.items():

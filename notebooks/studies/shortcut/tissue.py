@@ -129,8 +129,8 @@ def _give_haematoxylin(distance: Tensor, texture: Tensor, gaps: Tensor, haze: Te
 def _blur(values: Tensor) -> Tensor:
     """Return values `[N, size, size]` as a microscope resolves them."""
     size = values.shape[-1]
-    taps = torch.exp(-0.5 * (torch.arange(-2.0, 3.0) / BLUR) ** 2)
-    taps = (taps / taps.sum()).tolist()
+    bell = torch.exp(-0.5 * (torch.arange(-2.0, 3.0) / BLUR) ** 2)
+    taps = (bell / bell.sum()).tolist()
     padded = F.pad(values[:, None], (2, 2, 2, 2), mode="replicate")[:, 0]
     rows = sum(tap * padded[:, k : k + size] for k, tap in enumerate(taps))
     return sum(tap * rows[..., k : k + size] for k, tap in enumerate(taps))
