@@ -156,7 +156,8 @@ def _run(
             bar.update()
 
         caller = _PROCESS if executor is not None and "torch" in sys.modules else None
-        tasks = {path: (function, configuration, path, caller) for path, configuration in missing.items()}
+        call = uuid4().hex  # Dask would answer equal arguments with the failure of the call before
+        tasks = {path: (function, configuration, path, caller, call) for path, configuration in missing.items()}
         processes.compute(_attempt, tasks, keep, executor, workers)
     return paths, tables
 
@@ -176,7 +177,7 @@ def _kept(path: Path, outcome: _Outcome | Exception) -> _Rows:
 
 
 def _attempt(
-    function: Callable[..., Any], configuration: Mapping[str, Any], path: Path, caller: str | None, call: str
+    function: Callable[..., Any], configuration: Mapping[str, Any], path: Path, caller: str | None, _call: str
 ) -> _Outcome:
     """Call the function, in whichever process this is; return plain data, which travels."""
     try:

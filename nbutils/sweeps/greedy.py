@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import AblationType
+from nbutils.ablation.types import AblationType
 from nbutils.sweeps.measures import Measures
 from nbutils.sweeps.units import MEMORY, Layers, measure, named_sites, sweep
 

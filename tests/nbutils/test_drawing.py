@@ -26,7 +26,7 @@ SETTINGS = {"font.size": 20.0, "lines.linewidth": 9.0, "axes.grid": True, "savef
 def assets(tmp_path, monkeypatch):
     """Begin a record and return the folder for its figures."""
     monkeypatch.setenv(layout.OUT_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(claims, "_record", None)
+    monkeypatch.setattr(claims, "_results", None)
     claims.begin("07-example", profile="quick", source="embedded")
     return tmp_path / "07-example"
 

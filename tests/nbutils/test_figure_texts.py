@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
         (tmp_path / "notebooks" / "studies" / room / "figures.toml").write_text(content)
     monkeypatch.setattr(layout, "root", lambda: tmp_path)
     monkeypatch.setenv(layout.OUT_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(claims, "_record", None)
+    monkeypatch.setattr(claims, "_results", None)
     claims.begin(STEM, profile="quick", source="embedded")
     return tmp_path / "notebooks" / "studies" / "growth" / "figures.toml"
 

@@ -358,7 +358,7 @@ def test_arrays_of_any_strides_and_byte_orders_are_kept(tmp_path):
 PROGRAM = """
 import os, sys, time
 from nbutils import results as stored
-from nbutils.training import runs
+from nbutils import runs
 
 def note(log, line):
     out = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -458,7 +458,7 @@ def test_a_function_of_a_notebook_cell_runs_in_processes_and_survives_a_restart(
 
     def execute(body, executor):
         cells = [
-            "from nbutils.training import runs\nFACTOR = 3",
+            "from nbutils import runs\nFACTOR = 3",
             f"def cell(seed):\n    open({str(tmp_path / 'log')!r}, 'a').write('x')\n    return {{'y': {body}}}",
             f"STORE = {str(tmp_path / 'store')!r}\nSEEDS = [{{'seed': seed}} for seed in range(3)]",
             f"t = runs.run(cell, SEEDS, STORE, executor={executor!r})\nprint(*t.y, *t.error.dropna())",

@@ -278,7 +278,7 @@ from itertools import count
 from pathlib import Path
 import torch
 from nbutils.hooks import edit
-from nbutils.training import runs
+from nbutils import runs
 model, x = torch.nn.Sequential(torch.nn.Linear(2, 2)), torch.ones(1, 2)
 before = model(x).tolist()
 def hooks():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.sites import Site
-from nbutils.ablation.values import edits
 from nbutils.data import digits
 from nbutils.hooks import edit
 from nbutils.schedules import Dopesheet, Timeline
