@@ -16,7 +16,7 @@ def numbers(given: str | float | Sequence[float] | None, kind: Callable[[str], N
         kind: `int` or `float`.
 
     Raises:
-        ValueError: something that is no such number.
+        ValueError: something else, or no number of that kind.
     """
     parts = given.split(",") if isinstance(given, str) else given if isinstance(given, Sequence) else [given]
     try:

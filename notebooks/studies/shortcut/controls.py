@@ -12,7 +12,7 @@ from nbutils.seeding import generator
 from studies.shortcut.pooled import Pool
 
 KS = (0, 4, 8, 16, 32, 64, 128, 256)  # the source's
-RANDOM, MATCHED = "random", "matched random"  # controls that are drawn, and not ranked
+RANDOM, MATCHED = "random", "matched random"  # controls by draw, not by rank
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Controls:
         Ranked controls, and K = 0, have the draw 0 only.
 
         Args:
-            strength: `[C]`, what random channels are matched on (see `strength`).
+            strength: `[C]`, for the match of random channels (see `strength`).
         """
         rows: list[tuple[str, int, int]] = []
         masks: list[Tensor] = []
@@ -84,7 +84,7 @@ class Controls:
 def head_weight(head: nn.Linear) -> Tensor:
     """Return how much the head reads each channel `[C]`: the norm of its weights to the logits, less their mean.
 
-    The mean over classes is taken off because what is added to every logit decides nothing.
+    The mean over classes is taken off: a number added to every logit decides nothing.
     """
     weight = head.weight.detach().cpu()
     return (weight - weight.mean(0)).norm(dim=0)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def area_under_k(ks: Sequence[int], values: ArrayLike) -> NDArray[np.float64]:
     """Return the area under values over log2(1 + K), by trapezoids, divided by the length of that axis.
 
-    It is a mean over the grid in units of `values`: a curve that is 0.05 everywhere has the area 0.05. On this axis
+    It is a mean over the grid in units of `values`: a curve of 0.05 everywhere has the area 0.05. On this axis
     each doubling of K weighs the same, and K = 0 has its place; the best K of a curve is never picked.
 
     Args:
-        ks: the grid, increasing, two or more; the same for all curves that are compared.
+        ks: the grid, increasing, two or more; the same for all curves of a comparison.
         values: `[..., ks]`, in any unit.
 
     Raises:
@@ -39,8 +39,8 @@ def slide_curves(sweep: pd.DataFrame, where: str, control: str) -> tuple[NDArray
     """Return a control's accuracies `[draws, slides, ks]` on a set, and the tiles `[slides]` behind them.
 
     Args:
-        sweep: of one ablation, with the groups `slide`, as from `studies.shortcut.sweeps.sweep`; K = 0 is there, with
-            one draw, which all draws share.
+        sweep: of one ablation, with the groups `slide` alone, as from `sweeps.sweep`; K = 0 is there, with one draw
+            for all.
         where: the set.
         control: its name.
     """

@@ -48,7 +48,7 @@ def spearman_agreement(scores: ArrayLike, truth: ArrayLike) -> SpearmanAgreement
     """Return the agreement of two scores `[C]` on the order of channels; by scipy.
 
     Raises:
-        ValueError: shapes that do not correspond, or a score that is the same for every channel.
+        ValueError: shapes that do not correspond, or a score with the same value for every channel.
     """
     from scipy.stats import spearmanr
 

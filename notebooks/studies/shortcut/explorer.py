@@ -29,8 +29,8 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
     Args:
         curves: `control`, `set`, `k`, `mean`, `low`, `high`, as `plot_dose_response` takes them; K = 0 is there. The
             range of `matched random` is drawn as a bar, that of `random` where there is none.
-        control: by which channels are chosen.
-        k: how many.
+        control: the choice of channels.
+        k: their number.
 
     Raises:
         KeyError: a column is missing, or the curves lack this control or K.

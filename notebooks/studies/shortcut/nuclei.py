@@ -140,7 +140,7 @@ class _Cells:
 def _shaped(
     traits: dict[str, Tensor], shapes: Tensor, circles: tuple[Tensor, Tensor, Tensor], wanted: Tensor
 ) -> _Cells:
-    """Return the nuclei that are wanted, bool `[N, nuclei]`, of circles: x, y and radius `[N, nuclei]`."""
+    """Return the wanted nuclei, bool `[N, nuclei]`, of circles: x, y and radius `[N, nuclei]`."""
     tile, which = wanted.nonzero(as_tuple=True)
 
     def one(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Plans of drawn tiles: which label, hospital and slide each tile has, before any is drawn.
+"""Plans of drawn tiles: label, hospital and slide of each, before any is drawn.
 
 A tile is a function of its seed, number, label, hospital and slide, whatever is drawn beside it. With one of them
 changed, the rest stays: the way to counterfactual twins. Source document: "M6" of notebook 03, whose figures
@@ -114,7 +114,7 @@ def plan(
         count: tiles, 1 or more.
         rho: phi coefficient of tumour with "from the first hospital", from -1 to 1.
         hospitals: one or more of 0 to 4.
-        slides: which of each hospital's ten, 0 to 9.
+        slides: one or more of each hospital's ten, 0 to 9.
         seed: of everything.
         first: number of the first drawing. Plans of one seed without a common drawing must not overlap in it.
         size: pixels per side.

@@ -73,7 +73,7 @@ def plot_tile_sheet(
 
 
 def plot_ablation_effect(sweep: pd.DataFrame, *, known: str = "ID", unseen: str = "OOD") -> Figure:
-    """Plot the source's two panels: what ablation does at an unseen hospital, and what it costs at known ones.
+    """Plot the source's two panels: the effect of ablation at an unseen hospital, and its cost at known ones.
 
     Left, accuracy on `unseen` for the most shortcut-aligned channels, for random ones (mean ± standard deviation over
     draws) and, where they are there, the most tumour-predictive ones. Right, both sets, for the first two.
@@ -84,7 +84,7 @@ def plot_ablation_effect(sweep: pd.DataFrame, *, known: str = "ID", unseen: str 
         unseen: the set of the unseen one.
 
     Raises:
-        KeyError: a column, or a curve that is needed, is missing.
+        KeyError: a missing column or curve.
     """
     expect_columns(sweep, ("control", "set", "k", "mean", "sd"))
     theme = current()
@@ -123,7 +123,7 @@ def plot_dose_response(
 
     Args:
         curves: `control`, `k`, `mean`, `low`, `high`, and the column `by`, whose values get a panel each.
-        by: which column that is.
+        by: the name of that column.
         banded: controls whose `low` to `high` is drawn as a band; the others have bars at each K.
         share: the values are shares in [0, 1], whose panels have one scale.
 
@@ -162,7 +162,7 @@ def plot_dose_response(
 def plot_probe_curves(
     curves: pd.DataFrame, *, floors: Mapping[str, ArrayLike], ceilings: Mapping[str, float] | None = None
 ) -> Figure:
-    """Plot what probes read after ablation: the fixed probe (open, dashed) and the one fitted again (filled, solid).
+    """Plot accuracies of probes after ablation: the fixed one (open, dashed), the one fitted again (filled, solid).
 
     Args:
         curves: `target`, `control`, `k`, `probe` (`fixed` or `refitted`), `value`; several rows for one of them, such
@@ -211,7 +211,7 @@ def plot_scores(
     Args:
         scores: name -> `[C]`.
         truth: `[C]`.
-        quantity: what the truth is; names the axis.
+        quantity: name of the truth, for the axis.
         marked: name -> indices of channels drawn as diamonds, such as those ablated first.
 
     Raises:

@@ -1,7 +1,7 @@
 """Pooled channels of a network replaced, without a new pass through it.
 
-What stands in for an activation is what `nbutils.ablation` says, of a network cut down to its pool and head. Between
-the two there is one linear layer. Replacing channels S of an item by r adds Σ_{c∈S} (r_c − a_c)·w_c to its logits, so
+Stand-ins for activations are those of `nbutils.ablation`, for a network cut down to its pool and head. Between the two
+there is one linear layer. Replacing channels S of an item by r adds Σ_{c∈S} (r_c − a_c)·w_c to its logits, so
 the logits of many ablations are one matrix product of their masks with the effects of single channels: exact up to
 rounding, and to the last bit where nothing is ablated. Source document: "M6" of notebook 03.
 """

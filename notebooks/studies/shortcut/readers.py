@@ -33,7 +33,7 @@ def load(data: Data, *, name: Real | None = None, root: str | Path | None = None
 
     Args:
         data: `"embedded"`, none; `"real"`; `"auto"`, real where there is a folder, else none.
-        name: which real tiles; None: Camelyon17-WILDS where it is there, else the folder with inferred scanners.
+        name: of real tiles; None: Camelyon17-WILDS where it is there, else the folder with inferred scanners.
         root: the folder above theirs; None: `$NBUTILS_DATA`.
 
     Raises:
@@ -49,7 +49,7 @@ def load(data: Data, *, name: Real | None = None, root: str | Path | None = None
     places = {known: sources.find(known, root).looked_in for known in (get_args(Real) if name is None else (name,))}
     for known, folders in places.items():
         for folder in folders:
-            if folder.is_dir():  # a folder that is there is meant: where something in it is missing, its reader says so
+            if folder.is_dir():  # a folder that is there is meant: its reader says what is missing in it
                 return read_wilds(folder) if known == "camelyon17" else read_folder(folder)
     if data == "auto":
         return None

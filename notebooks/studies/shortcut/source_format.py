@@ -15,8 +15,8 @@ def source_rows(
     """Return one mapping per K, by the source's names, rounded to six digits after the point.
 
     Args:
-        curves: accuracies of the head: `control`, `set`, `k`, `mean`, `sd`. Controls and sets that are not there are
-            left out; `ID` are the known hospitals.
+        curves: accuracies of the head: `control`, `set`, `k`, `mean`, `sd`. Absent controls and sets are left
+            out; `ID` are the known hospitals.
         probes: accuracies of probes on the shortcut channels' ablation: `target`, `probe`, `k`, `value`.
         ks: numbers of channels.
         kind: target of the probe for hospitals.

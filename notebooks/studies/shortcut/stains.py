@@ -56,7 +56,7 @@ class Stain:
         return self.white[..., None, None, None] * torch.exp(-density)
 
     def separate(self, images: Tensor) -> Tensor:
-        """Return what was painted, `[..., 3, H, W]`: shares of haematoxylin and eosin, and what neither explains.
+        """Return the components of images, `[..., 3, H, W]`: shares of haematoxylin and of eosin, and the rest.
 
         The third component is optical density along the unit vector at right angles to both stains.
         """

@@ -32,8 +32,8 @@ def sweep(
         head: features -> logits; two classes or more.
         sets: name -> items to measure on.
         reference: source of means and resamplings, and of the strength that random channels are matched on.
-        controls: which channels; the same ones under every ablation.
-        ablations: what replaces an activation, of `ABLATIONS`.
+        controls: the channels, the same ones under every ablation.
+        ablations: names of `ABLATIONS`.
 
     Returns:
         A tidy frame: `control`, `ablation`, `k`, `draw`, `set`, `measure`, `value`, `n`. Controls are the ranked ones,

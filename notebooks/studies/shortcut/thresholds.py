@@ -1,4 +1,4 @@
-"""Order and threshold apart: what ablation does to the ranks of tiles, and what to the boundary between labels."""
+"""Order and threshold apart: effects of ablation on the ranks of tiles, and on the boundary between labels."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class TileFiles:
         """Return all pixels, uint8 `[N, size, size, 3]`.
 
         Raises:
-            ValueError: a file that is truncated, no picture, or of another size; the first one and its row are named.
+            ValueError: a truncated file, no picture, or one of another size; the first one and its row are named.
             FileNotFoundError: a file that was there when the table was read.
         """
         pixels = torch.empty(len(self), self.size, self.size, 3, dtype=torch.uint8)

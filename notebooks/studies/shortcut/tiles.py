@@ -100,7 +100,7 @@ class Tiles:
         """Return tiles as `[n, 3, size, size]`, channels last in memory; files are decoded now.
 
         Args:
-            items: which: a slice, indices, or a mask `[N]`.
+            items: a slice, indices, or a mask `[N]`.
             dtype: a floating type, for values in [0, 1]; or uint8, for grey levels.
 
         Raises:
