@@ -22,7 +22,6 @@ from studies.shortcut.controls import MATCHED, RANDOM
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.typing import LineStyleType
     from numpy.typing import ArrayLike
 
 LINEAR_BELOW = 4  # the axis of K is linear up to here, logarithmic beyond, as in the source
@@ -241,7 +240,7 @@ def plot_scores(
     return fig
 
 
-def style(control: str) -> tuple[str, LineStyleType, str]:
+def style(control: str) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
     """Return a control's colour, line style and marker, the same in every figure of the theme in force."""
     place = CONTROLS.index(control) if control in CONTROLS else len(CONTROLS)
     accents = current().accents
