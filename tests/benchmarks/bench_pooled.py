@@ -15,9 +15,10 @@ from nbutils.ablation.edits import edits
 from nbutils.hooks import edit
 from nbutils.seeding import generator
 from nbutils.sites import Site
-from studies.shortcut import pooled
+from studies.shortcut import controls, pooled
 from studies.shortcut.features import extract
 from studies.shortcut.networks import CHANNELS, TileResNet
+from studies.shortcut.sweeps import sweep
 
 TILES = 800  # as many as one set of the study
 RUN_AGAIN = 3  # ablations that are run through the network, and extrapolated
@@ -39,18 +40,17 @@ def _sweep() -> list[dict[str, object]]:
     features = extract(model, images)
     items = pooled.Pool(features, labels, {"slide": torch.arange(TILES) % 10})
     scores = torch.rand(2, CHANNELS, generator=generator(0, "scores"))
-    orders = pooled.rankings(*scores, model.fc)
-    ours, frame = min(
-        (timed(lambda: pooled.sweep(model.fc, {"id": items}, items, orders)) for _ in range(3)), key=first
-    )
+    orders = controls.rankings(*scores, model.fc)
+    chosen = controls.Controls(orders)
+    ours, frame = min((timed(lambda: sweep(model.fc, {"id": items}, items, chosen)) for _ in range(3)), key=first)
     ablations = len(frame[frame.measure == "accuracy"])
     values = pooled.replacement("resample", items, items)
-    masks = pooled.random_masks(CHANNELS, 64, RUN_AGAIN, generator(0, "masks"))
+    masks = controls.random_masks(CHANNELS, 64, RUN_AGAIN, generator(0, "masks"))
     seconds, again = timed(lambda: torch.stack([_hooked(model, images, mask, values) for mask in masks]))
     found = pooled.logits(model.fc, items, values, masks)
     apart = int((found.argmax(-1) != again.argmax(-1)).sum())
     head, _ = timed(lambda: [model.fc(torch.where(mask, values, features)).argmax(1) for mask in masks.repeat(50, 1)])
-    what = f"{len(pooled.KS)} K × {len(orders) + 2} controls × {len(pooled.ABLATIONS)} ablations, 200 draws"
+    what = f"{len(controls.KS)} K × {len(orders) + 2} controls × {len(pooled.ABLATIONS)} ablations, 200 draws"
     return [
         row(
             f"{ablations} ablations of {TILES} tiles, the network run for each",

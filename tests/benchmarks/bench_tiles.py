@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from studies.shortcut import drawn_tiles as synthetic_tiles
-from studies.shortcut import tiles
+from studies.shortcut import readers, tile_files
+from studies.shortcut.drawn_tiles import render
+from studies.shortcut.plans import plan
 
 TILES = 2000
 ALONE = 100  # tiles drawn one by one, and extrapolated
@@ -32,14 +33,14 @@ def measure() -> list[dict[str, object]]:
 
 
 def _drawing() -> list[dict[str, object]]:
-    plan = synthetic_tiles.plan(TILES)
-    synthetic_tiles.render(plan[:8])  # imports and first calls
+    whole = plan(TILES)
+    render(whole[:8])  # imports and first calls
 
     def alone() -> None:
         for item in range(ALONE):
-            synthetic_tiles.render(plan[item : item + 1])
+            render(whole[item : item + 1])
 
-    together = min(_seconds(time.process_time, lambda: synthetic_tiles.render(plan)) for _ in range(ROUNDS))
+    together = min(_seconds(time.process_time, lambda: render(whole)) for _ in range(ROUNDS))
     one_by_one = _seconds(time.process_time, alone) * TILES / ALONE
     name = f"{TILES:,} tiles of 48×48 drawn"
     return [
@@ -51,22 +52,22 @@ def _drawing() -> list[dict[str, object]]:
 def _decoding() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        drawn = synthetic_tiles.render(synthetic_tiles.plan(FILES, size=96)).pixels.numpy()
+        drawn = render(plan(FILES, size=96)).pixels.numpy()
         lines = ["file,tumor,scanner,split,pcam_index"]
         for number, picture in enumerate(drawn):
             Image.fromarray(picture).save(folder / f"{number}.png")
             lines.append(f"{number}.png,0,A,train,{number}")
         (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        found = tiles.read_folder(folder)
-        times: dict[int, list[float]] = {tiles._PARALLEL: [], FILES + 1: []}
-        usual = tiles._PARALLEL
+        found = readers.read_folder(folder)
+        times: dict[int, list[float]] = {tile_files.PARALLEL: [], FILES + 1: []}
+        usual = tile_files.PARALLEL
         try:
             for _ in range(ROUNDS):  # in turn, so that a slow minute slows both
                 for least, seconds in times.items():
-                    tiles._PARALLEL = least
+                    tile_files.PARALLEL = least
                     seconds.append(_seconds(time.perf_counter, found.decoded))
         finally:
-            tiles._PARALLEL = usual
+            tile_files.PARALLEL = usual
     threaded, serial = (min(seconds) for seconds in times.values())
     return _row(f"{FILES} PNG files of 96×96 decoded: without threads", threaded, serial, "files in the page cache")
 

@@ -45,7 +45,7 @@ from studies.credit.alignment import weight_alignment
 from studies.credit.audit import audit, signals
 from studies.credit.feedback import feedback_matrices
 from studies.credit.network import ResidualMLP
-from studies.shortcut import pooled
+from studies.shortcut import controls, pooled, sweeps
 from studies.shortcut.features import extract
 from studies.shortcut.networks import NarrowTileNet
 
@@ -162,8 +162,9 @@ def pooled_sweep(device):
     model, x = NarrowTileNet().eval().to(device), torch.randint(255, (6, 3, 24, 24), dtype=torch.uint8)
     features = extract(model, x)
     items = pooled.Pool(features, torch.arange(6) % 2)
-    orders = pooled.rankings(features.std(0), None, model.fc)
-    return [features, pooled.sweep(model.fc, {"a": items}, items, orders, ks=(0, 4), draws=3)]
+    orders = controls.rankings(features.std(0), None, model.fc)
+    chosen = controls.Controls(orders, ks=(0, 4), draws=3)
+    return [features, sweeps.sweep(model.fc, {"a": items}, items, chosen)]
 
 
 def trained(device, folder):

@@ -23,7 +23,7 @@ from studies.backdoor.planted import plant_backdoor
 from studies.color_cube.data import rgb_grid
 from studies.color_cube.network import ColorMLP
 from studies.credit.network import ResidualMLP
-from studies.shortcut import drawn_tiles
+from studies.shortcut import drawn_tiles, plans
 from studies.shortcut.networks import NarrowTileNet
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -62,9 +62,11 @@ def train_digits(splits: DigitSplits, steps: int) -> Example:
 
 def train_tiles(steps: int) -> Example:
     """Return study 03's narrow network on 480 drawn tiles, ρ = 0.9; a twin is the same tissue in another stain."""
-    tiles = drawn_tiles.render(drawn_tiles.plan(480, rho=0.9))
+    tiles = drawn_tiles.render(plans.plan(480, rho=0.9))
     model = _train("tiles", NarrowTileNet, (tiles.images(), tiles.tumour), cross_entropy, steps)
-    return Example(model, drawn_tiles.counterfactuals(drawn_tiles.plan(48, first=480), "stain"), {})
+    stained = plans.plan(48, first=480)
+    clean, corrupt = (drawn_tiles.render(one).images() for one in (stained, stained.other_stain()))
+    return Example(model, Pairs(clean, corrupt, stained.tumour), {})
 
 
 def train_residual_mlp(splits: DigitSplits, steps: int, items: int = 250) -> Example:

@@ -1,0 +1,9 @@
+"""The room of notebook 03: a tumour classifier that leans on the hospital's stain. Source document: M6.
+
+Tiles: `tiles`, the table of them; `tile_files`, `tables`, `readers`, of files; `plans`, `fields`, `nuclei`, `tissue`,
+`stains`, `drawn_tiles`, of drawings; `splits`, choices among their rows; `batches`, of training. Networks: `networks`,
+`features`. Ablation at the pool: `pooled`, what replaces channels; `controls`, which channels; `sweeps`, accuracies;
+`thresholds`, order and threshold apart; `dose_response`, `effects`, `groups`, numbers and comparisons. Probes:
+`probes`, `erasure`, `readings`. `planted`: features of known shortcut. `plots` and `explorer`: pictures.
+`source_format`: results as the source stores them. `choices`: parameters given as text.
+"""

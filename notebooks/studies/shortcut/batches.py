@@ -1,4 +1,4 @@
-"""Training batches of tissue tiles: shuffled, turned and mirrored, and recoloured as far as a schedule says."""
+"""Training batches of tissue tiles: shuffled, turned and mirrored, recoloured by a schedule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TileBatches:
         labels: `[N]`, classes.
         jitter: strength of the stain jitter (`studies.shortcut.stains.jitter`) at each step, e.g. a column of the
             schedule; empty for none.
-        batch_size: tiles a step. An epoch has `N // batch_size` steps, the rest sits out that epoch.
+        batch_size: tiles per step. An epoch has `N // batch_size` steps, the rest sits out that epoch.
         block: steps drawn at a time.
 
     Raises:
@@ -48,7 +48,7 @@ class TileBatches:
         """Draw one block of steps for one member.
 
         Returns:
-            `index` and `symmetry` (0 to 7) `[block, batch]`; `seed` and `step` `[block]`, which name the jitter.
+            `index` and `symmetry` (0 to 7) `[block, batch]`; `seed` and `step` `[block]`, the names of the jitter.
         """
         steps = range(block * self.block, (block + 1) * self.block)
         index = epochs.order(seed, ("tiles",), len(self.labels), self.batch_size, steps)
@@ -70,7 +70,7 @@ class TileBatches:
         if self.jitter:
             for member, (seed, step) in enumerate(zip(drawn["seed"].tolist(), drawn["step"].tolist(), strict=True)):
                 if step >= len(self.jitter):
-                    raise ValueError(f"step {step} has no jitter; there are {len(self.jitter)} strengths, one a step")
+                    raise ValueError(f"step {step} has no jitter; there are {len(self.jitter)} strengths, one per step")
                 draws = generator(seed, "stain jitter", step)
                 images[member] = stains.jitter(images[member], draws, self.jitter[step])
         return {"input": images, "target": self.labels[index]}

@@ -1,4 +1,4 @@
-"""One number for a curve over K, fixed before the curve is seen."""
+"""Curves over K: one per slide, and one number for each, fixed before the curve is seen."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
 
 def area_under_k(ks: Sequence[int], values: ArrayLike) -> NDArray[np.float64]:
     """Return the area under values over log2(1 + K), by trapezoids, divided by the length of that axis.
 
-    It is a mean over the grid in units of `values`: a curve that is 0.05 everywhere has the area 0.05. On this axis
+    It is a mean over the grid in units of `values`: a curve of 0.05 everywhere has the area 0.05. On this axis
     each doubling of K weighs the same, and K = 0 has its place; the best K of a curve is never picked.
 
     Args:
-        ks: the grid, increasing, two or more; the same for all curves that are compared.
-        values: `[..., ks]`.
+        ks: the grid, increasing, two or more; the same for all curves of a comparison.
+        values: `[..., ks]`, in any unit.
 
     Raises:
         ValueError: a grid that does not increase or does not fit the values.
@@ -32,3 +33,19 @@ def area_under_k(ks: Sequence[int], values: ArrayLike) -> NDArray[np.float64]:
         )
     axis = np.log2(1 + grid)
     return np.trapezoid(heights, axis, axis=-1) / (axis[-1] - axis[0])
+
+
+def slide_curves(sweep: pd.DataFrame, where: str, control: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return a control's accuracies `[draws, slides, ks]` on a set, and the tiles `[slides]` behind them.
+
+    Args:
+        sweep: of one ablation, with the groups `slide` alone, as from `sweeps.sweep`; K = 0 is there, with one draw
+            for all.
+        where: the set.
+        control: its name.
+    """
+    rows = sweep[(sweep.set == where) & (sweep.control == control) & (sweep.measure != "accuracy")]
+    wide = rows.pivot(index=["draw", "measure"], columns="k", values="value")
+    array = wide.to_numpy().reshape(-1, len(set(rows.measure)), len(wide.columns))
+    tiles = rows[rows.k == 0].drop_duplicates("measure").sort_values("measure")["n"].to_numpy()
+    return np.where(np.isnan(array), array[:1], array), tiles

@@ -12,15 +12,15 @@ from matplotlib.ticker import PercentFormatter
 from nbutils.plotting import theme as themes
 from nbutils.plotting.distributions import draw_change
 from nbutils.plotting.expect import expect_columns
+from nbutils.plotting.explorers import View, redrawn
 from nbutils.plotting.labels import FONT_SIZE, name_rows, note_row
 from studies.shortcut import plots as shortcuts
-from studies.shortcut.pooled import MATCHED, RANDOM
+from studies.shortcut.controls import MATCHED, RANDOM
 
 if TYPE_CHECKING:
     import ipywidgets
     import pandas as pd
     from numpy.typing import ArrayLike
-from nbutils.plotting.explorers import View, redrawn
 
 
 def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
@@ -29,8 +29,8 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
     Args:
         curves: `control`, `set`, `k`, `mean`, `low`, `high`, as `plot_dose_response` takes them; K = 0 is there. The
             range of `matched random` is drawn as a bar, that of `random` where there is none.
-        control: by which channels are chosen.
-        k: how many.
+        control: the choice of channels.
+        k: their number.
 
     Raises:
         KeyError: a column is missing, or the curves lack this control or K.

@@ -1,4 +1,4 @@
-"""Accuracy by group: hospital and label, slide, scanner."""
+"""Accuracy by group, such as hospital and label."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy as np
 from nbutils.stats.proportions import Proportion
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import ArrayLike
 
 
 def group_accuracies(hits: ArrayLike, *columns: ArrayLike) -> dict[tuple, Proportion]:
-    """Return the accuracy in each group of items that agree in all columns.
+    """Return the accuracy in each group, items with the same values in all columns.
 
     Args:
-        hits: `[items]`, booleans: whether the answer was right.
-        columns: `[items]` each, e.g. hospitals and labels, or slides.
+        hits: `[items]`, booleans: right answers.
+        columns: `[items]` each, e.g. hospitals and labels.
 
     Returns:
         Values of the columns -> accuracy, in their order; only groups that have items.
@@ -29,7 +28,7 @@ def group_accuracies(hits: ArrayLike, *columns: ArrayLike) -> dict[tuple, Propor
     hits = np.asarray(hits)
     keys = [np.asarray(column) for column in columns]
     if not keys or any(key.shape != hits.shape for key in keys):
-        raise ValueError(f"one value an item and column is needed; got {[list(key.shape) for key in (hits, *keys)]}")
+        raise ValueError(f"one value per item and column is needed; got {[list(key.shape) for key in (hits, *keys)]}")
     groups: dict[tuple, list[int]] = {}
     for item, group in enumerate(zip(*(key.tolist() for key in keys), strict=True)):
         groups.setdefault(group, []).append(item)
@@ -42,27 +41,3 @@ def worst_group(hits: ArrayLike, *columns: ArrayLike) -> tuple[tuple, Proportion
     Args, raises: as for `group_accuracies`. Of equals, the first.
     """
     return min(group_accuracies(hits, *columns).items(), key=lambda group: group[1].value)
-
-
-def worst_of_sweep(frame: pd.DataFrame, group: str) -> pd.DataFrame:
-    """Return the accuracy of the worst group under every ablation of a sweep of pooled channels.
-
-    Args:
-        frame: as from `studies.shortcut.pooled.sweep`.
-        group: name of the groups there, e.g. `"slide"`.
-
-    Returns:
-        The frame's columns, one row for `control`, `ablation`, `k`, `draw` and `set`; `measure` is `worst <group>`, `n`
-        the size of that group.
-
-    Raises:
-        KeyError: the frame has no such groups.
-    """
-    rows = frame[frame["measure"].astype(str).str.startswith(f"{group}=")]
-    if rows.empty:
-        raise KeyError(
-            f"the sweep has no groups {group!r}; its measures are {', '.join(frame['measure'].unique()[:5])} …"
-        )
-    keys = ["control", "ablation", "k", "draw", "set"]
-    worst = rows.loc[rows.groupby(keys, observed=True)["value"].idxmin()]
-    return worst.assign(measure=f"worst {group}").reset_index(drop=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +14,16 @@ CHANNELS = 512  # of the global average pool, in both networks
 CLASSES = 2  # normal, tumour
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, by which the source system normalises
 
-Precision = Literal["float32", "bfloat16"]
-
 
 class TileNetwork(nn.Module):
-    """What both networks share: a map of features, its pool at `avgpool`, and a linear head at `fc`.
+    """The common part of both networks: a map of features, its pool at `avgpool`, a linear head at `fc`.
 
     Attributes:
-        training_precision: of convolutions in training mode; `"bfloat16"` takes about half the time where the
-            processor multiplies it natively. Weights, pool, head and loss keep the precision of the weights.
-        channels_last: how images are laid out in memory: the channels of a pixel beside each other.
+        channels_last: memory layout of images: the channels of a pixel beside each other.
     """
 
     one_by_one = True  # members of an ensemble run in turn: convolutions gain nothing from one more axis
 
-    training_precision: Precision
     channels_last: bool = True
     avgpool: nn.Module
     fc: nn.Linear
@@ -50,12 +44,7 @@ class TileNetwork(nn.Module):
         images = (images - mean) / std
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        if self.training and self.training_precision == "bfloat16":
-            with torch.autocast(images.device.type, torch.bfloat16):
-                mapped = self.feature_map(images)
-        else:
-            mapped = self.feature_map(images)
-        return self.avgpool(mapped.to(dtype)).flatten(1)
+        return self.avgpool(self.feature_map(images).to(dtype)).flatten(1)
 
     def head(self, features: Tensor) -> Tensor:
         """Return logits `[N, 2]` of pooled channels `[N, 512]`."""
@@ -64,9 +53,6 @@ class TileNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `[N, 2]` of images `[N, 3, H, W]` (see `pooled`)."""
         return self.head(self.pooled(images))
-
-    def extra_repr(self) -> str:
-        return f"training_precision={self.training_precision!r}"  # a checkpoint of training compares it
 
 
 class TileResNet(TileNetwork, ResNet):
@@ -86,9 +72,8 @@ class TileResNet(TileNetwork, ResNet):
     layer3: nn.Module
     layer4: nn.Module
 
-    def __init__(self, training_precision: Precision = "float32") -> None:
+    def __init__(self) -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=CLASSES)
-        self.training_precision = _known(training_precision)
 
     def feature_map(self, images: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
@@ -102,9 +87,8 @@ class NarrowTileNet(TileNetwork):
     1×1 convolution to 512 channels, so that the pool is as wide as ResNet-18's and K = 256 of it is half.
     """
 
-    def __init__(self, training_precision: Precision = "float32") -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.training_precision = _known(training_precision)
         self.stem = nn.Sequential(*_convolution(3, 16, 3, stride=2), nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(
             BasicBlock(16, 16),
@@ -143,9 +127,3 @@ def load_tile_resnet(path: str | Path) -> TileResNet:
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False), nn.BatchNorm2d(outputs)
-
-
-def _known(precision: Precision) -> Precision:
-    if precision not in get_args(Precision):
-        raise ValueError(f"training_precision must be one of {', '.join(get_args(Precision))}; got {precision!r}")
-    return precision

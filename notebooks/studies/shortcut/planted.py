@@ -1,4 +1,4 @@
-"""Features and a head built by hand, in which the channels of the shortcut are known."""
+"""Features and a head built by hand, with known channels of the shortcut."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def plant_features(
     block: int = 32,
     seed: int = 0,
 ) -> PlantedFeatures:
-    """Make features by the formula that a shortcut study supposes.
+    """Make features by the formula behind a shortcut study.
 
     A stain channel is 2 at its own hospital and 0 at others, a morphology channel is ±0.5 by label, all with noise of
     standard deviation 1. The head adds the morphology block, and the stain channels of hospital 0 as if they were
-    evidence for tumour, with half the block's weight. Hospital 3, on no slide of which anything was fitted, has the
+    evidence for tumour, with half the block's weight. Hospital 3, without a slide in any fit, has the
     stain of hospital 0 and half as much again.
 
     Args:
-        items: how many; ten slides a hospital.
+        items: N; ten slides per hospital.
         rho: correlation of tumour with coming from hospital 0; only where there are others beside it.
-        hospitals: which of 0 to 3, those of one set.
+        hospitals: one or more of 0 to 3, those of one set.
         channels: C.
         block: channels of each block.
-        seed: of everything, except for the place of the blocks, which is always the same.
+        seed: of everything but the place of the blocks, always the same.
 
     Raises:
         ValueError: blocks that do not fit; a hospital other than 0 to 3; a correlation outside [-1, 1].

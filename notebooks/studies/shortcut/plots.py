@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
 from nbutils.plotting.distributions import MARKERS
 from nbutils.plotting.expect import expect_columns
 from nbutils.plotting.labels import FONT_SIZE, label_ends
 from nbutils.plotting.theme import LINE_STYLES, current
-from studies.shortcut.pooled import MATCHED, RANDOM
+from studies.shortcut.controls import MATCHED, RANDOM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,8 @@ def plot_tile_sheet(
 
     Args:
         images: `[rows, columns, height, width, 3]`, bytes, or floats in [0, 1].
-        row_labels: one a row.
-        column_labels: one a column.
+        row_labels: one per row.
+        column_labels: one per column.
         inches: width of a tile.
 
     Raises:
@@ -51,10 +52,10 @@ def plot_tile_sheet(
             f"expected {rows} row and {columns} column labels, got {len(row_labels)} and {len(column_labels)}"
         )
     fig = Figure(
-        figsize=(0.9 + columns * (inches + 0.04), 0.3 + rows * (inches * height / width + 0.04)), layout="constrained"
+        figsize=(0.9 + columns * (inches + 0.04), 0.3 + rows * (inches * height / width + 0.04)),
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0),
     )
     axes = fig.subplots(rows, columns, squeeze=False)
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for row in range(rows):
         for column in range(columns):
             ax = axes[row, column]
@@ -71,7 +72,7 @@ def plot_tile_sheet(
 
 
 def plot_ablation_effect(sweep: pd.DataFrame, *, known: str = "ID", unseen: str = "OOD") -> Figure:
-    """Plot the source's two panels: what ablation does at an unseen hospital, and what it costs at known ones.
+    """Plot the source's two panels: the effect of ablation at an unseen hospital, and its cost at known ones.
 
     Left, accuracy on `unseen` for the most shortcut-aligned channels, for random ones (mean ± standard deviation over
     draws) and, where they are there, the most tumour-predictive ones. Right, both sets, for the first two.
@@ -82,7 +83,7 @@ def plot_ablation_effect(sweep: pd.DataFrame, *, known: str = "ID", unseen: str 
         unseen: the set of the unseen one.
 
     Raises:
-        KeyError: a column, or a curve that is needed, is missing.
+        KeyError: a missing column or curve.
     """
     expect_columns(sweep, ("control", "set", "k", "mean", "sd"))
     theme = current()
@@ -121,7 +122,7 @@ def plot_dose_response(
 
     Args:
         curves: `control`, `k`, `mean`, `low`, `high`, and the column `by`, whose values get a panel each.
-        by: which column that is.
+        by: the name of that column.
         banded: controls whose `low` to `high` is drawn as a band; the others have bars at each K.
         share: the values are shares in [0, 1], whose panels have one scale.
 
@@ -160,7 +161,7 @@ def plot_dose_response(
 def plot_probe_curves(
     curves: pd.DataFrame, *, floors: Mapping[str, ArrayLike], ceilings: Mapping[str, float] | None = None
 ) -> Figure:
-    """Plot what probes read after ablation: the fixed probe (open, dashed) and the one fitted again (filled, solid).
+    """Plot accuracies of probes after ablation: the fixed one (open, dashed), the one fitted again (filled, solid).
 
     Args:
         curves: `target`, `control`, `k`, `probe` (`fixed` or `refitted`), `value`; several rows for one of them, such
@@ -209,7 +210,7 @@ def plot_scores(
     Args:
         scores: name -> `[C]`.
         truth: `[C]`.
-        quantity: what the truth is; names the axis.
+        quantity: name of the truth, for the axis.
         marked: name -> indices of channels drawn as diamonds, such as those ablated first.
 
     Raises:
@@ -239,7 +240,7 @@ def plot_scores(
     return fig
 
 
-def style(control: str) -> tuple[str, str, str]:
+def style(control: str) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
     """Return a control's colour, line style and marker, the same in every figure of the theme in force."""
     place = CONTROLS.index(control) if control in CONTROLS else len(CONTROLS)
     accents = current().accents

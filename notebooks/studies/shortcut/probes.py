@@ -37,9 +37,9 @@ def three_sets(slides: ArrayLike, *strata: ArrayLike, seed: int = 0) -> ThreeSet
     """Deal slides to three sets so that each has about the same share of every stratum; by scikit-learn.
 
     Args:
-        slides: `[items]`; items without slides are a slide each.
+        slides: `[items]`; an item without a slide is one of its own.
         strata: columns `[items]`, e.g. hospitals and labels: combinations of their values are balanced.
-        seed: which of the sets is which, and of the dealing where slides are alike.
+        seed: of the names of the sets, and of the deal among like slides.
 
     Raises:
         ValueError: fewer than three slides, or too few of some combination to be in all three sets (it is named).
@@ -114,12 +114,6 @@ def probe_accuracy(probe: Pipeline, features: ArrayLike, targets: ArrayLike) -> 
     return Proportion.of(probe.predict(np.asarray(features, dtype=np.float64)) == targets)
 
 
-def majority(fitted: ArrayLike, evaluated: ArrayLike) -> Proportion:
-    """Return what always answering the commonest class of the fitting set scores on the evaluation set."""
-    values, counts = np.unique(np.asarray(fitted), return_counts=True)
-    return Proportion.of(np.asarray(evaluated) == values[counts.argmax()])
-
-
 def shuffled_floor(
     features: ArrayLike,
     targets: ArrayLike,
@@ -137,7 +131,7 @@ def shuffled_floor(
         sets: see `three_sets`.
         slides: `[items]`; whole slides then exchange targets, for a target that is one per slide (the hospital).
             What slides have of their own then counts for the floor as it does for the probe.
-        repeats: how many shuffles.
+        repeats: number of shuffles.
         C: as for `fit_probe`.
         seed: of the shuffles.
 
@@ -200,7 +194,7 @@ def probe_curves(
             gone = np.zeros(features.shape[1], dtype=bool)
             gone[np.asarray(order)[:k]] = True
             fixed = probe_accuracy(whole, np.where(gone, mean, evaluation), judged) if k else unablated
-            # A channel that is constant adds nothing to a probe, so those that are gone are left out.
+            # A constant channel adds nothing to a probe, so those that are gone are left out.
             again = fit_probe(fitting[:, ~gone], wanted, C=C) if k else whole
             refitted = probe_accuracy(again, evaluation[:, ~gone], judged)
             rows += [

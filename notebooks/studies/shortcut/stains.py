@@ -18,7 +18,7 @@ FLOOR = 1 / 255  # intensities below the darkest grey level that is not black ha
 
 @dataclass(frozen=True)
 class Stain:
-    """How one laboratory's slides look: one stain, or a batch of them.
+    """The look of one laboratory's slides: one stain, or a batch of them.
 
     Attributes:
         vectors: `[..., 2, 3]`, absorption of haematoxylin and of eosin in red, green and blue; unit length.
@@ -56,7 +56,7 @@ class Stain:
         return self.white[..., None, None, None] * torch.exp(-density)
 
     def separate(self, images: Tensor) -> Tensor:
-        """Return what was painted, `[..., 3, H, W]`: shares of haematoxylin and eosin, and what neither explains.
+        """Return the components of images, `[..., 3, H, W]`: shares of haematoxylin and of eosin, and the rest.
 
         The third component is optical density along the unit vector at right angles to both stains.
         """
@@ -122,11 +122,11 @@ def jitter(
     """Change the stain of each image at random: HED jitter, after Tellez et al., 2018.
 
     Haematoxylin, eosin and the rest (relative to `REFERENCE`) are each multiplied by a number from 1 ± strength·scale
-    and shifted by one from ± strength·shift of that stain's maximum, one draw an image and component.
+    and shifted by one from ± strength·shift of that stain's maximum, one draw per image and component.
 
     Args:
         images: float `[N, 3, H, W]` in [0, 1].
-        generator: where the draws come from, on the processor; `6 N` numbers whatever the strength.
+        generator: source of the draws, on the processor; `6 N` numbers whatever the strength.
         strength: widens both ranges; 0 returns the images as they are.
         scale: greatest relative change at strength 1.
         shift: greatest shift at strength 1.

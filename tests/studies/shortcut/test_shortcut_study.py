@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from studies.shortcut import drawn_tiles as synthetic_tiles
-from studies.shortcut import tiles
+from studies.shortcut import plans, readers
+from studies.shortcut.drawn_tiles import render
 from studies.shortcut.features import extract
 from studies.shortcut.networks import TileResNet
 
@@ -40,12 +40,12 @@ def found(out, *parameters):
     return json.loads((out / STEM / "results.json").read_text(encoding="utf-8")), printed
 
 
-def write_wilds(folder, plans):
+def write_wilds(folder, parts):
     """Write drawn tiles, split of the file -> plan, in the official layout."""
     rows = []
-    for split, plan in plans:
+    for split, plan in parts:
         for pixels, tumour, hospital, slide in zip(
-            synthetic_tiles.render(plan).pixels.numpy(),
+            render(plan).pixels.numpy(),
             *(column.tolist() for column in (plan.tumour, plan.hospital, plan.slide)),
             strict=True,
         ):
@@ -63,14 +63,14 @@ def write_wilds(folder, plans):
 def mine(tmp_path_factory):
     """Return a folder with tiles of hospitals 0, 1, 2 and 4 as Camelyon17-WILDS has them, and a network's state."""
     root = tmp_path_factory.mktemp("mine")
-    train = synthetic_tiles.plan(60, slides=range(3), size=96)
-    held = synthetic_tiles.plan(120, slides=range(3, 6), first=1000, size=96)
-    unseen = synthetic_tiles.plan(60, hospitals=(4,), slides=range(3), first=2000, size=96)
+    train = plans.plan(60, slides=range(3), size=96)
+    held = plans.plan(120, slides=range(3, 6), first=1000, size=96)
+    unseen = plans.plan(60, hospitals=(4,), slides=range(3), first=2000, size=96)
     write_wilds(root / "camelyon17_v1.0", [(0, train), (1, held), (1, unseen)])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = TileResNet().eval()
-    known = extract(model, synthetic_tiles.render(train).images())
+    known = extract(model, render(train).images())
     means = torch.stack([known[train.tumour == label].mean(0) for label in (0, 1)])
     with torch.no_grad():  # the nearest of two class means
         model.fc.weight.copy_(means)
@@ -84,7 +84,7 @@ def test_a_users_network_on_the_official_layout(mine, tmp_path):
     results, printed = found(
         tmp_path, f"CHECKPOINT={mine}/net-{{epoch:03d}}.pt", "EPOCH=5", "DATA=real", f"DATA_ROOT={mine}", *FEW
     )
-    unseen = tiles.read_wilds(mine / "camelyon17_v1.0").where("test")
+    unseen = readers.read_wilds(mine / "camelyon17_v1.0").where("test")
     model = TileResNet().eval()
     model.load_state_dict(torch.load(mine / "net-005.pt", weights_only=True))
     with torch.no_grad():

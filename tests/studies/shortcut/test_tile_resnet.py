@@ -162,17 +162,3 @@ def test_a_failed_member_keeps_the_statistics_it_had():
         assert torch.allclose(after[name][1].float(), tensor[0].float(), atol=1e-5), name
         assert after[name][0].isfinite().all()
     assert after["stem.1.num_batches_tracked"].tolist() == [8, 3]
-
-
-def test_bfloat16_is_for_training_only_and_the_pool_stays_float32():
-    torch.manual_seed(0)
-    half, whole = NarrowTileNet("bfloat16"), NarrowTileNet()
-    half.load_state_dict(whole.state_dict())
-    images, _ = tiles(16)
-    assert torch.equal(half.eval().pooled(images), whole.eval().pooled(images))
-    rough, fine = half.train().pooled(images), whole.train().pooled(images)
-    assert rough.dtype == torch.float32
-    assert 1e-4 < (rough - fine).abs().max() / fine.max() < 0.1
-    assert repr(half) != repr(whole)  # by which a checkpoint tells them apart
-    with pytest.raises(ValueError, match="float16"):
-        NarrowTileNet("float16")

@@ -1,314 +1,50 @@
-"""The table of tiles, its readers for two layouts on disk, and what they say of broken folders."""
+"""The table of tiles: its rows chosen, its pixels as images, its columns checked."""
 
 from __future__ import annotations
 
-import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from nbutils.data import sources
-from studies.shortcut import drawn_tiles as synthetic_tiles
-from studies.shortcut import tiles
-
-# patient, node, x, y, tumor, slide, center, split: two slides a training centre, one of each held out.
-WILDS = [
-    ("004", 4, 3328, 21792, 1, 0, 0, 0),
-    ("004", 4, 3360, 21792, 1, 0, 0, 1),  # overlaps the one above, across splits
-    ("009", 1, 3328, 21792, 0, 1, 0, 0),  # the same place on another slide
-    ("060", 2, 64, 64, 0, 2, 3, 0),
-    ("081", 0, 160, 64, 1, 3, 4, 1),
-    ("081", 0, 256, 64, 0, 3, 4, 0),  # touches the one above
-    ("020", 4, 64, 64, 0, 4, 1, 0),
-    ("042", 3, 64, 64, 1, 5, 2, 1),
-]
-COLUMNS = ["patient", "node", "x_coord", "y_coord", "tumor", "slide", "center", "split"]
+from studies.shortcut.drawn_tiles import render
+from studies.shortcut.plans import plan
 
 
-def write_wilds(folder, rows=WILDS, columns=COLUMNS, mode="RGBA"):
-    """Write tiles in the official layout: RGBA files, as the publisher's are; every pixel's red is the row's number."""
-    folder.mkdir(parents=True)
-    for number, (patient, node, x, y, *_) in enumerate(rows):
-        slide = f"patient_{patient}_node_{node}"
-        path = folder / "patches" / slide / f"patch_{slide}_x_{x}_y_{y}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new(mode, (96, 96), (number, 20, 30, 255)[: len(mode)]).save(path)
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["", *columns])
-        for number, row in enumerate(rows):
-            writer.writerow([number, *(row[COLUMNS.index(column)] for column in columns)])
-    return folder
+@pytest.fixture(scope="module")
+def drawn():
+    return render(plan(8, size=16))
 
 
-@pytest.fixture
-def wilds(tmp_path):
-    return write_wilds(tmp_path / "camelyon17_v1.0")
-
-
-def write_folder(folder, rows):
-    """Write a folder with `labels.csv`; tiles of 96×96 for the files that lie in it."""
-    (folder / "images").mkdir(parents=True)
-    lines = ["file,tumor,scanner,p_umcu_like,split,pcam_index"]
-    for number, (file, tumour, scanner, split) in enumerate(rows):
-        if file.startswith("images/"):
-            Image.new("RGB", (96, 96), (200, 10 * number, 30)).save(folder / file, quality=95)
-        lines.append(f"{file},{tumour},{scanner},0.5,{split},{number}")
-    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
-
-
-PCAM = [
-    ("images/a.jpg", 0, "RUMC", "train"),
-    ("images/b.jpg", 1, "UMCU", "train"),
-    ("images/c.jpg", 1, "RUMC", "valid"),
-]
-
-
-@pytest.fixture
-def pcam(tmp_path):
-    return write_folder(tmp_path / "pcam-inferred-scanner", PCAM)
-
-
-def test_the_official_layout_is_read_with_the_papers_hospitals_and_splits(wilds):
-    found = tiles.read_wilds(wilds)
-    # Centres 0, 3, 4 train; 1 validates; 2 tests: whatever the file's split says of the last two.
-    assert [found.hospitals[code] for code in found.hospital] == ["H0", "H0", "H0", "H1", "H2", "H2", "H3", "H4"]
-    assert found.split.tolist() == ["train", "id_val", "train", "train", "id_val", "train", "val", "test"]
-    assert tiles.WILDS_HOSPITALS == {0: 0, 3: 1, 4: 2, 1: 3, 2: 4}
-    assert found.tumour.tolist() == [row[4] for row in WILDS]
-    assert [found.slides[code] for code in found.slide][:3] == ["patient_004_node_4"] * 2 + ["patient_009_node_1"]
-    assert found.position.tolist() == [[row[2], row[3]] for row in WILDS]
-    assert found.kind == "hospital"
-
-
-def test_pixels_are_decoded_on_demand_and_lie_channels_last(wilds):
-    found = tiles.read_wilds(wilds)
-    images = found.images(torch.tensor([7, 2]))
-    assert images.shape == (2, 3, 96, 96)
-    assert images.dtype == torch.float32
-    assert images.is_contiguous(memory_format=torch.channels_last)
-    assert (images[:, :, 5, 5] * 255).round().tolist() == [[7, 20, 30], [2, 20, 30]]
-    assert torch.equal(found.images(torch.tensor([7, 2]), torch.uint8), (images * 255).round().byte())
-    assert torch.equal(found.decoded().images(), found.images())
-    (wilds / found.pixels.names[0]).unlink()
-    assert len(found.images(found.tumour == 0)) == 4  # not among them
-    with pytest.raises(FileNotFoundError, match=r"x_3328_y_21792.png \(row 2 of metadata.csv\): the file is gone"):
-        found.images()
-
-
-def test_many_files_decode_in_threads_to_the_same_pixels_and_the_same_error(tmp_path, monkeypatch):
-    rows = [(f"images/{number}.jpg", number % 2, "RUMC", "train") for number in range(3)] * 30
-    found = tiles.read_folder(write_folder(tmp_path / "many", rows))
-    monkeypatch.setattr(tiles.os, "cpu_count", lambda: 4)
-    threaded = found.images()
-    monkeypatch.setattr(tiles, "_PARALLEL", 1000)
-    assert torch.equal(found.images(), threaded)
-    monkeypatch.undo()
-    (tmp_path / "many" / "images" / "1.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"1.jpg \(row 3 of labels.csv\): 0 bytes"):
-        found.images()
-
-
-def test_tiles_are_selected_by_slice_index_and_mask(wilds):
-    found = tiles.read_wilds(wilds)
-    for items in (slice(1, 3), torch.tensor([1, 2]), np.array([1, 2]), torch.arange(8) % 8 // 3 == 9):
+def test_tiles_are_selected_by_slice_index_and_mask(drawn):
+    found = replace(drawn, position=torch.arange(16).view(8, 2), split=np.array(list("abcdefgh"), dtype=object))
+    mask = torch.zeros(8, dtype=torch.bool)
+    mask[1:3] = True
+    for items in (slice(1, 3), torch.tensor([1, 2]), np.array([1, 2]), mask):
         part = found[items]
-        expected = [] if isinstance(items, torch.Tensor) and items.dtype == torch.bool else [1, 2]
-        assert part.pixels.rows.tolist() == [row + 2 for row in expected]
-        assert part.tumour.tolist() == [WILDS[row][4] for row in expected]
-        assert len(part.table()) == len(part) == len(expected)
-    table = found.table()
-    assert list(table.columns) == ["tumour", "hospital", "slide", "split"]
-    assert table.loc[4].tolist() == [1, "H2", "patient_081_node_0", "id_val"]
-    assert found.where("test").hospital.tolist() == [4]
-    with pytest.raises(KeyError, match="no tiles in split 'valid'; there are id_val, test, train, val"):
+        assert part.split.tolist() == ["b", "c"]
+        assert part.position.tolist() == [[2, 3], [4, 5]]
+        for name in ("pixels", "tumour", "hospital", "slide"):
+            assert torch.equal(getattr(part, name), getattr(found, name)[1:3]), name
+    assert len(found[found.tumour > 1]) == 0
+    assert found.where("c").position.tolist() == [[4, 5]]
+    with pytest.raises(KeyError, match="no tiles in split 'valid'; there are a, b, c"):
         found.where("valid")
 
 
-def test_a_digest_follows_content_and_labels(wilds, tmp_path):
-    digest = tiles.read_wilds(wilds).digest
-    assert tiles.read_wilds(wilds).digest == digest
-    assert tiles.read_wilds(wilds)[:-1].digest != digest
-    assert tiles.read_wilds(write_wilds(tmp_path / "relabelled", [(*WILDS[0][:4], 0, 0, 0, 0), *WILDS[1:]])).digest != (
-        digest
-    )
-    path = wilds / "patches" / "patient_042_node_3" / "patch_patient_042_node_3_x_64_y_64.png"
-    Image.new("RGB", (96, 96), (1, 2, 3)).save(path)
-    assert tiles.read_wilds(wilds).digest != digest
+def test_images_are_the_pixels_as_shares_and_lie_channels_last(drawn):
+    images = drawn.images(slice(2, 4))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal((images * 255).round().byte(), drawn.images(slice(2, 4), torch.uint8))
+    assert torch.equal(drawn.images(dtype=torch.uint8).permute(0, 2, 3, 1), drawn.pixels)
 
 
-def test_overlapping_tiles_are_dropped_and_touching_ones_kept(wilds):
-    found = tiles.read_wilds(wilds)
-    assert tiles.without_overlap(found).pixels.rows.tolist() == [2, 4, 5, 6, 7, 8, 9]
-    grid = [("004", 4, 32 * i, 32 * j, 0, 0, 0, 0) for i in range(7) for j in range(4)]
-    kept = tiles.without_overlap(tiles.read_wilds(write_wilds(wilds.parent / "grid", grid))).position
-    assert kept.tolist() == [[96 * i, 96 * j] for i in range(3) for j in range(2)]
-
-
-def test_parts_share_no_slide_and_have_every_hospital():
-    cohort = synthetic_tiles.render(synthetic_tiles.plan(120, size=16))
-    parts = tiles.slide_parts(cohort, (2, 1, 1), seed=3)
-    slides = [set(part.slide.tolist()) for part in parts]
-    assert sum(map(len, slides)) == len(set.union(*slides)) == 30
-    assert [len(part) for part in slides] == [15, 6, 9]  # of 10 slides in every hospital: 5, 2 and 3
-    assert all(part.hospital.unique().tolist() == [0, 1, 2] for part in parts)
-    assert sum(map(len, parts)) == 120
-    again = tiles.slide_parts(cohort, (2, 1, 1), seed=4)
-    assert [set(part.slide.tolist()) for part in again] != slides
-    with pytest.raises(ValueError, match="11 parts need as many slides of every hospital; H0 has 10"):
-        tiles.slide_parts(cohort, [1] * 11)
-
-
-def test_a_folder_is_read_with_scanners_named_as_inferred(pcam):
-    found = tiles.read_folder(pcam)
-    assert found.kind == "inferred scanner"
-    assert found.hospitals == ("RUMC-like", "UMCU-like")
-    assert found.table().loc[2].tolist() == [1, "RUMC-like", "valid 2", "valid"]
-    assert list(found.table().columns) == ["tumour", "inferred scanner", "slide", "split"]
-    assert found.slide.tolist() == [0, 1, 2]
-    assert found.images().shape == (3, 3, 96, 96)
-    with pytest.raises(ValueError, match="positions on their slides are not known"):
-        tiles.without_overlap(found)
-
-
-def test_confounding_keeps_aligned_tiles_and_a_share_of_the_rest():
-    plan = synthetic_tiles.plan(400, size=16)
-    found = synthetic_tiles.render(plan)
-    chosen = tiles.confounded(found, "H0", rest=0.1)
-    fits = tiles.aligned(chosen, "H0")
-    assert fits.sum() == tiles.aligned(found, "H0").sum() == 200
-    assert (~fits).sum() == 20
-    assert ((chosen.hospital == 0) == (chosen.tumour == 1))[fits].all()
-    assert tiles.confounded(found, "H0", rest=0.1).digest == chosen.digest
-    assert tiles.confounded(found, "H0", rest=0.1, seed=1).digest != chosen.digest
-    with pytest.raises(KeyError, match="no hospital 'UMCU-like'; there are H0, H1"):
-        tiles.aligned(found, "UMCU-like")
-
-
-def spoil(path, old, new):
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("1,5,2,1\n", "1,5,2,7\n", r"row 9: expected split to be 0 \(train\) or 1 \(id_val\); found '7'"),
-        ("1,5,2,1\n", "2,5,2,1\n", "row 9: expected tumor to be 0 or 1; found '2'"),
-        ("1,5,2,1\n", "1,5,5,1\n", "row 9: expected center to be 0 to 4; found '5'"),
-        ("1,5,2,1\n", ",5,2,1\n", "row 9: expected tumor to be 0 or 1; found ''"),
-        ("1,004,4", "1,../x,4", "row 3: expected patient to be a number.*found '../x'"),
-        ("1,3,4,1\n", "1,3,3,1\n", "row 7: expected patient_081_node_0 in one center, 3; found 4"),
-        (",center,", ",centre,", "row 1: no column center; found .*centre"),
-        ("042,3,64,64,1,5,2,1\n", "042,3,64,64,1,5,2,1,9,9\n", "metadata.csv: .*line 9"),
-    ],
-)
-def test_a_broken_table_is_named_with_its_row(wilds, old, new, message):
-    tiles.read_wilds(wilds)
-    spoil(wilds / "metadata.csv", old, new)
-    with pytest.raises(ValueError, match=rf"metadata.csv.*{message}|{message}"):
-        tiles.read_wilds(wilds)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (
-            "1,RUMC,0.5,valid",
-            "1,RUMC,0.5,vaild",
-            "row 4: expected split to be one of train, valid, test; found 'vaild'",
-        ),
-        ("1,UMCU", "yes,UMCU", "row 3: expected tumor to be 0 or 1; found 'yes'"),
-        ("images/b.jpg", "../b.jpg", r"row 3: expected file to be a path inside the folder; found '../b.jpg'"),
-        ("images/b.jpg", "images/../../b.jpg", "row 3: expected file to be a path inside the folder"),
-        ("images/b.jpg", "/b.jpg", "row 3: expected file to be a path inside the folder"),
-        ("images/b.jpg", r"..\b.jpg", "row 3: expected file to be a path inside the folder"),
-        ("scanner", "hospital", "row 1: no column scanner; found file, tumor, hospital"),
-    ],
-)
-def test_a_broken_folder_is_named_with_its_row(pcam, old, new, message):
-    tiles.read_folder(pcam)
-    spoil(pcam / "labels.csv", old, new)
-    with pytest.raises(ValueError, match=message):
-        tiles.read_folder(pcam)
-
-
-def test_missing_and_damaged_pictures_are_named_with_their_row(pcam, wilds):
-    path = pcam / "images" / "b.jpg"
-    whole = path.read_bytes()
-    found = tiles.read_folder(pcam)
-    path.write_bytes(whole[:-40])
-    with pytest.raises(ValueError, match=r"b.jpg \(row 3 of labels.csv\): [\d,]+ bytes that are not a whole picture"):
-        found.images()
-    Image.new("RGB", (95, 96)).save(path)
-    with pytest.raises(ValueError, match=r"b.jpg \(row 3 of labels.csv\): expected 96×96 pixels, found 96×95"):
-        found.images()
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"b.jpg \(row 3 of labels.csv\) is missing"):
-        tiles.read_folder(pcam)
-
-    (png,) = (wilds / "patches" / "patient_042_node_3").iterdir()
-    whole = png.read_bytes()
-    png.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"x_64_y_64.png \(row 9 of metadata.csv\): [\d,]+ bytes that are not"):
-        tiles.read_wilds(wilds).images()
-    png.unlink()
-    with pytest.raises(FileNotFoundError, match=r"x_64_y_64.png \(row 9 of metadata.csv\) is missing"):
-        tiles.read_wilds(wilds)
-
-
-def test_a_table_without_tiles_or_no_table_is_an_error(tmp_path):
-    (tmp_path / "labels.csv").write_text("file,tumor,scanner,split,pcam_index\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="found none below the header"):
-        tiles.read_folder(tmp_path)
-    (tmp_path / "labels.csv").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"labels.csv: No columns"):
-        tiles.read_folder(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"metadata.csv is missing"):
-        tiles.read_wilds(tmp_path)
-
-
-def test_loading_prefers_hospitals_then_scanners_then_none(tmp_path, monkeypatch):
-    monkeypatch.delenv(sources.DATA_VARIABLE, raising=False)
-    assert tiles.load("auto") is None
-    with pytest.raises(FileNotFoundError, match=f"no real tiles in any folder; set .{sources.DATA_VARIABLE}"):
-        tiles.load("real")
-    write_folder(tmp_path / "pcam-inferred-scanner", PCAM)
-    assert tiles.load("auto", root=tmp_path).kind == "inferred scanner"
-    write_wilds(tmp_path / "camelyon17_v1.0")
-    monkeypatch.setenv(sources.DATA_VARIABLE, str(tmp_path))
-    assert tiles.load("auto").kind == "hospital"
-    assert tiles.load("real", name="pcam-inferred-scanner").kind == "inferred scanner"
-    assert tiles.load("embedded") is None
-    (tmp_path / "camelyon17_v1.0" / "metadata.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"metadata.csv is missing"):
-        tiles.load("auto")  # a damaged folder is not passed over
-    with pytest.raises(ValueError, match="'embedded', 'real', 'auto'; got 'fake'"):
-        tiles.load("fake")
-    with pytest.raises(ValueError, match="name must be one of 'camelyon17'"):
-        tiles.load("real", name="mnist")
-
-
-def test_columns_must_correspond(pcam):
-    found = tiles.read_folder(pcam)
-    with pytest.raises(ValueError, match=r"one row for each of 3 tiles; got \[2\]"):
-        tiles.replace(found, tumour=found.tumour[:2])
-    with pytest.raises(ValueError, match="tumour must be 0 to 1; got 0 to 2"):
-        tiles.replace(found, tumour=torch.tensor([0, 1, 2]))
+def test_columns_must_correspond(drawn):
+    found = drawn
+    with pytest.raises(ValueError, match=r"one row for each of 8 tiles; got \[2\]"):
+        replace(found, tumour=found.tumour[:2])
+    with pytest.raises(ValueError, match="tumour must be 0 to 1; got 0 to 7"):
+        replace(found, tumour=torch.arange(8))
     with pytest.raises(ValueError, match=r"uint8 \[N, H, W, 3\]; got torch.float32"):
-        tiles.replace(found, pixels=torch.zeros(3, 8, 8, 3))
-
-
-@pytest.mark.real_data
-@pytest.mark.skipif(
-    not sources.find("pcam-inferred-scanner").found, reason=f"no PatchCamelyon under ${sources.DATA_VARIABLE}"
-)
-def test_genuine_tiles_are_read():
-    found = tiles.load("real", name="pcam-inferred-scanner")
-    assert len(found) == 9458
-    assert set(found.split) == {"train", "valid"}
-    assert found.images(slice(0, 100)).mean() == pytest.approx(0.6, abs=0.1)
+        replace(found, pixels=torch.zeros(8, 8, 8, 3))
