@@ -66,16 +66,15 @@ def compute(
     executor: Where = None,
     workers: int | None = None,
 ) -> None:
-    """Call a function once a task, and hand every outcome to `keep` as it comes.
+    """Call a function once per task, and hand every outcome to `keep` as it comes, also after an interrupt.
 
-    When interrupted, `keep` also gets what came meanwhile. A worker of `"loky"` that dies takes no other task with it:
-    those under way are tried again, one at a time, and the one that kills its worker alone has failed.
+    Of the tasks under way when a worker of `"loky"` dies, each is tried again alone; the one that kills its worker fails.
 
     Args:
         function: called with the arguments of a task.
         tasks: key -> arguments.
-        keep: called here with a key and what the function returned, or the exception that stands in its place.
-        executor: any PEP 3148 executor; `"loky"` makes processes on this machine; None computes here.
+        keep: called here with a key and the function's result or exception.
+        executor: any PEP 3148 executor; `"loky"`: processes on this machine; None: here.
         workers: processes of `"loky"`; the number of cores by default.
     """
     if executor is None:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 
 Result = Mapping[str, Any]
-UNIT_KEYS = ("before", "after", "images", "answers_before", "answers_after", "labels")
-CIRCUIT_KEYS = ("edges", "curve", "kept")
-MAX_EXAMPLES = 12
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ class Goal:
         if not 0 < self.drop <= 1 or not 0 <= self.margin <= 1:
             raise ValueError(f"drop must lie in (0, 1], margin in [0, 1]; got {self.drop}, {self.margin}")
 
+    def check(self, measures: Measures) -> None:
+        """Raise a KeyError unless the goal's measures are among these."""
+        for name in (self.lower, self.protect):
+            if name is not None and name not in measures.wanted:
+                raise KeyError(f"no measure {name!r}; there are {', '.join(measures.wanted)}")
+
 
 def greedy(
     model: nn.Module,
@@ -80,11 +86,9 @@ def greedy(
     >>> path.unit.tolist(), path.value.round(2).tolist()
     ([<NA>, 1, 2], [1.0, 0.67, 0.33])
     """
-    for name in (goal.lower, goal.protect):
-        if name is not None and name not in measures.wanted:
-            raise KeyError(f"no measure {name!r}; there are {', '.join(measures.wanted)}")
     import pandas as pd
 
+    goal.check(measures)
     sites = named_sites(layers)
     start = measure(model, measures, (), ablation, reference=reference, memory=memory)
     path = [start.assign(step=0, layer=None, unit=pd.NA)]

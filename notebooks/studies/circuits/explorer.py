@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 
 from nbutils.plotting import theme as themes
 from nbutils.plotting.expect import expect_keys
+from nbutils.plotting.explorers import Result, View, redrawn
 from nbutils.plotting.labels import FONT_SIZE
 from studies.circuits.plots import draw_circuit, draw_faithfulness
 
 if TYPE_CHECKING:
     import ipywidgets
-from nbutils.plotting.explorers import CIRCUIT_KEYS, Result, View, redrawn
+
+CIRCUIT_KEYS = ("edges", "curve", "kept")
 
 
 def view_circuit(view: Result) -> Figure:
