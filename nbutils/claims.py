@@ -28,7 +28,7 @@ class ClaimError(AssertionError):
 
 @dataclass
 class Results:
-    """What one notebook run found: claims, metrics, and what produced them."""
+    """The results of one notebook run: claims, metrics, and their provenance."""
 
     stem: str
     profile: str

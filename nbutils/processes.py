@@ -1,4 +1,4 @@
-"""Where tasks run: here, on the cores of this machine, or wherever an executor takes them."""
+"""The execution of tasks: here, on the cores of this machine, or by an executor."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def warm_up(workers: int | None = None, module: str = "nbutils.training.fit") ->
     process of its own: then nothing happens.
 
     Args:
-        workers: processes, as the work that follows will ask for them.
-        module: what the work needs.
+        workers: processes, as many as the following work will ask for.
+        module: the import of that work.
     """
     workers = workers or os.cpu_count() or 1
     for _ in range(workers if workers > 1 else 0):

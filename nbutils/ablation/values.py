@@ -207,16 +207,15 @@ def src_ablations(
 ) -> Tensor | dict[Site, Tensor]:
     """Return what replaces each source under an ablation type.
 
-    One forward pass a batch, in eval mode; the model is left as it was, whatever happens. What is returned is detached
-    and safe from later in-place operations of the model.
+    One forward pass per batch, in eval mode; the model is left as it was. The result is detached and safe from later
+    in-place operations of the model.
 
     Args:
         model: any module.
         sites: the sources: names of modules, or sites (heads, channels).
         sample: one batch; the `PairLoader` where the type needs a dataset.
         ablation_type: what replaces the activations.
-        stack: True for one tensor, False for a dictionary, None for a tensor where the sources have one shape and a
-            dictionary where they do not.
+        stack: True for one tensor, False for a dictionary, None for a tensor if the sources have one shape.
         where: as for `gather`.
 
     Returns:

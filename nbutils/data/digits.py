@@ -28,7 +28,7 @@ class Digits:
     Attributes:
         images: `[N, 1, 28, 28]`, normalised.
         labels: `[N]`.
-        source: where they come from: `"mnist"` or `"embedded digits"`.
+        source: `"mnist"` or `"embedded digits"`.
     """
 
     images: Tensor
@@ -63,9 +63,9 @@ class DigitSplits:
     """Digits to train on, to choose units on, and to report on. No image is in two of them.
 
     Attributes:
-        train: what networks are trained on.
-        selection: what units, thresholds and settings are chosen on.
-        report: what published numbers are measured on; nothing is chosen on it.
+        train: for the training of networks.
+        selection: for the choice of units, thresholds and settings.
+        report: for published numbers; nothing is chosen on it.
         source: of all three.
     """
 

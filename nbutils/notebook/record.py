@@ -22,7 +22,7 @@ def note_run(folder: Path, command: str, date: str, seconds: float) -> None:
 
     Args:
         folder: `<out>/<stem>`.
-        command: what to type for the same again.
+        command: the command line of the same run.
         date: of the run, ISO 8601.
         seconds: it took.
     """

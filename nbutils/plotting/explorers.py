@@ -1,4 +1,4 @@
-"""What the explorers of all notebooks share: pictures that a control redraws."""
+"""Pictures that a control redraws: the common part of the explorers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class View:
-    """What an explorer shows of one choice.
+    """The view of one choice in an explorer.
 
     Attributes:
         status: the line above the picture.

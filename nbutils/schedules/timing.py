@@ -1,4 +1,4 @@
-"""How a parameter travels from one value to the next: minimum jerk, linear, or a step.
+"""Interpolation from one value to the next: minimum jerk, linear, or a step.
 
 Minimum jerk is the smoothest point-to-point movement in the sense of the integrated squared third
 derivative (Flash & Hogan 1985, J. Neurosci. 5(7):1688-1703): a quintic whose velocity and acceleration vanish

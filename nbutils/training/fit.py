@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training returns.
+    """The result of training.
 
     Attributes:
         ensemble: the trained ensemble (the one given, trained in place).
@@ -69,7 +69,7 @@ def fit(
         batches: draws the members' batches.
         objective: loss and scheduled terms.
         timeline: must have a column `lr` and one per term. Step k trains with `timeline[k]`.
-        rule: how members learn; None: by the gradient of the objective.
+        rule: the learning rule; None: the gradient of the objective.
         optimizer: makes an element-wise optimizer for the ensemble's flat parameters `[members, width]`.
         checkpoint: file to resume from, and to write every `every` steps and at the end. It belongs to this run by
             content (`nbutils.identity`). With an executor each worker has its own, named `.part-i-of-n`.
