@@ -78,7 +78,7 @@ def bootstrap_seeds_and_slides(
     together, and so do slides of a model. Davison & Hinkley 1997, Bootstrap Methods and their Application, 3.8.
 
     Args:
-        values: `[seeds, slides]`, e.g. changes of accuracy; two seeds or more. One slide per seed: seeds alone are drawn.
+        values: `[seeds, slides]`, e.g. changes of accuracy; two seeds or more. One slide per seed: only seeds vary.
         weights: `[seeds, slides]` or `[slides]`, e.g. items per slide; equal by default. A seed's value is the weighted
             mean over its slides.
         shared_slides: every seed was measured on the same slides, column by column, so a resample draws the same ones
