@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     record = add("record", _record, "Keep a long run in large-assets/: on real data, or in the full profile.")
     record.add_argument("--source", type=Path, required=True, metavar="DIR", help="where `run --out` wrote to")
     add("test", _test, "Run the tests, then compare the notebooks with their stored outputs.", chooses=False)
-    render = add("render", _render, "Write the supplement: one offline HTML page a notebook, and an index.")
+    render = add("render", _render, "Write the supplement: one offline HTML page per notebook, and an index.")
     render.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/html)")
     render.add_argument(
         "--source", type=Path, metavar="DIR", help="folder of executed copies (default: the committed notebooks)"
@@ -178,7 +178,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _command(notebook: Path, parameters: dict[str, Any]) -> str:
-    """Return what to type for the same run; files by their names, because their folders are the reader's own."""
+    """Return the command for the same run; files by their names, because their folders are the reader's own."""
     words = ["python -m nbutils run", notebook.stem.split("-")[0]]
     for name, value in parameters.items():
         if name in ("PROFILE", "DATA"):

@@ -12,7 +12,7 @@ Batch = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
 def run(model: nn.Module, batch: Batch) -> Any:
-    """Return what a model answers to a batch: a tensor is its argument, a tuple its arguments, a mapping its keywords.
+    """Return the output of a model on a batch: a tensor is its argument, a tuple its arguments, a mapping its keywords.
 
     Raises:
         TypeError: a batch of another kind, or one that the model's `forward` does not take.
@@ -62,7 +62,7 @@ def select(batch: Batch, items: slice | Tensor) -> Batch:
 
 
 def repeat(batch: Batch, times: int) -> Batch:
-    """Return a batch whose items follow each other several times over."""
+    """Return a batch repeated several times, its items in a row."""
     return select(batch, torch.arange(count(batch)).repeat(times))
 
 

@@ -28,7 +28,7 @@ class ClaimError(AssertionError):
 
 @dataclass
 class Results:
-    """What one notebook run found: claims, metrics, and what produced them."""
+    """The results of one notebook run: claims, metrics, and their provenance."""
 
     stem: str
     profile: str
@@ -104,26 +104,13 @@ def check(
     holds   r = 0.93   expected 0.931 ± 0.034
     """
     results = _current()
-    if not isinstance(name, str) or not name.isprintable() or not name.strip():
-        raise ValueError(f"a claim needs a name on one line, got {name!r}")
-    given = {"expect": expect, "atol": atol, "at_least": at_least, "at_most": at_most}
-    limits = {key: float(limit) for key, limit in given.items() if limit is not None}
-    if set(limits) not in ({"expect", "atol"}, {"at_least"}, {"at_most"}, {"at_least", "at_most"}):
-        raise ValueError(
-            f"claim {name!r} takes expect and atol, or at_least and/or at_most, "
-            f"got {' and '.join(limits) or 'none of them'}"
-        )
-    if not all(map(math.isfinite, limits.values())) or limits.get("atol", 0.0) < 0:
-        raise ValueError(f"claim {name!r} needs finite limits and atol of at least 0, got {limits}")
-    low, high = limits.get("at_least", -math.inf), limits.get("at_most", math.inf)
-    if low > high:
-        raise ValueError(f"claim {name!r} cannot hold: at_least {low:g} lies above at_most {high:g}")
-
+    limits = _limits(name, {"expect": expect, "atol": atol, "at_least": at_least, "at_most": at_most})
     number = float(value)
     if "expect" in limits:
         within = abs(number - limits["expect"]) <= limits["atol"]
         expected = f"{limits['expect']:g} ± {limits['atol']:g}"
     else:
+        low, high = limits.get("at_least", -math.inf), limits.get("at_most", math.inf)
         within = low <= number <= high
         bounds = [f"≥ {low:g}"] * ("at_least" in limits) + [f"≤ {high:g}"] * ("at_most" in limits)
         expected = " and ".join(bounds)
@@ -135,6 +122,24 @@ def check(
     if not holds:
         save()
         raise ClaimError(line)
+
+
+def _limits(name: str, given: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the limits of a claim that are given; raise a ValueError unless they are one form and can be met."""
+    if not isinstance(name, str) or not name.isprintable() or not name.strip():
+        raise ValueError(f"a claim needs a name on one line, got {name!r}")
+    limits = {key: float(limit) for key, limit in given.items() if limit is not None}
+    if set(limits) not in ({"expect", "atol"}, {"at_least"}, {"at_most"}, {"at_least", "at_most"}):
+        raise ValueError(
+            f"claim {name!r} takes expect and atol, or at_least and/or at_most, "
+            f"got {' and '.join(limits) or 'none of them'}"
+        )
+    if not all(map(math.isfinite, limits.values())) or limits.get("atol", 0.0) < 0:
+        raise ValueError(f"claim {name!r} needs finite limits and atol of at least 0, got {limits}")
+    low, high = limits.get("at_least", -math.inf), limits.get("at_most", math.inf)
+    if low > high:
+        raise ValueError(f"claim {name!r} cannot hold: at_least {low:g} lies above at_most {high:g}")
+    return limits
 
 
 def metric(**values: SupportsFloat) -> None:

@@ -1,4 +1,4 @@
-"""What identifies a run: its functions, networks and data, by content.
+"""The identity of a run: its functions, networks and data, by content.
 
 Stored results (`nbutils.runs`) and checkpoints (`nbutils.training.fit`) belong to the run that made them. Two
 runs are the same when everything they are made of has the same content, in whichever process:

@@ -1,4 +1,4 @@
-"""Where tasks run: here, on the cores of this machine, or wherever an executor takes them."""
+"""The execution of tasks: here, on the cores of this machine, or by an executor."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def warm_up(workers: int | None = None, module: str = "nbutils.training.fit") ->
     process of its own: then nothing happens.
 
     Args:
-        workers: processes, as the work that follows will ask for them.
-        module: what the work needs.
+        workers: processes, as many as the following work will ask for.
+        module: the import of that work.
     """
     workers = workers or os.cpu_count() or 1
     for _ in range(workers if workers > 1 else 0):
@@ -66,16 +66,15 @@ def compute(
     executor: Where = None,
     workers: int | None = None,
 ) -> None:
-    """Call a function once a task, and hand every outcome to `keep` as it comes.
+    """Call a function once per task, and hand every outcome to `keep` as it comes, also after an interrupt.
 
-    When interrupted, `keep` also gets what came meanwhile. A worker of `"loky"` that dies takes no other task with it:
-    those under way are tried again, one at a time, and the one that kills its worker alone has failed.
+    When a worker of `"loky"` dies, each task under way is tried again alone; one that kills its worker then has failed.
 
     Args:
         function: called with the arguments of a task.
         tasks: key -> arguments.
-        keep: called here with a key and what the function returned, or the exception that stands in its place.
-        executor: any PEP 3148 executor; `"loky"` makes processes on this machine; None computes here.
+        keep: called here with a key and the function's result or exception.
+        executor: any PEP 3148 executor; `"loky"`: processes on this machine; None: here.
         workers: processes of `"loky"`; the number of cores by default.
     """
     if executor is None:

@@ -1,4 +1,4 @@
-"""Progress bars that fall silent where nobody watches: batch runs, tests, redirected output."""
+"""Progress bars, silent in batch runs, tests and redirected output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bar(work: Iterable | int, label: str) -> tqdm:
 
     Args:
         work: the items to go through, or how many steps there will be.
-        label: what is being done, e.g. `"training"`.
+        label: the activity, e.g. `"training"`.
 
     Returns:
         A bar of `tqdm.auto`, disabled where `silent()`.

@@ -1,4 +1,4 @@
-"""Map a function over configurations so that what is finished stays finished.
+"""Map a function over configurations, and keep what is finished.
 
 Each configuration's result is one file of a store, written whole when it is there: by the worker that computed it if
 it sees the store, else by the calling process. The same call after a crash, an interrupt or a lost worker computes only
@@ -44,7 +44,7 @@ def run(
     """Call a function with each configuration whose result is not in the store yet.
 
     A result belongs to the content of the function and of the configuration, and to the version of this package:
-    `nbutils.identity` says what counts. Of packages only the names do: what else a result depends on belongs in the
+    `nbutils.identity` says what counts. Of packages only the names do: other dependencies of a result belong in the
     configuration.
 
     Args:
@@ -55,20 +55,20 @@ def run(
             and containers and objects of them. A file given as a `Path` counts by its content, a folder by its place.
         store: folder of the result files; made if missing. Several processes may use it at a time.
         executor: any PEP 3148 executor, e.g. `dask.distributed.Client(...).get_executor()`; `"loky"` makes one process
-            a core of this machine. None computes here. Other processes are pinned first (`nbutils.seeding.pin`) if
+            per core of this machine. None computes here. Other processes are pinned first (`nbutils.seeding.pin`) if
             this one uses torch.
         workers: processes of `"loky"`; the number of cores by default.
         label: of the progress bar, which also counts failures.
 
     Returns:
-        One row a configuration, in their order, or as many as its table has: the numbers and texts of configuration
+        One row per configuration, in their order, or as many as its table has: the numbers and texts of configuration
         and result, and `error`: None, or the exception of a configuration that failed. The others go on, and the next
         call tries it again. A result's column replaces the configuration's of the same name. Arrays and the tables of
         a mapping stay on disk: see `results`.
 
     Raises:
         ValueError: no plain function, a configuration with something that has no content, or no executor.
-        KeyboardInterrupt: interrupted; what had finished is in the store.
+        KeyboardInterrupt: interrupted; finished results are in the store.
 
     >>> import nbutils as nb
     >>> def double(x):

@@ -1,4 +1,4 @@
-"""Seeds to generators, and the settings that make a run repeat itself.
+"""Seeds to generators, and the settings of reproducible runs.
 
 Every random draw of the project comes from a generator named by a seed and a *stream* (what the numbers are for).
 Draws are therefore a function of their name, never of what was drawn before or of who else draws: member 7 of a
@@ -59,7 +59,7 @@ def seeded(seed: int, *stream: str | int) -> Iterator[None]:
 
 
 def pin(threads: int = 1) -> None:
-    """Make runs repeat themselves: in this process and those it starts, and from one x86-64 machine to another.
+    """Make runs reproducible: in this process and those it starts, and from one x86-64 machine to another.
 
     Call it first, before any computation of torch: the libraries look once. One thread because two on operators of
     this size spend their time waiting for each other; processes use the cores (see `nbutils.training.fit`).

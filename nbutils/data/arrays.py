@@ -1,7 +1,7 @@
 """Large arrays on disk, named by their content, so that tasks carry a name and not the array.
 
 Write features or tiles once with `put`, give each task the key it returns, and read them in the worker with `get`:
-once a process, and checked against the key. The folder must be one that every worker sees.
+once per process, and checked against the key. The folder must be one that every worker sees.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def put(folder: str | Path, arrays: Mapping[str, Tensor | np.ndarray]) -> str:
 
 
 def get(folder: str | Path, key: str) -> dict[str, Tensor]:
-    """Return the arrays of a key, read once a process: do not change them in place.
+    """Return the arrays of a key, read once per process: do not change them in place.
 
     Raises:
         FileNotFoundError: the folder has no such arrays.

@@ -41,9 +41,9 @@ class DigitSplits:
     """Digits to train on, to choose units on, and to report on. No image is in two of them.
 
     Attributes:
-        train: what networks are trained on.
-        selection: what units, thresholds and settings are chosen on.
-        report: what published numbers are measured on; nothing is chosen on it.
+        train: for the training of networks.
+        selection: for the choice of units, thresholds and settings.
+        report: for published numbers; nothing is chosen on it.
         source: of all three.
     """
 

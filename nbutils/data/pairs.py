@@ -14,7 +14,7 @@ from nbutils.batches import Batch
 
 @dataclass(frozen=True)
 class Pairs:
-    """What an ablation compares: each input, and the same input with one thing changed.
+    """The inputs that an ablation compares: clean ones, and the same with one thing changed.
 
     Attributes:
         clean: inputs, a batch of any kind (`nbutils.batches`): a tensor `[N, ...]`, a tuple or a mapping of them.
@@ -75,7 +75,7 @@ class PairBatch(Generic[P]):
     """Some of the pairs.
 
     Attributes:
-        key: number of the batch, by which its ablations are found again.
+        key: number of the batch; ablations are keyed by it.
         pairs: the batch, of the kind that the loader was given.
     """
 

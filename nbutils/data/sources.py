@@ -1,4 +1,4 @@
-"""Real data sets a reader may have: where they are looked for, and what of them is there.
+"""Real data sets: the folders they are looked for in, and the files found.
 
 All live under one folder, `$NBUTILS_DATA`, each in the layout its own publisher uses. Without them every
 notebook runs on embedded data.
@@ -19,7 +19,7 @@ class Source:
 
     Attributes:
         name: e.g. `"mnist"`.
-        kind: what it is and in which layout, for people.
+        kind: data set and layout, in words.
         found: whether every required file or folder is there.
         looked_in: the folders searched; empty where `$NBUTILS_DATA` is not set.
         path: the data set's folder, or None.
@@ -51,8 +51,8 @@ _KNOWN: dict[str, tuple[str, str, tuple[str, ...]]] = {  # name: kind, folder, r
         "cifar-10-batches-py",
         (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"),
     ),
-    "cifar10-jpeg": ("CIFAR-10 re-compressed as JPEG, one folder a class", "cifar10-jpeg", _CLASSES),
-    "cifar10-lossless": ("part of CIFAR-10, exact, one folder a class", "cifar10-lossless", _CLASSES),
+    "cifar10-jpeg": ("CIFAR-10 re-compressed as JPEG, one folder per class", "cifar10-jpeg", _CLASSES),
+    "cifar10-lossless": ("part of CIFAR-10, exact, one folder per class", "cifar10-lossless", _CLASSES),
     "camelyon17": ("Camelyon17 tiles, layout of WILDS", "camelyon17_v1.0", ("metadata.csv", "patches")),
     "pcam-inferred-scanner": (
         "PatchCamelyon tiles, scanner inferred from colour",

@@ -1,4 +1,4 @@
-"""Reading weights from files one cannot trust: code in them is never run, and what does not fit is named."""
+"""Reading weights from untrusted files: code in them is never run, and a mismatch is named."""
 
 from __future__ import annotations
 

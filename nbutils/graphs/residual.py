@@ -78,7 +78,7 @@ class ResidualGraph:
             model: any module; left as it was.
             sample: inputs `[items, ...]`.
             sources: name -> output of a module that is added to the stream.
-            destinations: name -> module whose input, the first argument, is the stream, or a copy of it a unit.
+            destinations: name -> module whose input, the first argument, is the stream, or a copy of it per unit.
 
         Raises:
             KeyError: no such module; the message lists the nearest names.
@@ -180,10 +180,10 @@ class ResidualGraph:
         """Return the edges as a table: `source`, `destination`, `source_depth`, `destination_depth`, and columns given.
 
         Args:
-            columns: name -> a value an edge, e.g. `weight=scores`.
+            columns: name -> one value per edge, e.g. `weight=scores`.
 
         Raises:
-            ValueError: a column that has not one value an edge.
+            ValueError: a column without one value per edge.
         """
         import pandas as pd
 

@@ -41,7 +41,7 @@ class EdgeTask:
         pairs: the loader of clean and corrupt inputs.
         ablation: what replaces what the sources write: a type, which takes it from the inputs that are its own
             (`AblationType.inputs`); or values by batch key, `[sources, items, ...]`, as from `batch_src_ablations`.
-        metric: (logits, batch) -> one number an item `[items]`, higher meaning a better answer.
+        metric: (logits, batch) -> one number per item `[items]`, higher meaning a better answer.
 
     >>> import nbutils as nb, torch
     >>> class Net(torch.nn.Module):  # h ← h + f(h)
@@ -109,7 +109,7 @@ def evaluate(task: EdgeTask, masks: Tensor, *, fold: int = FOLD) -> Tensor:
 
 
 def exact_scores(task: EdgeTask, *, fold: int = FOLD) -> Tensor:
-    """Return what ablating each edge alone does to the mean of the metric `[edges]`: one run an edge.
+    """Return what ablating each edge alone does to the mean of the metric `[edges]`: one run per edge.
 
     >>> import nbutils as nb, torch
     >>> class Net(torch.nn.Module):  # h ← h + f(h)
@@ -154,7 +154,7 @@ def attribution_scores(task: EdgeTask) -> Tensor:
     """Return edge attribution `[edges]`: the mean of (ablated − clean) · gradient at what the destination reads.
 
     To first order what ablating the edge does: it equals the gradient of the mask at 0. One forward and one backward
-    pass a batch, whatever the number of edges. Syed et al. 2023, arXiv 2310.10348.
+    pass per batch, whatever the number of edges. Syed et al. 2023, arXiv 2310.10348.
 
     >>> import nbutils as nb, torch
     >>> class Net(torch.nn.Module):  # h ← h + f(h)
@@ -251,7 +251,7 @@ def greedy_pruning(task: EdgeTask, threshold: float, *, fold: int = 8) -> tuple[
         fold: edge sets in one forward pass.
 
     Returns:
-        Mask `[edges]` with 1 at the edges that went; and the path, one row an edge in the order of trial: `source`,
+        Mask `[edges]` with 1 at the edges that went; and the path, one row per edge in the order of trial: `source`,
         `destination`, `fall` (of the metric), `kept`.
 
     Raises:

@@ -97,7 +97,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _same_colour(stored: str, computed: str) -> bool:
-    """Tell whether two colours are one rounding step of a channel apart: they are pictures of floats."""
+    """Tell whether two colours are one rounding step of a channel apart: they are rounded floats."""
 
     def channels(text: str) -> list[float]:
         if text.startswith("#"):
@@ -140,7 +140,7 @@ def compare_text(stored: str, computed: str, tolerance: Tolerance, *, markup: bo
         stored: text of the stored output.
         computed: text of the new output.
         tolerance: for the floats.
-        markup: HTML, where random identifiers are not compared and colours may differ by one step a channel.
+        markup: HTML, where random identifiers are not compared and colours may differ by one step per channel.
 
     Returns:
         None where they agree, else one line that shows the first difference.

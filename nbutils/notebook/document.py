@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
 from nbutils import claims, layout
+from nbutils.plotting.manifests import manifest_of
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -73,13 +74,6 @@ def alt_text(output: Mapping[str, Any]) -> str:
     return next((str(entry["alt"]).strip() for entry in entries if entry.get("alt")), "")
 
 
-def load_manifest(assets: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of `<assets>/manifest.json` by figure name, empty where there is no manifest."""
-    from nbutils.plotting.figures import manifest_of  # brings matplotlib, which a comparison of outputs does not need
-
-    return manifest_of(assets)
-
-
 @dataclass(frozen=True)
 class Document:
     """An executed notebook with the figures and results that belong to it.
@@ -107,7 +101,7 @@ class Document:
     @cached_property
     def manifest(self) -> dict[str, dict[str, Any]]:
         file = self.asset("manifest.json")
-        return load_manifest(file.parent) if file else {}
+        return manifest_of(file.parent) if file else {}
 
     @cached_property
     def results(self) -> claims.Results | None:

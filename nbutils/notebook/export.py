@@ -54,7 +54,7 @@ def json_script(figure: Mapping[str, Any]) -> str:
 
 
 class Exporter(HTMLExporter):
-    """Turns a notebook into HTML for one medium, which a subclass is.
+    """Turns a notebook into HTML for one medium per subclass.
 
     Args:
         document: the notebook with its figures.

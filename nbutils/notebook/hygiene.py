@@ -13,8 +13,9 @@ from nbformat import NotebookNode
 
 from nbutils import claims, layout
 from nbutils.notebook.compare import DATA_URI, stored_fault
-from nbutils.notebook.document import PLOTLY, alt_text, code_cells, load_manifest, read, tags
+from nbutils.notebook.document import PLOTLY, alt_text, code_cells, read, tags
 from nbutils.plotting import texts
+from nbutils.plotting.manifests import manifest_of
 
 MAX_NOTEBOOK_BYTES = 1_000_000
 MAX_FIGURE_BYTES = 300_000
@@ -114,7 +115,7 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
     """Yield faults of the figure files: each listed one exists, unchanged and small, and none is unlisted."""
     folders = (assets, *(assets / which for which in layout.RECORDED))
     try:
-        manifests = {folder: load_manifest(folder) for folder in folders}
+        manifests = {folder: manifest_of(folder) for folder in folders}
     except ValueError as error:
         yield str(error)
         return
@@ -208,7 +209,7 @@ HYGIENE: dict[str, Check] = {
 
 
 def hygiene(path: Path, *, assets: Path | None = None, only: str | None = None) -> list[str]:
-    """Return what is wrong with a stored notebook and its figures and results, one line a fault.
+    """Return what is wrong with a stored notebook and its figures and results, one line per fault.
 
     Args:
         path: the notebook.

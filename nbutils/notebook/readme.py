@@ -1,4 +1,4 @@
-"""The README's results table: one row an experiment, written from the notebooks' metadata and `results.json`.
+"""The README's results table: one row per experiment, written from the notebooks' metadata and `results.json`.
 
 A notebook says in `metadata.nbutils.readme` what its row shows:
 

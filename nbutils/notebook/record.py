@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 
 from nbutils import atomic, claims, layout
-from nbutils.notebook.document import load_manifest, read
+from nbutils.notebook.document import read
+from nbutils.plotting.manifests import manifest_of
 
 RUN = "run.json"  # beside a run's results: its command, date and duration
 
@@ -21,7 +22,7 @@ def note_run(folder: Path, command: str, date: str, seconds: float) -> None:
 
     Args:
         folder: `<out>/<stem>`.
-        command: what to type for the same again.
+        command: the command line of the same run.
         date: of the run, ISO 8601.
         seconds: it took.
     """
@@ -64,7 +65,7 @@ def record(notebook: Path, source: Path) -> list[Path]:
     results = json.loads((made / "results.json").read_text(encoding="utf-8"))
     results |= _run(made / RUN)
     content = read(notebook)
-    there = load_manifest(made)
+    there = manifest_of(made)
     names = content.metadata.get("nbutils", {}).get("recorded", list(there))
     if missing := [name for name in names if name not in there]:
         raise ValueError(f"{made} has no figure {', '.join(missing)}; it has {', '.join(there) or 'none'}")

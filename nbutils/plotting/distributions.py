@@ -51,7 +51,7 @@ def draw_dots(ax: Axes, x: ArrayLike, y: ArrayLike, place: int, *, size: float, 
 
 
 def draw_change(ax: Axes, row: int, before: float, after: float, *, colour: str, marker: str) -> None:
-    """Draw in a row what a value was before (open) and is after (filled), joined by a line."""
+    """Draw a value in a row, before (open) and after (filled), joined by a line."""
     ax.plot([before, after], [row, row], color=colour, linestyle="-", linewidth=2.2)
     dots: dict[str, Any] = {"s": 60, "marker": marker, "edgecolors": colour, "clip_on": False}
     ax.scatter(before, row, facecolors=current().paper, linewidths=1.6, zorder=3, **dots)

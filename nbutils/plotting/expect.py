@@ -1,4 +1,4 @@
-"""What functions that draw expect of their arguments, and the errors that say what came instead."""
+"""Checks of the arguments of drawing functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the explorers of all notebooks share: pictures that a control redraws."""
+"""Pictures that a control redraws: the common part of the explorers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 
 Result = Mapping[str, Any]
-UNIT_KEYS = ("before", "after", "images", "answers_before", "answers_after", "labels")
-MAX_EXAMPLES = 12
 
 
 @dataclass(frozen=True)
 class View:
-    """What an explorer shows of one choice.
+    """The view of one choice in an explorer.
 
     Attributes:
         status: the line above the picture.

@@ -21,7 +21,7 @@ import json
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from nbutils import atomic, claims, layout
 from nbutils.plotting import texts
 from nbutils.plotting import theme as themes
+from nbutils.plotting.manifests import manifest_of
 from nbutils.plotting.theme import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 PLOTLY = "application/vnd.plotly.v1+json"
 PIXELS_PER_INCH = 120  # of the files
 SCREEN_PIXELS_PER_INCH = 96  # of CSS: a figure is shown at its size in inches
-COLOURS = 256  # one byte a pixel
+COLOURS = 256  # one byte per pixel
 VISIBLE_SHIFT = 8  # of 255, in the worst channel
 COMFORTABLE_BYTES = 60_000
 MAX_BYTES = 300_000
@@ -86,19 +87,7 @@ def show(
     KeyError: ...
     """
     stem = stem or claims.stem()
-    if Path(stem).name != stem:
-        raise ValueError(f"stem must be a notebook's name without folder, got {stem!r}")
-    if alt is None:
-        name, alt = texts.filled(stem, name, values)
-    elif values:
-        raise ValueError(f"figure {name!r}: {', '.join(values)} fill in an entry of figures.toml; got alt as well")
-    alt = " ".join(alt.split())
-    if not alt:
-        raise ValueError(f"figure {name!r} needs alt text that says what a sighted reader takes from it")
-    if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name):
-        raise ValueError(f"a figure's name takes lower-case letters, digits, - and _, got {name!r}")
-    folder = layout.assets(stem)
-
+    name, alt = _describe(stem, name, alt, values)
     pictures: dict[str, bytes] = {}
     bundle: dict[str, Any] = {"text/plain": alt}
     metadata: dict[str, Any] = {}
@@ -113,19 +102,37 @@ def show(
                 picture = _compact(png(figure, PIXELS_PER_INCH))
                 width = width or round(figure.get_figwidth() * SCREEN_PIXELS_PER_INCH)
         if picture is not None:
-            if len(picture) > MAX_BYTES:
-                raise ValueError(
-                    f"figure {name!r} ({look.name}) takes {len(picture)} bytes, at most {MAX_BYTES} may be; "
-                    "make it smaller or simpler"
-                )
-            pictures[look.name] = picture
+            pictures[look.name] = _checked(picture, f"figure {name!r} ({look.name})")
 
     if len(pictures) == 2:
-        _enter(folder, name, alt, pictures, claims.source())
+        _enter(layout.assets(stem), name, alt, pictures, claims.source())
         if PLOTLY not in bundle:
             bundle["image/png"] = b64encode(pictures["light"]).decode()
             metadata["image/png"] = {"alt": alt, "width": width}
     _display(bundle, metadata, alt)
+
+
+def _describe(stem: str, name: str, alt: str | None, values: Mapping[str, object]) -> tuple[str, str]:
+    """Return the name and the alt text of a figure, from its entry in `figures.toml` unless `alt` is given."""
+    if Path(stem).name != stem:
+        raise ValueError(f"stem must be a notebook's name without folder, got {stem!r}")
+    if alt is None:
+        name, alt = texts.filled(stem, name, values)
+    elif values:
+        raise ValueError(f"figure {name!r}: {', '.join(values)} fill in an entry of figures.toml; got alt as well")
+    alt = " ".join(alt.split())
+    if not alt:
+        raise ValueError(f"figure {name!r} needs alt text that says what a sighted reader takes from it")
+    if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name):
+        raise ValueError(f"a figure's name takes lower-case letters, digits, - and _, got {name!r}")
+    return name, alt
+
+
+def _checked(picture: bytes, figure: str) -> bytes:
+    """Return a picture that is small enough."""
+    if len(picture) > MAX_BYTES:
+        raise ValueError(f"{figure} takes {len(picture)} bytes, at most {MAX_BYTES} may be; make it smaller or simpler")
+    return picture
 
 
 def show_recorded(name: str, which: str = "real", *, stem: str | None = None) -> None:
@@ -184,46 +191,6 @@ def _pixels(png: bytes) -> int:
 def manifest(stem: str) -> dict[str, dict[str, Any]]:
     """Return the manifest of a notebook's figures by name (see `manifest_of`)."""
     return manifest_of(layout.assets(stem))
-
-
-def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the manifest of a folder's figures by name; empty where there is none.
-
-    An entry is `{"light": {"file", "sha256", "bytes"}, "dark": the same, "cell": execution count or None,
-    "alt": text, "source": where the data came from or None}`.
-
-    Raises:
-        ValueError: the file is not a manifest, or names a file outside its folder; the message names the first defect.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a manifest: expected an object, got {type(content).__name__}")
-    for name, entry in content.items():
-        if defect := _defect(entry):
-            raise ValueError(f"{path} is not a manifest: figure {name!r}: {defect}")
-    return content
-
-
-def _defect(entry: object) -> str | None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("alt"), str):
-        return f"expected an object with 'alt' as text, got {entry!r}"
-    if not isinstance(entry.get("source"), str | None):
-        return f"'source' must be text or null, got {entry['source']!r}"
-    for look in ("light", "dark"):
-        picture = entry.get(look)
-        if not isinstance(picture, dict) or not all(isinstance(picture.get(key), str) for key in ("file", "sha256")):
-            return f"{look!r} must be an object with 'file' and 'sha256' as text, got {picture!r}"
-        file = picture["file"]
-        # Written by another system, a name could lead out of the folder in that system's way.
-        if not file or file.startswith(".") or not file.isprintable() or set(file) & set("/\\:"):
-            return f"{look!r} must name a file of its own folder, got {file!r}"
-    return None
 
 
 @contextmanager
@@ -302,7 +269,7 @@ def _plotly_in(figure: go.Figure) -> go.Figure:
 
 
 def _plotly_png(figure: go.Figure) -> bytes | None:
-    """Return the static picture, or None with one warning line a session where no backend can make it."""
+    """Return the static picture, or None with one warning line per session where no backend can make it."""
     global _backend_warned
     try:
         return _compact(figure.to_image(format="png", scale=PIXELS_PER_INCH / SCREEN_PIXELS_PER_INCH))

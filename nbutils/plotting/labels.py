@@ -116,7 +116,7 @@ def name_rows(ax: Axes, names: Sequence[str], *, above: float = 0.5, below: floa
 
     Args:
         ax: axes in which row i is drawn at y = i.
-        names: one a row.
+        names: one per row.
         above: room above the first row, in rows.
         below: room below the last, in rows.
         text: properties of the names.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from nbutils.plotting.distributions import MARKERS
 from nbutils.plotting.labels import FONT_SIZE, label_curves
 from nbutils.plotting.theme import LINE_STYLES, current
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from nbutils.schedules import Dopesheet, Timeline
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DECADES = 1000.0  # keys below the largest divided by this are marked at the floor of a logarithmic axis
 
 
@@ -54,41 +54,9 @@ def draw_timeline(
     for name in parameters:
         place = timeline.parameters.index(name)
         colour = theme.accents[place % len(theme.accents)]
-        marker = MARKERS[place % len(MARKERS)]
-        style = LINE_STYLES[place % len(LINE_STYLES)]
         x, y = frame.index.to_numpy(), frame[name].to_numpy()
-        ax.plot(x, y, color=colour, linestyle=style, linewidth=1.8)
-        shown = np.array([key for key in keys[name] if key[1] >= floor]).reshape(-1, 2)
-        ax.plot(
-            *shown.T,
-            color=colour,
-            marker=marker,
-            linestyle="none",
-            markerfacecolor=theme.paper,
-            markeredgewidth=1.4,
-            clip_on=False,
-            zorder=3,
-        )
-        for step, value in keys[name]:
-            if value < floor:
-                ax.plot(
-                    step,
-                    floor,
-                    color=colour,
-                    marker=7,
-                    markersize=9,
-                    linestyle="none",
-                    clip_on=False,
-                    zorder=3,
-                )
-                ax.annotate(
-                    f"{value:g} at step {step}",
-                    (step, floor),
-                    (12, 4),
-                    textcoords="offset points",
-                    color=colour,
-                    fontsize=FONT_SIZE,
-                )
+        ax.plot(x, y, color=colour, linestyle=LINE_STYLES[place % len(LINE_STYLES)], linewidth=1.8)
+        _mark_keys(ax, keys[name], floor, colour=colour, marker=MARKERS[place % len(MARKERS)])
         curves.append((x, np.maximum(y, floor) if log else y, name, colour))
     for keyframe in sheet.keyframes:
         if keyframe.phase and keyframe.step:
@@ -96,27 +64,43 @@ def draw_timeline(
     label_curves(ax, curves)
 
 
-def plot_timeline(timeline: Timeline, sheet: Dopesheet, *, log_scale: Sequence[str] = ("lr",)) -> Figure:
-    """Plot a schedule: weights in the upper panel, parameters on a logarithmic axis in the lower one.
+def _mark_keys(ax: Axes, keys: Sequence[tuple[int, float]], floor: float, *, colour: str, marker: str) -> None:
+    """Mark the keys `(step, value)` of one parameter; those below the floor by a triangle on it, with their value."""
+    style: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 3}
+    shown = np.array([key for key in keys if key[1] >= floor]).reshape(-1, 2)
+    ax.plot(*shown.T, marker=marker, markerfacecolor=current().paper, markeredgewidth=1.4, **style)
+    for step, value in keys:
+        if value < floor:
+            ax.plot(step, floor, marker=7, markersize=9, **style)
+            ax.annotate(
+                f"{value:g} at step {step}",
+                (step, floor),
+                (12, 4),
+                textcoords="offset points",
+                color=colour,
+                fontsize=FONT_SIZE,
+            )
+
+
+def plot_timeline(timeline: Timeline, sheet: Dopesheet) -> Figure:
+    """Plot a schedule: weights in the upper panel, the learning rate `lr` on a logarithmic axis in the lower one.
 
     Args:
         timeline: the resolved schedule.
         sheet: the sheet it was resolved from; its keys are marked, its phases named above the panels.
-        log_scale: names of the parameters for the lower panel, most often the learning rate; those that the
-            timeline lacks are passed over.
 
     Raises:
         ValueError: the timeline has no parameters.
     """
-    logarithmic = [name for name in timeline.parameters if name in log_scale]
-    weights = [name for name in timeline.parameters if name not in log_scale]
-    panels = [(names, log) for names, log in ((weights, False), (logarithmic, True)) if names]
+    rate = [name for name in timeline.parameters if name == "lr"]
+    weights = [name for name in timeline.parameters if name != "lr"]
+    panels = [(names, log) for names, log in ((weights, False), (rate, True)) if names]
     if not panels:
         raise ValueError("expected a timeline with at least one parameter, got none")
     fig = Figure(figsize=(8.0, 2.0 + 1.5 * len(panels)), layout="constrained")
     axes = fig.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[3, 2][: len(panels)])
     for ax, (names, log) in zip(axes[:, 0], panels, strict=True):
-        ax.set_ylabel("learning rate" if names == ["lr"] else "value" if log else "weight")
+        ax.set_ylabel("learning rate" if log else "weight")
         draw_timeline(ax, timeline, sheet, names, log=log)
         ax.label_outer()
     for keyframe in sheet.keyframes:

@@ -1,4 +1,4 @@
-"""What the figures of a notebook say to those who do not see them: one `figures.toml` a notebook.
+"""The alternative texts of figures: one `figures.toml` per notebook.
 
     notebook = "01-color-cube"
 

@@ -32,7 +32,7 @@ class Theme:
 
     Attributes:
         name: `"light"` or `"dark"`.
-        ink: text, axes and anything that must be read.
+        ink: text, axes and all essential marks.
         paper: the background of figure and axes, always opaque.
         muted: grids, reference lines, secondary marks.
         accents: the colour cycle: blue, vermilion, green, purple, orange, sky, grey.
@@ -154,7 +154,7 @@ def use(theme: Theme) -> Iterator[Theme]:
 
 
 def recolour(figure: Figure, look: Theme) -> list[tuple[Callable[[Any], None], Any]]:
-    """Exchange the light theme's colours, and plain black, for another theme's; return what undoes it."""
+    """Exchange the light theme's colours, and plain black, for another theme's; return the calls that undo it."""
     import numpy as np
     from matplotlib.colors import to_rgb, to_rgba_array
 

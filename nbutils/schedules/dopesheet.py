@@ -1,6 +1,6 @@
 """Dopesheets: parameter schedules as small CSV tables of keyframes, the way animators write them.
 
-The columns are `STEP`, optionally `PHASE` and `ACTION`, and one column a parameter, named
+The columns are `STEP`, optionally `PHASE` and `ACTION`, and one column per parameter, named
 `name[:space[:timing]]`:
 
 - `STEP` is an absolute step (`750`); `+10` steps after the absolute row above, or `-10` before the absolute
@@ -9,8 +9,8 @@ The columns are `STEP`, optionally `PHASE` and `ACTION`, and one column a parame
 - `PHASE` names what begins at the row; `ACTION` lists names, separated by spaces, of what happens at it.
 - `space` is `linear` (default) or `log`: where interpolation happens. `timing` is one of
   `nbutils.schedules.timing.TIMINGS`, by default `minjerk`.
-- A blank cell keys nothing. A parameter that is never keyed is an error (most often a misspelt name), as is
-  anything else that the sheet's author cannot have meant. Rows with blank cells only are skipped.
+- A blank cell keys nothing. A parameter that is never keyed is an error, most often a
+  misspelt name. Rows with blank cells only are skipped.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class DopesheetError(ValueError):
-    """Something in a dopesheet that cannot be meant.
+    """A defect of a dopesheet.
 
     Attributes:
         file: the sheet.
         row: line of the file, counted from 1.
         column: header of the column, or None where the fault is not in one.
         expected: what belongs there.
-        got: what stands there.
+        got: what is there.
     """
 
     def __init__(self, file: str, row: int, column: str | None, expected: str, got: str) -> None:
@@ -112,7 +112,7 @@ class Dopesheet:
 
         Raises:
             FileNotFoundError: there is no such file.
-            DopesheetError: anything in the file is not as the module describes; says which row and column.
+            DopesheetError: a defect, as the module describes the format; the message names row and column.
         """
         content = Path(path).read_bytes()
         try:
@@ -128,12 +128,12 @@ class Dopesheet:
         """Read a sheet from CSV text; `source` names it in errors.
 
         Raises:
-            DopesheetError: anything in the text is not as the module describes; says which row and column.
+            DopesheetError: a defect, as the module describes the format; the message names row and column.
         """
         return _Reader(source).read(text)
 
     def frame(self) -> pd.DataFrame:
-        """Return the resolved sheet as a table: one row a keyframe, indexed by step, NaN for blank cells."""
+        """Return the resolved sheet as a table: one row per keyframe, indexed by step, NaN for blank cells."""
         import pandas as pd
 
         index = pd.Index([keyframe.step for keyframe in self.keyframes], name="STEP")

@@ -50,7 +50,7 @@ class Timeline:
 
         Raises:
             FileNotFoundError: there is no such file.
-            DopesheetError: something in the sheet cannot be meant; names file, row, column and what to put.
+            DopesheetError: a defect of the sheet; the message names file, row, column and the expected entry.
         """
         return cls(Dopesheet.from_csv(path))
 
@@ -94,7 +94,7 @@ class Timeline:
         return section
 
     def first(self, steps: int) -> Timeline:
-        """Return the first `steps` steps, which a shorter run has in common with this one.
+        """Return the first `steps` steps, as of a shorter run.
 
         Raises:
             ValueError: fewer than 1, or more than there are.
@@ -117,7 +117,7 @@ class Timeline:
         return self._actions.get(self._index(step), ())
 
     def frame(self) -> pd.DataFrame:
-        """Return all values as a table: indexed by step, one column a parameter."""
+        """Return all values as a table: indexed by step, one column per parameter."""
         import pandas as pd
 
         index = pd.RangeIndex(len(self), name="step")

@@ -1,4 +1,4 @@
-"""Shares of items: with their interval, and compared between two models on the same items."""
+"""Proportions: with their interval, and compared between two models on the same items."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class Paired:
     """Two models on the same items.
 
     Attributes:
-        only_first: items that the first model alone gets.
-        only_second: items that the second model alone gets.
+        only_first: hits of the first model alone.
+        only_second: hits of the second model alone.
         total: all items.
-        p_value: of the hypothesis that an item got by only one of them is as likely the first's as the second's.
+        p_value: of the hypothesis that a hit of only one model is as likely the first's as the second's.
     """
 
     only_first: int
@@ -78,12 +78,12 @@ class Paired:
 def mcnemar(first: ArrayLike, second: ArrayLike) -> Paired:
     """Compare the hits of two models on the same items by McNemar's exact test.
 
-    Only discordant items count: with b got by the first alone and c by the second alone, b is binomial (b + c, 1/2)
+    Only discordant items count: with b hits of the first alone and c of the second alone, b is binomial (b + c, 1/2)
     under the hypothesis; the test is two-sided, and p = 1 where there is no discordant item. McNemar 1947,
     Psychometrika 12:153-157; by scipy.
 
     Args:
-        first: `[items]`, booleans: whether the first model got the item.
+        first: `[items]`, booleans: hits of the first model.
         second: `[items]`, likewise, in the same order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Intervals over seeds, and over slides within them: the units that a repetition would change. And tests by chance."""
+"""Intervals over seeds, and over slides within them: the units of repetition. And permutation tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bootstrap_mean(values: ArrayLike, *, resamples: int = 10_000, level: float =
     Pass differences for a paired comparison. Efron 1987, J. Am. Stat. Assoc. 82(397):171-185; by scipy.
 
     Args:
-        values: one a seed, two or more, finite.
+        values: one per seed, two or more, finite.
         resamples: bootstrap resamples.
         level: confidence level in (0, 1).
         seed: of the resampling.
@@ -78,8 +78,8 @@ def bootstrap_seeds_and_slides(
     together, and so do slides of a model. Davison & Hinkley 1997, Bootstrap Methods and their Application, 3.8.
 
     Args:
-        values: `[seeds, slides]`, e.g. changes of accuracy; two seeds or more. One slide a seed bootstraps seeds alone.
-        weights: `[seeds, slides]` or `[slides]`, e.g. items a slide; equal by default. A seed's value is the weighted
+        values: `[seeds, slides]`, e.g. changes of accuracy; two seeds or more. One slide per seed: only seeds vary.
+        weights: `[seeds, slides]` or `[slides]`, e.g. items per slide; equal by default. A seed's value is the weighted
             mean over its slides.
         shared_slides: every seed was measured on the same slides, column by column, so a resample draws the same ones
             for all. False: column j of one seed has nothing to do with column j of another.
@@ -148,14 +148,14 @@ Alternative = Literal["greater", "less", "two-sided"]
 
 
 def permutation_p(observed: float, null: ArrayLike, alternative: Alternative = "greater") -> float:
-    """Return the p-value of a value among draws of chance: (1 + b) / (1 + m), b of m draws being as extreme.
+    """Return the p-value of a value in its null distribution: (1 + b) / (1 + m), b of m draws being as extreme.
 
-    Never 0, because the value itself is one of the arrangements. Phipson & Smyth 2010, Stat. Appl. Genet. Mol. Biol.
+    Never 0, because the value itself is one of the permutations. Phipson & Smyth 2010, Stat. Appl. Genet. Mol. Biol.
     9(1):39.
 
     Args:
         observed: the value.
-        null: `[m]`, what chance gave.
+        null: `[m]`, draws under the null hypothesis.
         alternative: which values are extreme; `"two-sided"` doubles the smaller tail, at most to 1.
 
     Raises:

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Goal:
-    """What a greedy search is after, and what it may cost.
+    """The goal of a greedy search, and its permitted cost.
 
     Attributes:
         lower: the measure to bring down.
-        drop: share of its first value that must go, in (0, 1].
+        drop: fraction of its first value to remove, in (0, 1].
         protect: a measure that may not fall: units that would take it more than `margin` below its first value are
             passed over. Without it the search may end a backdoor by breaking the network.
         margin: in [0, 1].
-        limit: most units to take.
+        limit: maximal number of units.
 
     Raises:
         ValueError: a `drop` or a `margin` out of range.
@@ -43,6 +43,12 @@ class Goal:
         if not 0 < self.drop <= 1 or not 0 <= self.margin <= 1:
             raise ValueError(f"drop must lie in (0, 1], margin in [0, 1]; got {self.drop}, {self.margin}")
 
+    def check(self, measures: Measures) -> None:
+        """Raise a KeyError unless the goal's measures are among these."""
+        for name in (self.lower, self.protect):
+            if name is not None and name not in measures.wanted:
+                raise KeyError(f"no measure {name!r}; there are {', '.join(measures.wanted)}")
+
 
 def greedy(
     model: nn.Module,
@@ -56,8 +62,8 @@ def greedy(
 ) -> pd.DataFrame:
     """Replace, one after the other, the unit that lowers a measure most, until it has dropped far enough.
 
-    Give it the selection split and nothing else: `measure` then reports the units found on items that did not choose
-    them. Of equals the first wins, in the order of the layers.
+    Give it the selection split and nothing else: `measure` then reports the units found on held-out
+    items. Ties go to the first, in the order of the layers.
 
     Args:
         goal: when the search has reached its aim, and which units it may not take.
@@ -80,11 +86,9 @@ def greedy(
     >>> path.unit.tolist(), path.value.round(2).tolist()
     ([<NA>, 1, 2], [1.0, 0.67, 0.33])
     """
-    for name in (goal.lower, goal.protect):
-        if name is not None and name not in measures.wanted:
-            raise KeyError(f"no measure {name!r}; there are {', '.join(measures.wanted)}")
     import pandas as pd
 
+    goal.check(measures)
     sites = named_sites(layers)
     start = measure(model, measures, (), ablation, reference=reference, memory=memory)
     path = [start.assign(step=0, layer=None, unit=pd.NA)]

@@ -1,4 +1,4 @@
-"""What a sweep measures: the shares of items that a model answers as wanted."""
+"""The measures of a sweep: shares of items with the wanted answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IGNORED = -1  # the wanted class of an item that a measure leaves out
 
 @dataclass(frozen=True)
 class Measures:
-    """Inputs, and the classes that count as hits on them: a measure is the share of items that are answered so.
+    """Inputs, and the classes that count as hits on them: a measure is the share of hits.
 
     Clean accuracy is `("clean", labels)`, robust accuracy `("triggered", labels)`. Attack success leaves out items of
     the target class: `("triggered", torch.where(labels == target, IGNORED, target))`.

@@ -1,4 +1,4 @@
-"""Replace every unit in turn and measure; or measure a model as it is, or with units replaced."""
+"""Measure a model with each unit replaced in turn, with given units replaced, or as it is."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def sweep(
         ablation: what replaces a unit's activation, the output of the layer's module: zero, a mean, or a twin's.
         reference: name of inputs -> inputs that the replacement comes from: the items' twins for `RESAMPLE`, the clean
             data for a mean; not used by `ZERO`.
-        ablated: units of these layers that are replaced throughout.
-        memory: most bytes to work with, the inputs and the model not counted.
+        ablated: units of these layers to replace throughout.
+        memory: upper bound in bytes, without the inputs and the model.
         label: of the progress bar.
 
     Returns:

@@ -29,14 +29,14 @@ class Ensemble:
     of seed i to the last bit.
 
     Args:
-        build: returns a freshly initialised module; called once a seed.
-        seeds: one a member, distinct, 0 or more.
+        build: returns a freshly initialised module; called once per seed.
+        seeds: one per member, distinct, 0 or more.
         dtype: of parameters and arithmetic.
-        device: where they live.
+        device: of parameters and arithmetic.
 
     Attributes:
         seeds: the members' seeds.
-        variants: what sets members of one seed apart, `""` where nothing does (see `across`).
+        variants: names that distinguish members of one seed, `""` where nothing does (see `across`).
         parameters: name -> `[members, ...]`, views of `flat`.
         gradients: likewise, views of `flat.grad`.
         buffers: name -> `[members, ...]`.
@@ -111,7 +111,7 @@ class Ensemble:
         self._lay_out(self.flat)
 
     def __identity__(self) -> dict[str, object]:
-        """Return what the ensemble is, for `nbutils.identity`: without what running it leaves behind."""
+        """Return the ensemble's content for `nbutils.identity`, without traces of running it."""
         return {
             "seeds": self.seeds,
             "variants": self.variants,
@@ -180,7 +180,7 @@ class Ensemble:
 
     def _members(self) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Return (parameters, buffers) of each member, views that gradients flow through."""
-        # `unbind` rather than an index a member: going back it fills each parameter's gradient once.
+        # `unbind` rather than one index per member: going back it fills each parameter's gradient once.
         weights, buffers = (
             {name: tensor.unbind() for name, tensor in kind.items()} for kind in (self.parameters, self.buffers)
         )
@@ -220,12 +220,12 @@ class Ensemble:
         return chosen
 
     def across(self, variants: Sequence[str]) -> Ensemble:
-        """Return an ensemble that has each member once a variant: all seeds of the first, all of the next, and so on.
+        """Return an ensemble that has each member once per variant: all seeds of the first, all of the next, and so on.
 
         Members of one seed start from the same weights and meet the same batches, so variants are compared in pairs.
 
         Args:
-            variants: names of what the training of one member differs by, distinct and not empty.
+            variants: names of the differences in training, distinct and not empty.
 
         Raises:
             ValueError: no variants, one twice, an empty name, or this ensemble has variants already.
@@ -259,7 +259,7 @@ class Ensemble:
 
 
 class _StackedLinear(nn.Module):
-    """One linear layer a member: weights `[members, out, in]`, on inputs `[members, batch, in]`.
+    """One linear layer per member: weights `[members, out, in]`, on inputs `[members, batch, in]`.
 
     The products are formed as W·xᵀ, with the batch on the fastest axis: for widths this small twice as fast as x·Wᵀ.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training returns.
+    """The result of training.
 
     Attributes:
         ensemble: the trained ensemble (the one given, trained in place).
@@ -68,22 +68,18 @@ def fit(
         ensemble: trained in place.
         batches: draws the members' batches.
         objective: loss and scheduled terms.
-        timeline: must have a column `lr` and one a term. Step k trains with `timeline[k]`.
-        rule: how members learn; None: by the gradient of the objective.
+        timeline: must have a column `lr` and one per term. Step k trains with `timeline[k]`.
+        rule: the learning rule; None: the gradient of the objective.
         optimizer: makes an element-wise optimizer for the ensemble's flat parameters `[members, width]`.
-        checkpoint: file to resume from if it is there, and to write every `every` steps and at the end. It belongs to
-            this run by the content of every part (`nbutils.identity`). With an executor each worker has its own, with
-            `.part-i-of-n` in the name.
-        every: steps between checkpoints; a killed run loses at most this many.
-        log_every: steps between rows of the history.
-        executor: any PEP 3148 executor splits the seeds over `workers` tasks; `"loky"` makes one process a core of
-            this machine. None trains here.
-        workers: tasks for the executor; the number of cores by default. One a seed keeps the cores busy to the end.
+        checkpoint: file to resume from, and to write every `every` steps and at the end. It belongs to this run by
+            content (`nbutils.identity`). With an executor each worker has its own, named `.part-i-of-n`.
+        every, log_every: steps between checkpoints (a killed run loses at most these), and between rows of the history.
+        executor: any PEP 3148 executor, given the seeds as `workers` tasks; `"loky"`: one process per core; None: here.
+        workers: tasks for the executor; the number of cores by default. One per seed keeps the cores busy to the end.
         label: of the progress bar.
 
     Returns:
-        The ensemble, its history, and members that failed. A member whose loss or gradient is NaN or infinite is
-        frozen at the weights it had, and the others go on.
+        The ensemble, its history, and failed members: frozen at the weights before a NaN or infinite loss or gradient.
 
     Raises:
         ValueError: the timeline lacks a parameter, two terms have one name, `every` or `log_every` is below 1, the
@@ -91,7 +87,6 @@ def fit(
         CheckpointError: the checkpoint is damaged or belongs to another run; the first part that differs is named.
 
     >>> import nbutils as nb, torch
-    >>> from pathlib import Path
     >>> from nbutils.training.objective import Objective
     >>> class Batches:
     ...     block = 5
@@ -99,29 +94,33 @@ def fit(
     ...         return {"x": torch.rand(5, 8, 1, generator=torch.Generator().manual_seed(seed + 1000 * block))}
     ...     def batch(self, drawn, dtype):
     ...         return {"input": drawn["x"].to(dtype), "target": 2 * drawn["x"].to(dtype)}
-    >>> _ = Path("sheet.csv").write_text("STEP,lr\\n0,0.1\\n99,0.01\\n")
-    >>> timeline = nb.Timeline(nb.Dopesheet.from_csv("sheet.csv"))
+    >>> timeline = nb.Timeline(nb.Dopesheet.from_text("STEP,lr\\n0,0.1\\n99,0.01\\n"))
     >>> found = nb.fit(nb.Ensemble(lambda: torch.nn.Linear(1, 1), [0, 1]), Batches(), Objective(), timeline)
     >>> bool(found.history.value.iloc[-1] < found.history.value.iloc[0])
     True
     """
+    _check(objective, timeline, executor, every=every, log_every=log_every)
+    plan = Plan(ensemble, batches, objective, timeline, rule, optimizer, log_every)
+    if executor is not None:
+        return _split(plan, checkpoint, every, executor, workers, label)
+    identity = plan.identity(Identifier()) if checkpoint else {}  # refused, if at all, before the work
+    loop = Loop(plan)
+    loop.run(Path(checkpoint) if checkpoint else None, identity, every, label)
+    return Fit(ensemble, _tidy(loop.seed_rows()), tuple(loop.failures))
+
+
+def _check(objective: Objective, timeline: Timeline, executor: object, **intervals: int) -> None:
+    """Raise a ValueError unless terms have names of their own and columns, and intervals are 1 step or more."""
     for name in ("lr", *(term.name for term in objective.terms)):
         if name not in timeline.parameters:
             raise ValueError(f"the timeline has no column {name!r}; it has {', '.join(timeline.parameters)}")
     names = ["total", objective.name, *(term.name for term in objective.terms)]
     if len(set(names)) < len(names):
         raise ValueError(f"the loss and its terms need names of their own, none of them 'total'; got {names[1:]}")
-    for name, number in (("every", every), ("log_every", log_every)):
+    for name, number in intervals.items():
         if number < 1:
             raise ValueError(f"{name} must be 1 or more; got {number}")
     processes.check(executor)
-    plan = Plan(ensemble, batches, objective, timeline, rule, optimizer, log_every)
-    if executor is None:
-        identity = plan.identity(Identifier()) if checkpoint else {}  # refused, if at all, before the work
-        loop = Loop(plan)
-        loop.run(Path(checkpoint) if checkpoint else None, identity, every, label)
-        return Fit(ensemble, _tidy(loop.seed_rows()), tuple(loop.failures))
-    return _split(plan, checkpoint, every, executor, workers, label)
 
 
 def _split(

@@ -1,4 +1,4 @@
-"""The training loop itself: what a run is, and its state between two steps."""
+"""The training loop itself: the parts of a run, and its state between two steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Batches(Protocol):
-    """Where batches come from. Draws are a function of (seed, block), so a resumed run sees the same ones."""
+    """The source of batches. Draws are a function of (seed, block), so a resumed run sees the same ones."""
 
     block: int  # steps drawn at a time
 
@@ -39,12 +39,12 @@ Step = Callable[[Mapping[str, Tensor], Mapping[str, float]], tuple[Tensor, dict[
 
 
 class Rule(Protocol):
-    """How members learn, where that is not the gradient of the objective."""
+    """A learning rule other than the gradient of the objective."""
 
     def bind(self, ensemble: Ensemble, objective: Objective) -> Step:
-        """Return a function of a batch and the schedule's values, called once a step.
+        """Return a function of a batch and the schedule's values, called once per step.
 
-        It writes what the optimizer is to descend along to `ensemble.flat.grad`, and returns the total loss
+        It writes the direction of descent to `ensemble.flat.grad`, and returns the total loss
         `[members]` and its parts by name, all detached.
         """
 
@@ -64,7 +64,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run is made of; the names are those of `nbutils.training.fit.fit`."""
+    """The parts of a run; the names are those of `nbutils.training.fit.fit`."""
 
     ensemble: Ensemble
     batches: Batches
@@ -125,7 +125,7 @@ class Plan:
 
 
 class Loop:
-    """The state of a run between two steps: what a checkpoint holds."""
+    """The state of a run between two steps: the content of a checkpoint."""
 
     def __init__(self, plan: Plan) -> None:
         self.ensemble, self.batches, self.objective = plan.ensemble, plan.batches, plan.objective

@@ -1,4 +1,4 @@
-"""What training minimises: a main loss, and scheduled terms on activations and on parameters."""
+"""The objective of training: a main loss, and scheduled terms on activations and on parameters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Term:
 
     Args:
         name: its weight's column in the dopesheet, and its name in the history.
-        loss: latents `[members, batch, ...]` -> loss a sample `[members, batch]`.
+        loss: latents `[members, batch, ...]` -> loss per sample `[members, batch]`.
         site: dotted path of the module whose output it reads.
         label: key of a batch entry `[members, batch]` that weights the samples: Σ loss·label / (Σ label + 1e-8).
             Without one, the mean over the batch.
@@ -118,7 +118,7 @@ class Objective:
             output: `[members, batch, ...]`.
             batch: what the sampler made; `target` is read here.
             activations: site -> activations.
-            weights: the schedule's values at this step, a value for each term.
+            weights: the schedule's values at this step, one per term.
             parameters: name -> `[members, ...]`.
         """
         total = self.loss(output, batch["target"])

@@ -12,12 +12,15 @@ from matplotlib.ticker import PercentFormatter
 from nbutils.plotting import theme as themes
 from nbutils.plotting.distributions import MARKERS, draw_change
 from nbutils.plotting.expect import expect_keys
-from nbutils.plotting.explorers import MAX_EXAMPLES, UNIT_KEYS, Result, View, redrawn
+from nbutils.plotting.explorers import Result, View, redrawn
 from nbutils.plotting.labels import FONT_SIZE, name_rows
 from studies.backdoor.plots.digits import draw_digits
 
 if TYPE_CHECKING:
     import ipywidgets
+
+UNIT_KEYS = ("before", "after", "images", "answers_before", "answers_after", "labels")
+MAX_EXAMPLES = 12
 
 
 def view_units(view: Result) -> Figure:

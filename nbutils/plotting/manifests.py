@@ -1,0 +1,47 @@
+"""The manifest of a folder of figures, read and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the manifest of a folder's figures by name; empty where there is none.
+
+    An entry is `{"light": {"file", "sha256", "bytes"}, "dark": the same, "cell": execution count or None,
+    "alt": text, "source": where the data came from or None}`.
+
+    Raises:
+        ValueError: the file is not a manifest, or names a file outside its folder; the message names the first defect.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a manifest: expected an object, got {type(content).__name__}")
+    for name, entry in content.items():
+        if defect := _defect(entry):
+            raise ValueError(f"{path} is not a manifest: figure {name!r}: {defect}")
+    return content
+
+
+def _defect(entry: object) -> str | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("alt"), str):
+        return f"expected an object with 'alt' as text, got {entry!r}"
+    if not isinstance(entry.get("source"), str | None):
+        return f"'source' must be text or null, got {entry['source']!r}"
+    for look in ("light", "dark"):
+        picture = entry.get(look)
+        if not isinstance(picture, dict) or not all(isinstance(picture.get(key), str) for key in ("file", "sha256")):
+            return f"{look!r} must be an object with 'file' and 'sha256' as text, got {picture!r}"
+        file = picture["file"]
+        # Written by another system, a name could lead out of the folder in that system's way.
+        if not file or file.startswith(".") or not file.isprintable() or set(file) & set("/\\:"):
+            return f"{look!r} must name a file of its own folder, got {file!r}"
+    return None
