@@ -68,7 +68,7 @@ def compute(
 ) -> None:
     """Call a function once per task, and hand every outcome to `keep` as it comes, also after an interrupt.
 
-    When a worker of `"loky"` dies, each task under way is tried again alone; one that kills its worker then has failed.
+    Of the tasks under way when a worker of `"loky"` dies, each is tried again alone; the one that kills its worker fails.
 
     Args:
         function: called with the arguments of a task.

@@ -2,11 +2,14 @@
 
 from nbutils.schedules.dopesheet import Dopesheet, DopesheetError, Keyframe, Parameter
 from nbutils.schedules.timeline import Timeline
+from nbutils.schedules.timing import MinimumJerk, SmoothParameter
 
 __all__ = [
     "Dopesheet",
     "DopesheetError",
     "Keyframe",
+    "MinimumJerk",
     "Parameter",
+    "SmoothParameter",
     "Timeline",
 ]

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nbutils import layout
-from nbutils.schedules import Dopesheet, DopesheetError, Timeline
+from nbutils.schedules import Dopesheet, DopesheetError, MinimumJerk, SmoothParameter, Timeline
 from nbutils.schedules.dopesheet import MAX_STEP, MAX_VALUES
 from nbutils.schedules.timing import TIMINGS
 
@@ -273,10 +273,81 @@ def test_a_valid_sheet_always_resolves(steps, name):
     assert [keyframe.step for keyframe in Dopesheet.from_text(text).keyframes] == steps
 
 
-def test_minimum_jerk_is_the_published_polynomial():
+def test_minimum_jerk_starts_in_the_given_state_and_ends_at_rest():
+    movement = MinimumJerk(start=2, target=-1, duration=4, velocity=0.7, acceleration=-0.3)
+    assert movement.state(0) == (2, 0.7, -0.3)
+    assert movement.state(1e-9) == pytest.approx((2, 0.7, -0.3), abs=1e-7)
+    assert movement.state(4 - 1e-9) == pytest.approx((-1, 0, 0), abs=1e-7)
+    assert movement.state(4) == movement.state(9) == (-1, 0, 0)
+    assert movement.at(np.array([-1.0, 0.0, 4.0, 9.0])).tolist() == [2, 2, -1, -1]
+
+
+def test_the_states_of_a_movement_are_derivatives_of_its_value():
+    movement = MinimumJerk(start=2, target=-1, duration=4, velocity=0.7, acceleration=-0.3)
+    h = 1e-4
+    for time in (0.5, 1.7, 3.9):
+        value, velocity, acceleration = movement.state(time)
+        before, here, after = movement.at(np.array([time - h, time, time + h]))
+        assert value == pytest.approx(here)
+        assert velocity == pytest.approx((after - before) / (2 * h), abs=1e-6)
+        assert acceleration == pytest.approx((after - 2 * here + before) / h**2, abs=1e-5)
+
+
+def test_from_rest_it_is_the_published_polynomial():
     tau = np.linspace(0, 1, 11)
     expected = 10 * tau**3 - 15 * tau**4 + 6 * tau**5
+    np.testing.assert_allclose(MinimumJerk(0, 1, 1).at(tau), expected, atol=1e-14)
     np.testing.assert_allclose(TIMINGS["minjerk"](tau), expected, atol=1e-14)
+
+
+def jumps(path: np.ndarray, at: int) -> tuple[float, float, float]:
+    """Return the largest jump of value, first and second difference around an index."""
+    derivatives = [path, np.diff(path), np.diff(path, 2)]
+    near = slice(at - 5, at + 5)
+    return tuple(np.abs(np.diff(derivative))[near].max() for derivative in derivatives)
+
+
+def test_retargeting_keeps_value_velocity_and_acceleration_continuous():
+    h = 1e-3
+
+    def path(start) -> np.ndarray:
+        parameter = start(0.0)
+        parameter.retarget(1.0, 1.0)
+        first = [parameter.advance(h) for _ in range(400)]
+        parameter.retarget(-2.0, 0.8)
+        return np.array(first + [parameter.advance(h) for _ in range(800)])
+
+    class Linear(SmoothParameter):
+        def retarget(self, value, duration):
+            self.start, self.slope, self.time = self.value, (value - self.value) / duration, 0.0
+
+        @property
+        def value(self):
+            return self.start + self.slope * self.time if hasattr(self, "slope") else 0.0
+
+        def advance(self, time):
+            self.time += time
+            return self.value
+
+    smooth, linear = path(SmoothParameter), path(Linear)
+    assert smooth[-1] == -2.0
+    bounds = 5 * h, 50 * h**2, 500 * h**3  # what a C2 path of these speeds may change in one tick
+    assert all(jump < bound for jump, bound in zip(jumps(smooth, 399), bounds, strict=True))
+    assert jumps(linear, 399)[0] < bounds[0], "linear retargeting is continuous in value"
+    assert jumps(linear, 399)[1] > 10 * bounds[1], "but not in velocity"
+
+
+def test_a_refused_target_leaves_the_movement_under_way():
+    parameter = SmoothParameter(0.0)
+    parameter.retarget(1.0, 10)
+    parameter.advance(5)
+    for value, duration in ((math.nan, 1), (1, 0), (1, -1), (1, math.inf)):
+        with pytest.raises(ValueError, match="expected a"):
+            parameter.retarget(value, duration)
+    with pytest.raises(ValueError, match="at least 0"):
+        parameter.advance(-1)
+    assert parameter.value == 0.5
+    assert parameter.advance(5) == 1.0
 
 
 def test_the_first_steps_are_those_of_the_whole():
