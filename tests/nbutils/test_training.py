@@ -369,7 +369,7 @@ def test_a_killed_run_loses_at_most_the_steps_since_its_checkpoint(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     program = textwrap.dedent(f"""
         import sys, torch
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.path.dirname(os.path.dirname(__file__))!r}]
         from test_training import *
         sheet = {str(tmp_path / "long.csv")!r}
         open(sheet, "w").write(SHORT.replace("59", "599"))
