@@ -68,7 +68,8 @@ def compute(
 ) -> None:
     """Call a function once per task, and hand every outcome to `keep` as it comes, also after an interrupt.
 
-    Of the tasks under way when a worker of `"loky"` dies, each is tried again alone; the one that kills its worker fails.
+    Of the tasks under way when a worker of `"loky"` dies, each is tried again alone; the one that kills its worker
+    fails.
 
     Args:
         function: called with the arguments of a task.

@@ -30,6 +30,7 @@ from studies.color_cube.network import ColorMLP
 from studies.color_cube.regularizers import AngularAnchor, AntiAnchor, AxisAlignedSubspace, Separate
 
 RED, ANTI_RED = (1.0, 0, 0, 0, 0), (-1.0, 0, 0, 0, 0)
+BESIDE = [str(layout.root() / folder) for folder in ("tests", "notebooks")]  # what programs in other processes import
 OBJECTIVE = Objective(
     [
         Term("separate", Separate(100.0), "bottleneck"),
@@ -369,7 +370,7 @@ def test_a_killed_run_loses_at_most_the_steps_since_its_checkpoint(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     program = textwrap.dedent(f"""
         import sys, torch
-        sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.path.dirname(os.path.dirname(__file__))!r}]
+        sys.path[:0] = [{os.path.dirname(__file__)!r}, *{BESIDE!r}]
         from test_training import *
         sheet = {str(tmp_path / "long.csv")!r}
         open(sheet, "w").write(SHORT.replace("59", "599"))
