@@ -3,7 +3,8 @@
 Each configuration's result is one file of a store, written whole when it is there: by the worker that computed it if
 it sees the store, else by the calling process. The same call after a crash, an interrupt or a lost worker computes only
 what is missing. Configurations run one after another, on the cores of this machine (`"loky"`), or wherever a PEP 3148
-executor takes them.
+executor takes them. Not `joblib.Memory`: it does not see what a function reads from its module, and hashes arguments
+by pickling, which differs for networks of equal content.
 """
 
 from __future__ import annotations

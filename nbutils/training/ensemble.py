@@ -1,4 +1,8 @@
-"""Many models of one architecture with stacked parameters, trained by one loop."""
+"""Many models of one architecture with stacked parameters, trained by one loop.
+
+Not `torch.func.stack_module_state` and `vmap` alone: members lie in one flat buffer, so that one is bit-equal to its
+single run in any split, and models whose modules act on the last axis run with batched matrix products.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Erase everything linear about a concept from features, and change them no more than that takes."""
+"""Erase everything linear about a concept from features, and change them no more than that takes.
+
+The closed form of LEACE (Belrose et al. 2023, arXiv 2306.03819), in a page: no dependency is needed for it.
+"""
 
 from __future__ import annotations
 
