@@ -2,8 +2,8 @@
 
 A pixel's intensity is `white · exp(-(c_H w_H + c_E w_E))` (Beer–Lambert), with a unit vector w over red, green and blue
 for each stain. Images are float `[..., 3, H, W]` in [0, 1]. Optical densities are natural logarithms, relative to the
-slide's own white. Reference vectors and greatest concentrations: source document "M6" of notebook 03. Not scikit-image's
-`rgb2hed`: its vectors are fixed and have a third stain, where the study turns the two of each hospital.
+slide's own white. Reference vectors and greatest concentrations: source document "M6" of notebook 03. Not `rgb2hed` of
+scikit-image: its vectors are fixed and have a third stain, where the study turns the two of each hospital.
 """
 
 from __future__ import annotations
