@@ -159,7 +159,7 @@ class Identifier:
         if isinstance(value, CodeType):
             return ["code", *self._all(_instructions(value))]
         if isinstance(value, ModuleType):
-            return ["module", value.__name__]
+            return ["module", value.__name__, *_source(value)]
         if isinstance(value, MethodType):
             return ["method", self._walk(value.__func__), self._walk(value.__self__)]
         if isinstance(value, staticmethod | classmethod):
@@ -218,6 +218,14 @@ class Identifier:
         return ["object", *self._all([make, arguments, state, list(items or ()), list(pairs or ())])]
 
 
+def _source(module: ModuleType) -> list[str]:
+    """Return the digest of a module of the user's, where it is unknown what is read of it; nothing of others."""
+    file = getattr(module, "__file__", None)
+    if not _own(module.__name__) or file is None or not Path(file).is_file():
+        return []
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest()]
+
+
 def _own(module: str | None) -> bool:
     """Tell whether a module is the user's: part of no package that is installed, nor of Python, nor of this one."""
     module = module or ""
@@ -248,6 +256,10 @@ def _reads(code: CodeType, names: Mapping[str, Any]) -> dict[str, Any]:
             found[f"{place}.{name}"] = value = vars(module)[name]
             if isinstance(value, ModuleType):
                 modules.append((f"{place}.{name}", value))
+    # Of the user's modules that are followed here, what is read counts, and not the rest of them.
+    for name, value in found.items():
+        if isinstance(value, ModuleType) and value in seen:
+            found[name] = value.__name__
     return found
 
 

@@ -102,7 +102,8 @@ def begin(
         imports: module that workers import while the notebook goes on.
 
     Raises:
-        ValueError: no such profile or data, no seeds, a seed twice or below 0, fewer than one process.
+        FileNotFoundError: no such dopesheet.
+        ValueError: no such profile or data, no seeds, a seed twice or below 0, fewer than one process, no stem.
 
     >>> import nbutils as nb
     >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=3, processes=1)
@@ -112,6 +113,10 @@ def begin(
     for name, value, known in (("PROFILE", profile, PROFILES), ("DATA", data, DATA)):
         if value not in known:
             raise ValueError(f"{name} is one of {', '.join(map(repr, known))}; got {value!r}")
+    if not isinstance(stem, str) or not stem or Path(stem).name != stem:
+        raise ValueError(f"STEM is a notebook's name without folder or suffix; got {stem!r}")
+    if dopesheet is not None and not Path(dopesheet).is_file():
+        raise FileNotFoundError(f"DOPESHEET {str(dopesheet)!r} is no file; None means dopesheets/{stem}.csv")
     chosen = _seeds(seeds)
     if processes is not None and (not _whole(processes) or processes < 1):
         raise ValueError(f"PROCESSES is a whole number of 1 or more, or None; got {processes!r}")

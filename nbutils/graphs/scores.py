@@ -78,6 +78,18 @@ class EdgeTask:
             for batch in self.pairs
         }
 
+    def measure(self, logits: Tensor, batch: PairBatch) -> Tensor:
+        """Return the metric of a batch's items `[items]`.
+
+        Raises:
+            ValueError: the metric gives anything but one number per item.
+        """
+        value = self.metric(logits, batch)
+        if not isinstance(value, Tensor) or value.shape != (len(batch),):
+            told = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"a metric gives one number per item, shape ({len(batch)},); it gave {told}")
+        return value
+
     def of(self, batch: PairBatch) -> Tensor:
         """Return what replaces the sources on a batch `[sources, items, ...]`.
 
@@ -104,7 +116,7 @@ def evaluate(task: EdgeTask, masks: Tensor, *, fold: int = FOLD) -> Tensor:
     parts = []
     for batch in task.pairs:
         logits = run_edge_sets(task.model, task.graph, masks, batch.clean, task.of(batch), fold=fold)
-        parts.append(torch.stack([task.metric(one, batch) for one in logits]))
+        parts.append(torch.stack([task.measure(one, batch) for one in logits]))
     return torch.cat(parts, dim=1)
 
 
@@ -145,7 +157,7 @@ def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,)) -> Tensor:
             masks = torch.tensor(at, dtype=torch.float64)[:, None].repeat(1, len(task.graph.edges)).requires_grad_()
             with patch_edges(task.model, task.graph, masks, task.of(batch)):
                 logits = answer(task.model, batches.repeat(batch.clean, len(at))).unflatten(0, (len(at), -1))
-            value = torch.stack([task.metric(one, batch).sum() for one in logits]).sum()
+            value = torch.stack([task.measure(one, batch).sum() for one in logits]).sum()
             total += torch.autograd.grad(value, masks)[0]
     return total / len(task.pairs.pairs)
 
@@ -184,7 +196,7 @@ def attribution_scores(task: EdgeTask) -> Tensor:
         difference = dict(zip(task.graph.sources, task.of(batch) - clean, strict=True))
         with unchanged(task.model), edit(task.model, zeros), torch.enable_grad():
             task.model.eval()
-            value = task.metric(answer(task.model, batch.clean), batch).sum()
+            value = task.measure(answer(task.model, batch.clean), batch).sum()
             gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))
         parts = {name: site.select(gradients[site.module]) for name, site in task.graph.destinations.items()}
         products = [(difference[e.source] * parts[e.destination]).sum() for e in task.graph.edges]

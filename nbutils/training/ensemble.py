@@ -30,7 +30,7 @@ class Ensemble:
     in rounding grew into other networks for most seeds in float32; in float64 it stayed below 1e-8 for 94 of 100
     seeds, and became another network for one. Members are therefore also laid out so that their rounding does not
     depend on the others (`flat`): once `nbutils.seeding.pin` has chosen the matrix kernels, member i is the single run
-    of seed i to the last bit.
+    of seed i to the last bit. What a model draws itself while it trains (dropout) comes from torch's global generator.
 
     Args:
         build: returns a freshly initialised module; called once per seed.
@@ -74,6 +74,11 @@ class Ensemble:
         for seed in self.seeds:
             with seeded(seed, "initialisation"):
                 members.append(build().to(dtype=dtype, device=self.device))
+        if frozen := [name for name, weight in members[0].named_parameters() if not weight.requires_grad]:
+            raise ValueError(
+                f"all parameters of an ensemble are trained; {', '.join(frozen[:3])} must not be (requires_grad is "
+                "False): make them buffers"
+            )
         self._template = members[0]
         stacked, self.buffers = torch.func.stack_module_state(members)
         self._lay_out(self._flatten({name: tensor.detach() for name, tensor in stacked.items()}))

@@ -159,3 +159,12 @@ def test_ablations_of_another_loader_are_refused(case):
     model, graph, loader, ablations, _ = parts(case)
     with pytest.raises(KeyError, match="no ablations for batch 2"):
         exact_scores(EdgeTask(model, graph, loader, {0: ablations[0], 1: ablations[1]}, answer_accuracy))
+
+
+@pytest.mark.parametrize("metric", [lambda o, b: o.mean(), lambda o, b: o[:1].flatten(1).mean(1), lambda o, b: 1.0])
+def test_a_metric_gives_one_number_per_item(metric):
+    model = Transformer(10, 5, layers=1, heads=1, width=4)
+    task = EdgeTask(model, transformer_graph(model, PROMPTS.clean), LOADER, AblationType.ZERO, metric)
+    for score in (exact_scores, attribution_scores, integrated_gradients):
+        with pytest.raises(ValueError, match=r"one number per item, shape \(3,\)"):
+            score(task)

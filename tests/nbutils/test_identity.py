@@ -550,3 +550,23 @@ def test_what_goes_in_a_circle_comes_to_an_end():
 
 def test_dataclasses_replaced_alike_are_alike():
     assert identity(dataclasses.replace(Tensors(), points=7)) == identity(Tensors(points=7)) != identity(Tensors())
+
+
+def test_a_module_that_is_not_read_by_name_counts_by_its_file(tmp_path, monkeypatch):
+    (tmp_path / "held_helpers.py").write_text("def f(x): return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import held_helpers
+
+    def by_default(x, lib=held_helpers):
+        return {"y": lib.f(x)}
+
+    table = {"lib": held_helpers}
+
+    def by_table(x):
+        return {"y": table["lib"].f(x)}
+
+    for function in (by_default, by_table):
+        before = Identifier().of(function, "function")
+        assert Identifier().of(function, "function") == before
+        (tmp_path / "held_helpers.py").write_text(f"def f(x): return x + {function.__name__!r}\n")
+        assert Identifier().of(function, "function") != before

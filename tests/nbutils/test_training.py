@@ -505,3 +505,13 @@ def test_cross_entropy_is_a_members_mean():
     logits, labels = torch.randn(3, 5, 10), torch.randint(10, (3, 5))
     expected = [torch.nn.functional.cross_entropy(logits[i], labels[i]) for i in range(3)]
     assert torch.allclose(cross_entropy(logits, labels), torch.stack(expected))
+
+
+def test_an_ensemble_of_frozen_parameters_is_refused():
+    def build():
+        model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
+        model[0].requires_grad_(False)
+        return model
+
+    with pytest.raises(ValueError, match=r"0\.weight, 0\.bias must not be"):
+        Ensemble(build, [0])

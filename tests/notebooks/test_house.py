@@ -108,7 +108,11 @@ def undeclared(*programs: str) -> set[str]:
 def test_every_imported_package_is_declared():
     folders = ("nbutils", "notebooks/studies", "tests")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    own = {path.stem for path in sources if path.is_relative_to(ROOT / "tests")} | {"tests", "own_helpers"}
+    own = {path.stem for path in sources if path.is_relative_to(ROOT / "tests")} | {
+        "tests",
+        "own_helpers",
+        "held_helpers",
+    }
     programs = [path.read_text(encoding="utf-8") for path in sources]
     notebooks = [json.loads(path.read_text(encoding="utf-8")) for path in layout.notebooks()]
     cells = [cell for notebook in notebooks for cell in notebook["cells"] if cell["cell_type"] == "code"]
