@@ -68,8 +68,7 @@ def compute(
 ) -> None:
     """Call a function once per task, and hand every outcome to `keep` as it comes, also after an interrupt.
 
-    Of the tasks under way when a worker of `"loky"` dies, each is tried again alone; the one that kills its worker
-    fails.
+    When a worker of `"loky"` dies, the tasks under way are tried again one by one; the one that kills it fails.
 
     Args:
         function: called with the arguments of a task.

@@ -66,8 +66,7 @@ def src_ablations(
 ) -> Tensor | dict[Site, Tensor]:
     """Return what replaces each source under an ablation type.
 
-    One forward pass per batch, in eval mode; the model is left as it was, whatever happens. What is returned is
-    detached and safe from later in-place operations of the model.
+    One forward pass per batch, in eval mode; the model is left as it was. What is returned is detached, and a copy.
 
     Args:
         model: any module.
