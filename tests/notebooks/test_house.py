@@ -328,3 +328,19 @@ def test_another_interpreter_makes_another_environment(make):
     assert "-m venv" in make("setup", version="3.12").log
     assert "-m venv" in make("setup", version="3.13").log
     assert make("setup", version="3.13").log == ""
+
+
+def dead_links(text: str, folder: Path) -> list[str]:
+    """Return the links of a Markdown text to files that are not there."""
+    links = re.findall(r"\]\(([^)#\s]+)", text)
+    return [link for link in links if ":" not in link and not (folder / link).exists()]
+
+
+def test_links_to_files_lead_somewhere():
+    for name in ("README.md", "CONTRIBUTING.md"):
+        assert dead_links((ROOT / name).read_text(encoding="utf-8"), ROOT) == [], name
+    for path in layout.notebooks():
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        assert dead_links(text, path.parent) == [], path.name
+    assert dead_links("[a](nbutils) [b](no/such.py) [c](https://a.org) [d](#e)", ROOT) == ["no/such.py"]
