@@ -31,6 +31,9 @@ class Flow:
     """
 
     def __init__(self, model: nn.Module, batch: Batch, sites: Iterable[Site]) -> None:
+        for name, parameter in model.named_parameters():
+            if parameter.device.type == "meta":
+                raise ValueError(f"{name!r} is not on this machine (device 'meta'): the model cannot be traced")
         self.model = copied(model).eval()
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
@@ -91,9 +94,9 @@ class Flow:
                     found[name] = [n for n in self._leaves(visited) if n not in (*self._mixers, name)]
         return found
 
-    def beside(self, reader: str, maker: str) -> list[str]:
-        """Return the other mixing layers whose answers a reader's input is made of."""
-        return [name for name in self._back(self._read[reader])[0] if name != maker]
+    def beside(self, reader: str, makers: Iterable[str]) -> list[str]:
+        """Return the mixing layers but those given whose answers a reader's input is made of."""
+        return [name for name in self._back(self._read[reader])[0] if name not in makers]
 
     def _back(self, nodes: list[Node]) -> tuple[list[str], set[Node]]:
         """Return the mixing layers at which a way back through the graph ends, and the nodes on the way."""

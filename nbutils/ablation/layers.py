@@ -117,7 +117,8 @@ def refuse(model: nn.Module, name: str, layer: nn.Module) -> None:
     computed += [key for key in ("weight", "bias") if f"{key}_orig" in layer._parameters or f"{key}_g" in vars(layer)]
     computed += [key for key in ("weight", "bias") if f"{key}_g" in layer._parameters]
     if parametrize.is_parametrized(layer) or computed:
-        sources = sorted(layer._parameters) if computed else sorted(layer.parametrizations)  # type: ignore[arg-type]
+        sources = [key for key in layer._parameters if key not in ("weight", "bias")]
+        sources = sources or list(getattr(layer, "parametrizations", ()))
         raise ValueError(
             f"the weights of {name!r} are computed anew from others at every pass (parametrized: "
             f"{', '.join(sources)}): what is written to them does not stay; remove the parametrization first, or "

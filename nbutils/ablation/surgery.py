@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nbutils import batches
 from nbutils.ablation.flow import Flow, keep_inputs
-from nbutils.ablation.layers import axes, copied, depthwise, grouped, of_kind, refuse, width
+from nbutils.ablation.layers import BATCH_NORMS, axes, copied, depthwise, grouped, of_kind, refuse, width
 from nbutils.ablation.weights import check_copy
 from nbutils.batches import Batch
 from nbutils.hooks import edit, unchanged, watch
@@ -50,67 +50,86 @@ def prune(model: Model, sites: Iterable[str | Site], batch: Batch) -> Model:
         if not site.indices:
             raise ValueError(f"which units are to go? {site} is all of them, and no unit would be left")
         groups.setdefault(site.whole, {}).update(dict.fromkeys(site.indices))
+    for whole in groups:
+        refuse(model, whole.module, submodule(model, whole.module))
     copy, hint = copied(model), ""
     for whole, units in groups.items():
-        cut = _trace(copy, whole, sorted(units), batch)
+        cut = _trace(copy, whole.on(copy), sorted(units), batch)
         _apply(copy, cut)
-        hint = f"; the units of {whole.name} are made by {cut.maker!r} and read by {', '.join(map(repr, cut.readers))}"
+        hint += str(cut)
     check_copy(model, copy, chosen, batch, hint=hint)
     return copy
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """What units of a layer are taken out of.
+    """What units are taken out of.
 
     Attributes:
-        maker: path of the layer that puts them out.
-        units: their indices there.
+        units: their indices where they are made.
+        makers: paths of the layers that put them out; of several the units are multiplied (as by a gate) or added.
         between: paths of modules that hold a weight per unit, with the units' indices.
         readers: paths of the layers that read them, with the indices of their inputs.
+        passed: paths of the modules that units pass on their way to readers.
+        beside: paths of other layers whose units the readers take in, too.
     """
 
-    maker: str
     units: list[int]
+    makers: list[str]
     between: dict[str, list[int]]
     readers: dict[str, list[int]]
+    passed: list[str]
+    beside: list[str]
+
+    def __str__(self) -> str:
+        way = (("passing ", self.passed), ("joined with those of ", self.beside))
+        told = "".join(f", {words}{_listed(names)}" for words, names in way if names)
+        return f"; the units are made by {_listed(self.makers)} and read by {_listed(self.readers)}{told}"
 
 
 def _trace(model: nn.Module, whole: Site, units: list[int], batch: Batch) -> _Cut:
-    whole = whole.on(model)
+    """Find what units are to be taken out of.
+
+    Raises:
+        ValueError: there is no such unit, or no rule for a module that makes or reads it.
+    """
     flow = Flow(model, batch, [whole])
-    makers, above = flow.makers(whole)
-    if len(makers) != 1 or axes(submodule(model, makers[0])) is None:
-        made = ", ".join(f"{name!r}, a {type(submodule(model, name)).__name__}" for name in makers) or "none"
-        raise ValueError(f"the units of {whole.name} must be made by one Linear, Conv or Embedding layer; got {made}")
-    (maker,) = makers
-    _cuttable(model, maker)
-    made, count = submodule(model, maker), width(submodule(model, maker))
-    shape = flow.shapes[whole]
-    here = shape[whole.units_axis(torch.empty(shape, device="meta"))]
-    if here != count:
-        raise ValueError(f"{whole.name} has {here} units, and {maker!r}, which makes them, {count}; name {maker!r}")
-    if units[-1] >= count:
-        raise ValueError(f"{whole.name} has units 0 to {count - 1}; got {units}")
-    if len(units) == count:
-        raise ValueError(f"without {units} no unit would be left in {maker!r}, a {type(made).__name__}")
-    reading = {name: path for name, path in flow.readers(maker).items() if name not in above}
-    runs = _inputs(flow.model, replace(whole, unit=tuple(units)), reading, batch)
+    makers, above = _makers(flow, whole, units)
     between, readers = dict.fromkeys(above, units), {}
+    reading = {name: path for maker in makers for name, path in flow.readers(maker).items() if name not in above}
+    runs = _inputs(flow.model, replace(whole, unit=tuple(units)), reading, batch)
     for name, path in reading.items():
-        layer = submodule(model, name)
         values = [kept[name] for kept in runs]
         if torch.equal(values[0], values[1]) and torch.equal(values[0], values[2]):
             continue  # it reads other units of the layer
-        if flow.runs[name] != 1:
-            raise ValueError(f"{name!r}, which reads {whole.name}, must run once; it ran {flow.runs[name]} times")
-        found = _where(flow, whole, (maker, name), path, values)
-        (readers if axes(layer) is not None else between)[name] = found
+        _cuttable(flow, name)
+        found = _where(flow, whole, (name, [*makers]), path, values)
+        (between if axes(submodule(model, name)) is None else readers)[name] = found
     if not readers:
         raise ValueError(f"no layer reads {whole.name}: its units are the model's answer, or go nowhere")
-    for name in (*between, *readers):
-        _cuttable(model, name)
-    return _Cut(maker, units, between, readers)
+    passed = dict.fromkeys(step for name in readers for step in reading[name])
+    beside = dict.fromkeys(other for name in readers for other in flow.beside(name, makers))
+    return _Cut(units, makers, between, readers, list(passed), list(beside))
+
+
+def _makers(flow: Flow, whole: Site, units: list[int]) -> tuple[list[str], list[str]]:
+    """Return the layers that make the units of a site, and the modules on the way that hold a weight per unit."""
+    makers, above = flow.makers(whole)
+    for name in (*makers, *above):
+        _cuttable(flow, name)
+    if not makers:
+        raise ValueError(f"no layer makes {whole.name}, as far as autograd's graph tells")
+    shape = flow.shapes[whole]
+    count = shape[whole.units_axis(torch.empty(shape, device="meta"))]
+    for name in makers:
+        made = width(submodule(flow.model, name))
+        if made != count:
+            raise ValueError(f"{whole.name} has {count} units, and {name!r}, which makes them, {made}; name {name!r}")
+    if units[-1] >= count:
+        raise ValueError(f"{whole.name} has units 0 to {count - 1}; got {units}")
+    if len(units) == count:
+        raise ValueError(f"without {units} no unit would be left in {_listed(makers)}")
+    return makers, above
 
 
 def _inputs(model: nn.Module, site: Site, names: Iterable[str], batch: Batch) -> list[dict[str, Tensor]]:
@@ -130,40 +149,43 @@ def _inputs(model: nn.Module, site: Site, names: Iterable[str], batch: Batch) ->
     return runs
 
 
-def _where(flow: Flow, whole: Site, ends: tuple[str, str], path: list[str], values: Sequence[Tensor]) -> list[int]:
+def _where(
+    flow: Flow, whole: Site, ends: tuple[str, list[str]], path: list[str], values: Sequence[Tensor]
+) -> list[int]:
     """Return the indices of a reader's inputs that are the units: 0 where these are 0, and not where they are not.
 
     Raises:
         ValueError: there are none, since what is read is not 0 where the units are.
     """
-    maker, name = ends
-    layer = submodule(flow.model, name)
+    name, makers = ends
     axis = Site(name).on(flow.model).axis
-    if axis is None:
-        raise ValueError(f"{name!r}, a {type(layer).__name__}, reads the units of {whole.name}: it has no rule")
-    zero, above, below = (tensor.movedim(axis, 0).flatten(1) for tensor in values)
+    zero, above, below = (tensor.movedim(axis, 0).flatten(1) for tensor in values)  # type: ignore[arg-type]
     alive = ((above != zero) | (below != zero)).any(1)
-    silent = (zero == 0).all(1)
-    found = torch.nonzero(alive & silent)[:, 0].tolist()
+    found = torch.nonzero(alive & (zero == 0).all(1))[:, 0].tolist()
     if found:
         return found
-    beside = flow.beside(name, maker)
+    told = [f"what {name!r} reads of {whole.name} is not 0 where the units are, but up to {zero[alive].abs().max():.3g}"]
+    beside = flow.beside(name, makers)
     if beside:
-        raise ValueError(
-            f"what {name!r} reads of {whole.name} is not 0 where the units are: they are joined (added, as in a "
-            f"residual stream, or multiplied) with those of {', '.join(map(repr, beside))}"
-        )
-    told = ", ".join(f"{p!r}, a {type(submodule(flow.model, p)).__name__}" for p in path) or "operations without modules"
-    raise ValueError(
-        f"what {name!r} reads of {whole.name} is not 0 where the units are, but up to {zero[alive].abs().max():.3g}. "
-        f"Between them: {told}. Name the last of these that has weights, if it is a batch norm"
-    )
+        told.append(f"they are joined there (added, as in a residual stream, or multiplied) with those of {_listed(beside)}")
+    if path:
+        told.append("they pass " + ", ".join(f"{p!r}, a {type(submodule(flow.model, p)).__name__}" for p in path))
+    norms = [p for p in path if of_kind(submodule(flow.model, p), BATCH_NORMS) and p != whole.module]
+    if norms and not beside:
+        told.append(f"a layer and the batch norm after it are one unit, and its place is {norms[-1]!r}")
+    raise ValueError("; ".join(told))
 
 
-def _cuttable(model: nn.Module, name: str) -> None:
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _cuttable(flow: Flow, name: str) -> None:
     """Refuse a layer that units cannot be taken out of."""
-    layer = submodule(model, name)
-    refuse(model, name, layer)
+    layer = submodule(flow.model, name)
+    refuse(flow.model, name, layer)
+    if flow.runs[name] != 1:
+        raise ValueError(f"{name!r}, which makes or reads the units, must run once; it ran {flow.runs[name]} times")
     if axes(layer) is None and not depthwise(layer) and not of_kind(layer, (*_PER_UNIT, *_PER_FEATURE)):
         raise ValueError(f"no rule takes units out of {name!r}, a {type(layer).__name__}")
     if axes(layer) is not None and getattr(layer, "groups", 1) != 1:
@@ -186,7 +208,8 @@ _WIDTHS = {
 
 def _apply(model: nn.Module, cut: _Cut) -> None:
     """Take units out of a model in place."""
-    _cut(submodule(model, cut.maker), "output", cut.units)
+    for name in cut.makers:
+        _cut(submodule(model, name), "output", cut.units)
     for name, units in cut.between.items():
         _cut(submodule(model, name), "between", units)
     for name, units in cut.readers.items():
