@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
+from nbutils import devices
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -53,7 +54,9 @@ class Elsewhere(torch.Tensor):
     def __array__(self, *_, **__):
         return self.numpy()
 
-    def numpy(self, *_, **__):
+    def numpy(self, *, force=False):
+        if force:
+            return self.here.detach().numpy()
         raise TypeError(f"a tensor on {DEVICE} is no array: use Tensor.cpu() first")
 
     def tolist(self):
@@ -75,10 +78,11 @@ def device() -> Iterator[torch.device]:
     supported = [*optimizer._get_fused_kernels_supported_devices(), DEVICE.type]
     fused = mock.patch.object(optimizer, "_get_fused_kernels_supported_devices", return_value=supported)
     made = mock.patch.multiple(torch, tensor=_made(_tensor), as_tensor=_made(_as_tensor))
+    there = mock.patch.object(devices, "available", return_value=("cpu", str(DEVICE)))
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        with fused, made, _Everywhere():
+        with fused, made, there, _Everywhere():
             yield DEVICE
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
