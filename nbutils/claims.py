@@ -54,8 +54,8 @@ def begin(stem: str, *, profile: str, source: str, device: str = "cpu") -> None:
     global _results
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem must be a notebook's name without folder or suffix, got {stem!r}")
-    if not isinstance(profile, str) or not isinstance(source, str):
-        raise ValueError(f"profile and source are text, got {profile!r} and {source!r}")
+    if not all(isinstance(text, str) for text in (profile, source, device)):
+        raise ValueError(f"profile, source and device are text, got {profile!r}, {source!r} and {device!r}")
     _results = Results(stem, profile, source, _versions(), device)
 
 
