@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from unittest import mock
 
 import torch
-from nbutils import devices
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from nbutils import devices
 
 DEVICE = torch.device("lazy", 0)  # a name that every build of torch knows, and that nothing else here uses
 COPIES = {"aten::copy_", "aten::_to_copy"}

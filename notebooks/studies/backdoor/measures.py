@@ -1,8 +1,8 @@
 """Measures of a backdoor: how often the attack succeeds, what is left of the task, and the source's way to count.
 
-All take predicted labels `[items]` (tensors of any device, or arrays, of integers) and return a `Proportion`: a share with
-its count and its interval. Images of the target class are left out where a right answer and a successful attack would
-be the same thing.
+All take predicted labels `[items]` (tensors of any device or arrays, of integers) and return a `Proportion`: a share
+with its count and its interval. Images of the target class are left out where a right answer and a successful attack
+would be the same thing.
 """
 
 from __future__ import annotations
