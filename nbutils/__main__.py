@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from nbutils import __version__, claims, layout
+from nbutils import __version__, claims, devices, layout
 
 LITERALS = {"true": True, "false": False, "null": None, "none": None}
 
@@ -112,10 +112,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     from nbutils.data import sources
 
-    if torch.cuda.is_available():
-        device = f"cuda ({torch.cuda.get_device_name()})"
-    else:
-        device = "mps" if torch.backends.mps.is_available() else "cpu"
+    there = ", ".join(devices.told(torch.device(name)) for name in devices.available())
     memory = psutil.virtual_memory()
     try:
         place = f"in {layout.root()}"
@@ -125,7 +122,7 @@ def _doctor(options: argparse.Namespace) -> int:
     print(f"python       {sys.version.split()[0]} at {sys.executable}")
     for package in ("torch", "torchvision", "numpy"):
         print(f"{package:<12} {version(package)}")
-    print(f"device       {device}")
+    print(f"devices      {there}")
     print(f"threads      {torch.get_num_threads()} of torch, {os.cpu_count()} cores")
     print(f"memory       {memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f} GiB")
     base = os.environ.get(sources.DATA_VARIABLE)

@@ -34,6 +34,7 @@ class Results:
     profile: str
     source: str
     versions: dict[str, str]
+    device: str = "cpu"
     claims: dict[str, dict[str, float | bool | None]] = field(default_factory=dict)
     metrics: dict[str, float | int | None] = field(default_factory=dict)
 
@@ -41,20 +42,21 @@ class Results:
 _results: Results | None = None
 
 
-def begin(stem: str, *, profile: str, source: str) -> None:
+def begin(stem: str, *, profile: str, source: str, device: str = "cpu") -> None:
     """Start the results of one notebook run; claims and metrics of an earlier one are forgotten.
 
     Args:
         stem: the notebook's stem, e.g. `"01-color-cube"`.
         profile: the scale of the run, e.g. `"quick"`.
         source: where the data came from, e.g. `"embedded digits"`.
+        device: what networks were trained and measured on.
     """
     global _results
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem must be a notebook's name without folder or suffix, got {stem!r}")
-    if not isinstance(profile, str) or not isinstance(source, str):
-        raise ValueError(f"profile and source are text, got {profile!r} and {source!r}")
-    _results = Results(stem, profile, source, _versions())
+    if not all(isinstance(text, str) for text in (profile, source, device)):
+        raise ValueError(f"profile, source and device are text, got {profile!r}, {source!r} and {device!r}")
+    _results = Results(stem, profile, source, _versions(), device)
 
 
 def stem() -> str:
@@ -187,7 +189,7 @@ def load(path: Path) -> Results:
     defect = _defect(content)
     if defect:
         raise ValueError(f"{path} does not hold results of a notebook: {defect}")
-    return Results(**{key: content[key] for key in Results.__dataclass_fields__})
+    return Results(**{key: content[key] for key in Results.__dataclass_fields__ if key in content})
 
 
 def _current() -> Results:
@@ -216,6 +218,8 @@ def _defect(content: object) -> str | None:
     for key in ("stem", "profile", "source"):
         if not isinstance(content.get(key), str):
             return f"{key!r} must be text, got {content.get(key)!r}"
+    if not isinstance(content.get("device", "cpu"), str):
+        return f"'device' must be text, got {content['device']!r}"
     for key in ("versions", "claims", "metrics"):
         if not isinstance(content.get(key), Mapping):
             return f"{key!r} must be an object, got {content.get(key)!r}"

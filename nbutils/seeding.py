@@ -81,6 +81,7 @@ def pin(threads: int = 1) -> None:
     # Would write NaN to every fresh buffer first. The module makes the attribute at run time, out of sight of checkers.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, not with the 10 bits that cuDNN takes by default
     pin_kernels()
 
 

@@ -6,11 +6,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from nbutils import claims, layout, seeding
+from nbutils import claims, devices, layout, seeding
 from nbutils import processes as workers
 from nbutils import runs as kept_runs
+
+if TYPE_CHECKING:
+    import torch
+
+Value = TypeVar("Value")
 
 PROFILES = ("quick", "full")
 DATA = ("embedded", "real", "auto")
@@ -25,12 +30,23 @@ class Session:
         seeds: of the networks, in order.
         processes: that share the work, 1 or more.
         executor: what `nbutils.fit` takes: `"loky"` for several processes, None for one.
-        store: folder of results; a temporary one, unless runs are kept.
+        device: that networks are trained and measured on.
+        store: folder of results; a temporary one, unless runs are kept. Each device has its own.
         dopesheet: path of the schedule.
     """
 
-    def __init__(self, stem: str, profile: str, seeds: Sequence[int], count: int, kept: Path | None, sheet: Path):
-        self.stem, self.profile, self.seeds = stem, profile, tuple(seeds)
+    def __init__(
+        self,
+        stem: str,
+        profile: str,
+        seeds: Sequence[int],
+        count: int,
+        *,
+        device: torch.device,
+        kept: Path | None,
+        sheet: Path,
+    ):
+        self.stem, self.profile, self.seeds, self.device = stem, profile, tuple(seeds), device
         self.processes = count
         self.executor: Literal["loky"] | None = "loky" if count > 1 else None
         self._kept = kept is not None
@@ -42,6 +58,10 @@ class Session:
     def full(self) -> bool:
         """Whether the profile is `"full"`."""
         return self.profile == "full"
+
+    def moved(self, value: Value) -> Value:
+        """Return a tensor, a network, or a container of them, on the session's device (`nbutils.devices.moved`)."""
+        return devices.moved(value, self.device)
 
     def checkpoint(self, name: str) -> Path | None:
         """Return the file that a training run resumes from, or None where runs are not kept."""
@@ -60,10 +80,10 @@ class Session:
 
     def reads(self, source: str) -> None:
         """Start the record of claims and metrics, with the name of the data that they are about."""
-        claims.begin(self.stem, profile=self.profile, source=source)
+        claims.begin(self.stem, profile=self.profile, source=source, device=devices.told(self.device))
 
     def __str__(self) -> str:
-        """Say what the notebook runs on: versions, cores, processes, seeds, profile."""
+        """Say what the notebook runs on: versions, cores, processes, device, seeds, profile."""
         import platform
 
         import numpy
@@ -71,7 +91,8 @@ class Session:
 
         return (
             f"python {platform.python_version()}, torch {torch.__version__}, numpy {numpy.__version__}\n"
-            f"{os.cpu_count()} cores, {self.processes} processes of {torch.get_num_threads()} thread, device cpu\n"
+            f"{os.cpu_count()} cores, {self.processes} processes of {torch.get_num_threads()} thread, "
+            f"device {devices.told(self.device)}\n"
             f"{len(self.seeds)} seeds, profile {self.profile}"
         )
 
@@ -82,6 +103,7 @@ def begin(
     profile: str,
     data: str,
     seeds: int | Sequence[int],
+    device: str | torch.device = "cpu",
     processes: int | None = None,
     runs: str | Path | None = None,
     dopesheet: str | Path | None = None,
@@ -96,14 +118,17 @@ def begin(
         profile: `"quick"` or `"full"`.
         data: `"embedded"`, `"real"` or `"auto"`.
         seeds: how many, for 0, 1, …; or the seeds themselves.
-        processes: how many share the work; None: one per core. Results do not depend on it.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, … or `"mps"`: the one that is named, or an error. The stored digits of a
+            notebook are the processor's.
+        processes: how many share the work; None: one per core, and one on another device than the processor. Results
+            do not depend on it.
         runs: folder in the project that keeps networks and results; None: they are lost with the session.
         dopesheet: path of a schedule other than the notebook's own.
         imports: module that workers import while the notebook goes on.
 
     Raises:
         FileNotFoundError: no such dopesheet.
-        ValueError: no such profile or data, no seeds, a seed twice or below 0, fewer than one process, no stem.
+        ValueError: no such profile, data or device, no seeds, a seed twice or below 0, fewer than one process, no stem.
 
     >>> import nbutils as nb
     >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=3, processes=1)
@@ -120,11 +145,16 @@ def begin(
     chosen = _seeds(seeds)
     if processes is not None and (not _whole(processes) or processes < 1):
         raise ValueError(f"PROCESSES is a whole number of 1 or more, or None; got {processes!r}")
-    count = processes or os.cpu_count() or 1
+    chosen_device = devices.choose(device)
+    own = os.cpu_count() or 1 if chosen_device.type == "cpu" else 1  # processes would share the one accelerator
+    count = processes or own
     seeding.pin(threads=1)  # operators of this size lose time with a second thread; processes use the cores
     workers.warm_up(count, imports)
     sheet = layout.dopesheet(stem) if dopesheet is None else Path(dopesheet)
-    return Session(stem, profile, chosen, count, None if runs is None else layout.root() / runs, sheet)
+    kept = None if runs is None else layout.root() / runs
+    if kept is not None and chosen_device.type != "cpu":  # content tells results apart, not where they were computed
+        kept /= str(chosen_device).replace(":", "-")
+    return Session(stem, profile, chosen, count, device=chosen_device, kept=kept, sheet=sheet)
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

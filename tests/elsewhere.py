@@ -15,6 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from nbutils import devices
+
 DEVICE = torch.device("lazy", 0)  # a name that every build of torch knows, and that nothing else here uses
 COPIES = {"aten::copy_", "aten::_to_copy"}
 INDEXES = {"aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
@@ -53,13 +55,16 @@ class Elsewhere(torch.Tensor):
     def __array__(self, *_, **__):
         return self.numpy()
 
-    def numpy(self, *_, **__):
+    def numpy(self, *, force=False):
+        if force:
+            return self.here.detach().numpy()
         raise TypeError(f"a tensor on {DEVICE} is no array: use Tensor.cpu() first")
 
     def tolist(self):
         return self.here.detach().tolist()
 
 
+Elsewhere.__name__ = "Tensor"  # a device's tensors are of the processor's class, and identities tell classes apart
 _tensor, _as_tensor = torch.tensor, torch.as_tensor
 
 
@@ -75,10 +80,11 @@ def device() -> Iterator[torch.device]:
     supported = [*optimizer._get_fused_kernels_supported_devices(), DEVICE.type]
     fused = mock.patch.object(optimizer, "_get_fused_kernels_supported_devices", return_value=supported)
     made = mock.patch.multiple(torch, tensor=_made(_tensor), as_tensor=_made(_as_tensor))
+    there = mock.patch.object(devices, "available", return_value=("cpu", str(DEVICE)))
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        with fused, made, _Everywhere():
+        with fused, made, there, _Everywhere():
             yield DEVICE
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrites)

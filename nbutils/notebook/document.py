@@ -122,7 +122,8 @@ class Document:
         if self.results is None:
             return ""
         versions = ", ".join(f"{name} {number}" for name, number in self.results.versions.items())
-        return f"{self.claims} Profile {self.results.profile}; data: {self.results.source}; {versions}."
+        device = "" if self.results.device == "cpu" else f"; device {self.results.device}"
+        return f"{self.claims} Profile {self.results.profile}; data: {self.results.source}; {versions}{device}."
 
     def versions(self, content: bytes | None, name: str, alt: str) -> dict[str, bytes]:
         """Return a figure's light and dark files, found by its bytes, else its name, else its alt text."""

@@ -8,6 +8,7 @@ import elsewhere
 import pandas as pd
 import pytest
 import torch
+from interrupted import Interrupted
 from torch.testing import assert_close
 
 from nbutils.ablation.edits import edits
@@ -43,7 +44,7 @@ from studies.circuits.sequences import reversal
 from studies.circuits.transformer import Transformer
 from studies.credit.alignment import weight_alignment
 from studies.credit.audit import audit, signals
-from studies.credit.feedback import feedback_matrices
+from studies.credit.feedback import feedback_matrices, fixed_network, with_feedback
 from studies.credit.network import ResidualMLP
 from studies.shortcut import controls, pooled, sweeps
 from studies.shortcut.features import extract
@@ -151,10 +152,11 @@ def audited(device):
     states = signals(model, x.to(device), y.to(device))
     credits = states.direct(feedback)
     table = audit(model, states, credits, directions=4, draws=5, method="gradient")
+    carried = with_feedback(model, fixed_network(0, lambda: ResidualMLP(12, 8, 4, 2)).double())
+    sent = signals(carried, x.to(device), y.to(device)).gradients
     # What single precision says is left out: its rounding is the device's own.
-    return table.drop(columns=["float32_rho", "float32_ceiling", "unmoved", "rounding"]).assign(
-        alignment=weight_alignment(model, feedback)
-    )
+    table = table.drop(columns=["float32_rho", "float32_ceiling", "unmoved", "rounding"])
+    return [sent, table.assign(alignment=weight_alignment(model, feedback))]
 
 
 def pooled_sweep(device):
@@ -211,6 +213,24 @@ def test_results_are_those_of_the_processor(device, work):
 
 def test_training_and_its_checkpoints(device, tmp_path):
     same(trained(device, tmp_path), trained(CPU, tmp_path))
+
+
+def test_a_checkpoint_of_one_device_goes_on_on_another(device, tmp_path):
+    batches = DigitBatches(digits.load("embedded").train[:50], Trigger.checkerboard(8), "poison", 0.5, 8)
+    timeline = Timeline(Dopesheet.from_text("STEP,lr\n0,0.001\n4,\n"))
+
+    def run(on, timeline, path=None):
+        objective = Objective((), cross_entropy, "loss")
+        done = fit(Ensemble(MnistNet, [0, 1], device=on), batches, objective, timeline, checkpoint=path, every=2)
+        assert done.ensemble.flat.device == on
+        return [*done.ensemble.state().values(), done.history]
+
+    whole = run(CPU, timeline)
+    for first, second in ((device, CPU), (CPU, device)):
+        path = tmp_path / f"{first.type}.safetensors"
+        with pytest.raises(KeyboardInterrupt):
+            run(first, Interrupted(timeline, at=3), path)
+        same(run(second, timeline, path), whole)
 
 
 def test_tensors_of_two_devices_are_refused(device):

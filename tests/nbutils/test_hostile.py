@@ -157,6 +157,7 @@ RESULTS = {
     "profile": "quick",
     "source": "embedded",
     "versions": {"torch": "2"},
+    "device": "cpu",
     "claims": {"one": {"value": 1.0, "expect": 1.0, "atol": 0.1, "holds": True}},
     "metrics": {"n": 3, "r": 0.5, "none": None},
 }

@@ -1,5 +1,6 @@
 """The set-up of a notebook: choices that make no sense are refused, and runs are kept where they should be."""
 
+import elsewhere
 import pytest
 import torch
 
@@ -46,6 +47,10 @@ def test_results_come_from_the_function_once(tmp_path):
         ({"seeds": [-1]}, "0 or more"),
         ({"processes": 0}, "PROCESSES"),
         ({"processes": True}, "PROCESSES"),
+        ({"device": "gpu"}, "DEVICE is 'cpu', 'cuda', 'cuda:1', …, or 'mps'; got 'gpu'; there is cpu"),
+        ({"device": None}, "DEVICE is 'cpu'"),
+        ({"device": "cuda:7"}, "DEVICE='cuda:7': torch sees no such device; there is cpu"),
+        ({"device": "meta"}, "DEVICE='meta': torch sees no such device"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(wrong, message):
@@ -68,3 +73,26 @@ def test_reading_starts_the_record(monkeypatch):
     monkeypatch.setattr(claims, "_results", None)
     nb.begin("01-color-cube", **CHOICES).reads("a formula")
     assert (claims.stem(), claims.source()) == ("01-color-cube", "a formula")
+
+
+def test_a_device_is_the_one_that_is_named_and_is_recorded(monkeypatch, tmp_path):
+    monkeypatch.setattr(layout, "root", lambda: tmp_path)
+    monkeypatch.setattr(claims, "_results", None)
+    plain = nb.begin("01-color-cube", **CHOICES, runs="runs")
+    assert (plain.device, plain.store) == (torch.device("cpu"), tmp_path / "runs")
+    assert "device cpu\n" in str(plain)
+    x = torch.ones(2)
+    pairs = nb.Pairs(x, x, torch.zeros(2))
+    assert plain.moved(x) is x
+    assert plain.moved(pairs) is pairs
+    with elsewhere.device() as device:
+        session = nb.begin("01-color-cube", **CHOICES | {"processes": None}, device=device.type, runs="runs")
+        assert (session.device, session.processes, session.executor) == (device, 1, None)
+        assert f"device {device}\n" in str(session)
+        assert session.store != plain.store  # results are told apart by content, which does not say where they are from
+        model, named, kept = session.moved((torch.nn.Linear(2, 2), {"x": x, "n": 3}, nb.Pairs(x, x, torch.zeros(2))))
+        places = {model.weight.device, named["x"].device, kept.clean.device, kept.labels.device}
+        assert (places, named["n"]) == ({device}, 3)
+        assert nb.begin("01-color-cube", **CHOICES | {"processes": 2}, device=device).executor == "loky"
+        session.reads("a formula")
+    assert claims.load(claims.save(tmp_path / "results.json")).device == str(device)

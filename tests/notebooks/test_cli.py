@@ -153,8 +153,9 @@ def test_doctor_says_what_is_there_and_where_it_looked(project, tmp_path, monkey
     assert str(tmp_path) in lines["data"]
     assert f"found in {tmp_path / 'cifar10-jpeg'}" in lines["cifar10-jpeg"]
     assert f"not in {tmp_path / 'cifar10-lossless'}: no train, test" in lines["cifar10-lossless"]
-    for name in ("torch", "torchvision", "numpy", "device", "threads", "memory"):
+    for name in ("torch", "torchvision", "numpy", "devices", "threads", "memory"):
         assert len(lines[name].split()) > 1
+    assert lines["devices"].split()[1].rstrip(",") == "cpu"
 
 
 @pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((1, 0), 1), ((0, 1), 1)])

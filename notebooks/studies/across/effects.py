@@ -96,6 +96,6 @@ def edge_effects(
     changes = {}
     for kind in AblationType:
         task = EdgeTask(model, graph, loader, kind, lambda output, batch: measure(output, batch.pairs))
-        changes[kind.value] = exact_scores(task).numpy()
+        changes[kind.value] = exact_scores(task).cpu().numpy()
     intact = measure(model(pairs.clean), pairs).double().mean().item()
     return Effects(intact, pd.DataFrame(changes, index=[str(edge) for edge in graph.edges]))

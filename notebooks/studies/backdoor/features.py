@@ -35,7 +35,8 @@ def maximise(
     Raises:
         KeyError: no such layer.
     """
-    images = torch.full((len(units), 1, SIZE, SIZE), (low + high) / 2, requires_grad=True)
+    device = next(model.parameters()).device
+    images = torch.full((len(units), 1, SIZE, SIZE), (low + high) / 2, device=device, requires_grad=True)
     optimizer = Adam([images], lr=_RATE)
     layers = {layer for layer, _ in units}
     activations = []

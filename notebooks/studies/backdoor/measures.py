@@ -1,8 +1,8 @@
 """Measures of a backdoor: how often the attack succeeds, what is left of the task, and the source's way to count.
 
-All take predicted labels `[items]` (tensors or arrays of integers) and return a `Proportion`: a share with
-its count and its interval. Images of the target class are left out where a right answer and a successful attack would
-be the same thing.
+All take predicted labels `[items]` (tensors of any device or arrays, of integers) and return a `Proportion`: a share
+with its count and its interval. Images of the target class are left out where a right answer and a successful attack
+would be the same thing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from nbutils.stats.proportions import Proportion
 
@@ -65,11 +66,15 @@ def source_poison_accuracy(predicted: ArrayLike, target: int) -> Proportion:
     Raises:
         ValueError: no items.
     """
-    return Proportion.of(np.asarray(predicted) == target)
+    return Proportion.of(_array(predicted) == target)
+
+
+def _array(values: ArrayLike | Tensor) -> NDArray:
+    return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
 
 
 def _check_shapes(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray, NDArray]:
-    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    predicted, labels = _array(predicted), _array(labels)
     if predicted.shape != labels.shape or predicted.ndim != 1:
         raise ValueError(
             f"one predicted label per item is needed; got {list(predicted.shape)} for labels {list(labels.shape)}"

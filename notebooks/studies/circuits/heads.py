@@ -70,7 +70,7 @@ def describe_heads(model: Transformer, prompts: Prompts) -> pd.DataFrame:
             {
                 "head": name,
                 BEFORE: pattern.diagonal(-1, 1, 2).mean().item(),
-                ANSWER: pattern[torch.arange(len(prompts)), asked, answers].mean().item(),
+                ANSWER: pattern[torch.arange(len(prompts), device=pattern.device), asked, answers].mean().item(),
                 ADDS: adds[head].item() if layer == last else float("nan"),
             }
         )

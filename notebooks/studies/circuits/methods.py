@@ -133,13 +133,13 @@ def _measure(
         inputs, values = prompts.corrupt, src_ablations(model, graph.sites, prompts.clean, stack=True)
     else:
         inputs, values = prompts.clean, EdgeTask(model, graph, loader, kind, logit_difference).of(batch)
-    asked = torch.isin(torch.arange(prompts.clean.shape[1]), torch.tensor(prompts.positions))
+    asked = torch.isin(torch.arange(prompts.clean.shape[1]), torch.tensor(prompts.positions)).to(prompts.clean.device)
     places = {"all": None, "answer and last": (prompts.clean != prompts.corrupt) | asked}
     count = len(graph.edges)
     sets = torch.stack([torch.zeros(count), torch.ones(count), *masks])
     return {
         positions: [
-            logit_difference(one, batch) for one in run_edge_sets(model, graph, sets, inputs, values, where=where)
+            logit_difference(one, batch).cpu() for one in run_edge_sets(model, graph, sets, inputs, values, where=where)
         ]
         for positions, where in places.items()
     }

@@ -54,10 +54,11 @@ def with_feedback(model: ResidualMLP, fixed: ResidualMLP) -> ResidualMLP:
 
     Args:
         model: the network; it is not changed.
-        fixed: of the same sizes (`fixed_network`).
+        fixed: of the same sizes (`fixed_network`), on any device.
     """
     own = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    return rebuilt(model, own, {name: tensor.detach().clone() for name, tensor in fixed.named_parameters()})
+    carriers = {name: tensor.detach().to(own[name].device, copy=True) for name, tensor in fixed.named_parameters()}
+    return rebuilt(model, own, carriers)
 
 
 def rebuilt(template: Model, own: Mapping[str, Tensor], carriers: Mapping[str, Tensor]) -> Model:

@@ -241,7 +241,7 @@ def plot_predictions(results: Mapping[str, PerturbationCorrelation]) -> Figure:
     fig = Figure(figsize=(1.0 + 3.1 * len(results), 3.4), layout="constrained")
     axes = fig.subplots(1, len(results), squeeze=False)
     for ax, (title, result) in zip(axes.flat, results.items(), strict=True):
-        draw_predictions(ax, result.predicted, result.actual)
+        draw_predictions(ax, result.predicted.cpu(), result.actual.cpu())
         rho = f"ρ = {result.rho:+.3f}" if np.isfinite(result.rho) else "ρ undefined: no loss changed"
         ax.set_title(f"{title}\n{rho}")
         ax.set_xlabel("predicted change, ⟨a, v⟩")

@@ -56,7 +56,12 @@ class Regime:
 
 
 def study(
-    build: Build, seeds: Sequence[int], regimes: Sequence[Regime], *, dtype: torch.dtype = torch.float32
+    build: Build,
+    seeds: Sequence[int],
+    regimes: Sequence[Regime],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> tuple[Ensemble, CreditRule]:
     """Return one ensemble of all regimes and seeds, and its rule for `nbutils.training.fit`.
 
@@ -66,12 +71,12 @@ def study(
         build: makes the network.
         seeds: one or more.
         regimes: all seeds of the first come first; `ensemble.variants` has their names.
-        dtype: of weights and arithmetic; the source's is float32.
+        dtype, device: of weights and arithmetic; the source's dtype is float32.
 
     Raises:
         ValueError: a seed or a name occurs twice.
     """
-    ensemble = Ensemble(build, seeds, dtype=dtype).across([regime.name for regime in regimes])
+    ensemble = Ensemble(build, seeds, dtype=dtype, device=device).across([regime.name for regime in regimes])
     return ensemble, CreditRule(tuple(regime for regime in regimes for _ in seeds))
 
 

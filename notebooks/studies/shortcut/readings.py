@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from studies.shortcut.erasure import fit_eraser
-from studies.shortcut.pooled import Pool
+from studies.shortcut.pooled import Pool, beside
 from studies.shortcut.probes import ThreeSets, fit_probe, probe_accuracy, probe_curves, shuffled_floor
 
 if TYPE_CHECKING:
@@ -66,5 +66,6 @@ def read_pools(
 
 @torch.no_grad()
 def _accuracy(head: nn.Linear, features: ArrayLike, items: Pool) -> float:
-    answers = head(torch.as_tensor(features, dtype=torch.float32)).argmax(1)
+    values = torch.as_tensor(features, dtype=torch.float32)
+    answers = beside(head, values)(values).argmax(1)
     return (answers == items.labels).float().mean().item()
