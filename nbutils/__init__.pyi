@@ -1,6 +1,7 @@
 # The public vocabulary: read by editors and type checkers, and by `__init__.py`, which imports a name when it is used.
 
 from .ablation.edits import edits as edits
+from .ablation.optimal import Optimal as Optimal
 from .ablation.sources import batch_src_ablations as batch_src_ablations
 from .ablation.sources import src_ablations as src_ablations
 from .ablation.surgery import prune as prune
