@@ -103,8 +103,10 @@ def dense(tensor: Tensor, place: str) -> Tensor:
     """Return a tensor that has items and units on axes.
 
     Raises:
-        TypeError: a nested, sparse or quantized one.
+        TypeError: a nested, sparse or quantized one, or one inside `torch.vmap`.
     """
+    if torch._C._functorch.is_batchedtensor(tensor):
+        raise TypeError(f"{place} is one item at a time, inside torch.vmap; name a module outside of it")
     if tensor.is_nested:
         raise TypeError(
             f"{place} is a nested tensor, whose items have shapes of their own; give the model a padded one"

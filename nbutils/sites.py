@@ -277,6 +277,8 @@ def _as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
 
 def _axis(module: nn.Module) -> int | None:
     """Return the axis on which a module's units lie; None where it does not say."""
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
+        return None  # over channels and places, in whatever order
     for kinds, axis in ((CHANNELS_FIRST, 1), (FEATURES_LAST, -1)):
         if _as(module, kinds):
             return axis

@@ -88,6 +88,11 @@ class Runner:
                     f"{site.name} has {length} on axis 0 for {first} items and {self._lengths[site]} for {len(index)}: "
                     "axis 0 must be the items"
                 )
+            if length == 1 < first and some[site].shape != self._some[site].shape:
+                raise ValueError(
+                    f"{site.name} is {tuple(some[site].shape)} for {first} items and {tuple(self._some[site].shape)} "
+                    f"for {len(index)}: axis 0 must be the items, or 1 for what all items share"
+                )
             if _differ(some[site], self._some[site]):
                 raise ValueError(
                     f"{site.name} has other values for {len(index)} items alone than for the same among {first}: axis "
