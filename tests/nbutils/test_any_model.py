@@ -1,0 +1,221 @@
+"""One property of any model: what replaces units, and what the model then answers, is what hooks by hand give, or one
+clear refusal names the place."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import any_models
+import pytest
+import torch
+from agreement import CLEAR, DATASET, ByHand, Kind, call, hand_hook, items, metric, same_state, state
+from any_models import ITEMS, Case, Place, spread
+from torch import Tensor, nn
+
+import nbutils as nb
+from nbutils.hooks import UnusedEditWarning
+
+CASES = list(any_models.CASES)
+if importlib.util.find_spec("transformers"):
+    import any_transformers
+
+    CASES += any_transformers.CASES
+DRAWS = 3  # random draws for each place
+
+
+class Refused:
+    """A call's one clear error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def attempt(function: Callable[[], Any], place: Place) -> Any:
+    """Return what a call gives, or its refusal: of the usual kinds, and with the module's name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UnusedEditWarning)
+            return function()
+    except (*CLEAR, UnusedEditWarning) as error:
+        text = error.args[0] if error.args else ""
+        assert place.module in str(text), f"the refusal does not name {place.module!r}: {error!r}"
+        return Refused(error)
+
+
+@cache
+def prepared(name: str) -> tuple[Case, nn.Module, Any, Any]:
+    """Build a model once; it waits in training mode, which no call may change."""
+    case = next(case for case in CASES if case.name == name)
+    torch.manual_seed(0)
+    model = spread(case.build())
+    clean, corrupt = case.batch(ITEMS), case.batch(ITEMS)
+    if isinstance(clean, dict) and "attention_mask" in clean:
+        corrupt["attention_mask"] = clean["attention_mask"]
+    model.eval()
+    with torch.no_grad():
+        call(model, clean)
+    return case, model.train(), clean, corrupt
+
+
+class Draw:
+    """Random units of a place, a random type, and a random way to write the site."""
+
+    def __init__(self, case: Case, place: Place, shape: torch.Size, dice: random.Random, kind: Any) -> None:
+        self.case, self.place, self.kind = case, place, kind
+        width = shape[place.axis]
+        some = sorted(dice.sample(range(width), min(width, 2)))
+        self.unit = dice.choice([dice.randrange(width), dice.randrange(width), slice(some[0], some[-1] + 1), some, None])
+        self.axes: list[int | None] = [place.axis, place.axis - len(shape)]
+        self.axis = dice.choice([*self.axes, None])
+        self.size = dice.choice([1, 3, ITEMS])  # of the batches that a mean over a dataset is taken of
+        fine = place.calls == 1 and not place.refused and not (place.integers and "MEAN" in kind.name)
+        self.must = fine and (self.axis is not None or place.said or len(shape) == 2)
+        self.must_zero = place.weights and self.axis is None  # without a run nobody knows that 2 is the last axis
+
+    def site(self, axis: int | None) -> nb.Site:
+        positions = self.place.positions if self.place.given else None
+        where = {"part": self.place.part, "item": self.place.item, "positions": positions}
+        return nb.Site(self.place.module, self.unit, axis, **where)
+
+    def __str__(self) -> str:
+        return f"{self.case}: {self.site(self.axis)}, {self.kind.name}"
+
+
+def close(case: Case, found: Tensor, expected: Tensor, what: object) -> None:
+    assert found.shape == expected.shape, f"{what}: {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    apart = (found.detach() - expected.detach()).abs().max().item()
+    assert apart <= case.close * max(1.0, expected.abs().max().item()), f"{what}: by {apart:.3g}"
+
+
+def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
+    """Compare every function with hooks by hand at one place, and return what was refused."""
+    case, place, kind = draw.case, draw.place, draw.kind
+    clean, corrupt = hand.inputs["clean"], hand.inputs["corrupt"]
+    pairs = nb.PairLoader(nb.Pairs(clean, corrupt, torch.zeros(ITEMS)), draw.size)
+    whole = [corrupt] if kind.name.startswith("BATCH") else [items(corrupt, slice(0, 3)), items(corrupt, slice(3, ITEMS))]
+    twins = pairs if kind in DATASET else whole
+    outcomes: dict[str, Any] = {}
+
+    def note(what: str, function: Callable[[], Any], must: bool = True) -> Any:
+        found = outcomes[what] = attempt(function, place)
+        if must and draw.must:
+            assert not isinstance(found, Refused), f"{draw}: {what} refuses: {found.error!r}"
+        return found
+
+    def edited(values: Any) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch.no_grad(), nb.edit(model, nb.edits([site], values)):
+                return case.answer(call(model, clean))
+
+        return run
+
+    site = draw.site(draw.axis)
+    known = place.calls == 1 and not (place.refused and kind is not Kind.ZERO)
+    before = state(model)
+    values = note("gather", lambda: nb.gather(model, [site], kind, twins))
+    rows = note("src_ablations", lambda: nb.src_ablations(model, [site], pairs if kind in DATASET else corrupt, kind))
+    zeroed = [
+        note(f"zero_weights{told}", lambda given=given: nb.zero_weights(model, [site], given), draw.must_zero)
+        for told, given in (("", None), (" with a batch", clean))
+        if kind is Kind.ZERO
+    ]
+    assert same_state(before, state(model)), f"{draw}: the model is not as it was"
+    if known or not isinstance(values, Refused) or not isinstance(rows, Refused):
+        assert place.calls < 2 or kind is Kind.ZERO, f"{draw}: which run of the module is meant?"
+        assert place.calls or kind is Kind.ZERO, f"{draw}: the module never runs"
+    if not known and kind is not Kind.RESAMPLE and kind is not Kind.ZERO:
+        assert isinstance(values, Refused), f"{draw}: gather should refuse"
+        assert isinstance(rows, Refused), f"{draw}: src_ablations should refuse"
+        return outcomes
+    if place.calls == 0 or (place.calls > 1 and kind is not Kind.ZERO):
+        return outcomes
+
+    index = (slice(None),) * place.axis + (slice(None) if draw.unit is None else draw.unit,)
+    expected = hand.answer(place, draw.unit, hand.value(place, kind))
+    model.eval()
+    try:
+        if not isinstance(values, Refused):
+            found = note("edits of gather", edited(values))
+            if not isinstance(found, Refused):
+                close(case, found, expected, f"{draw}: edits of gather")
+        if not isinstance(rows, Refused):
+            if place.calls == 1:
+                whole = hand.activation(place, "corrupt")
+                whole = whole.expand(ITEMS, *whole.shape[1:]) if place.shared else whole
+                stand_in = torch.as_tensor(hand.value(place, kind)).to(whole)
+                part = stand_in.expand_as(whole)[index] if stand_in.shape[:1] != (1,) else stand_in.expand(1, *whole.shape[1:])[index]
+                row = rows[0]
+                close(case, row, part.expand_as(row), f"{draw}: src_ablations")
+            found = note("edits of src_ablations", edited(rows))
+            if not isinstance(found, Refused):
+                close(case, found, expected, f"{draw}: edits of src_ablations")
+        for copied in zeroed:
+            if not isinstance(copied, Refused):
+                alone = ByHand(case, copied, clean, corrupt)
+                close(case, alone.answer(), expected, f"{draw}: zero_weights")
+    finally:
+        model.train()
+    return outcomes
+
+
+def captured(case: Case, place: Place, model: nn.Module, hand: ByHand) -> None:
+    """What `capture` gives is what a hook gives, and the gradient there that of zeros added by a hook."""
+    model.eval()
+    site = nb.Site(place.module, part=place.part, item=place.item)
+
+    def through() -> tuple[Tensor, Tensor | None]:
+        with nb.capture(model, site) as seen:
+            score = metric(case)(call(model, hand.inputs["clean"]), None).sum()
+            seen[site]
+        if not (score.requires_grad and seen[site].requires_grad):
+            return seen[site], None
+        return seen[site], torch.autograd.grad(score, seen[site], allow_unused=True)[0]
+
+    try:
+        found = attempt(through, place)
+        if place.calls != 1 or isinstance(found, Refused):
+            assert isinstance(found, Refused), f"{case}: capture should refuse {place}"
+            assert place.calls != 1 or place.refused, f"{case}: capture refuses {place}: {found.error!r}"
+            return
+        close(case, found[0].detach(), hand.activation(place, "clean"), f"{case}: capture of {place}")
+        if found[1] is None:
+            return
+        added = torch.zeros_like(found[0], requires_grad=True)
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        handle = hand_hook(hand.model, place, lambda x: x + added)
+        score = metric(case)(call(hand.model, hand.inputs["clean"]), None).sum()
+        handle.remove()
+        torch.backends.mha.set_fastpath_enabled(fused)
+        close(case, found[1], torch.autograd.grad(score, added)[0], f"{case}: gradient at {place}")
+    finally:
+        model.train()
+
+
+def drawn(case: Case, place: Place, shape: torch.Size, seed: int) -> list[Draw]:
+    dice = random.Random(f"{case.name} {place} {seed}")
+    kinds = [Kind.ZERO, *dice.sample([kind for kind in Kind if kind is not Kind.ZERO], DRAWS - 1)]
+    return [Draw(case, place, shape, dice, kind) for kind in kinds]
+
+
+def shape_at(hand: ByHand, place: Place) -> torch.Size:
+    if place.calls == 1:
+        return hand.activation(place, "clean").shape
+    return torch.Size([ITEMS] + [3] * max(place.axis, *place.positions, 1))
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+def test_any_model_answers_as_with_hooks_by_hand_or_one_call_refuses(name, seed=0):
+    case, model, clean, corrupt = prepared(name)
+    hand = ByHand(case, model, clean, corrupt)
+    for place in case.places:
+        captured(case, place, model, hand)
+        for draw in drawn(case, place, shape_at(hand, place), seed):
+            check(draw, hand, model)
