@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +16,10 @@ from nbutils.batches import Batch
 from nbutils.hooks import submodule, unchanged, watch
 from nbutils.sites import Site
 
+UNMET = (
+    "another module may call its `forward` or use its weight directly (as attention does with its output projection, "
+    "of which the attention module's output is what it puts out), or this path is not taken"
+)
 See = Callable[[Site, Tensor], None]
 
 
@@ -26,7 +31,9 @@ class Runner:
         self._sites = {site: site.on(model) for site in sites}
         self._runs = dict.fromkeys(self._sites, 0)
         self._lengths: dict[Site, int] = {}
-        self._items, self._checked, self._checking = 0, False, False
+        self._items, self._checked, self._checking, self._thread = 0, False, False, threading.get_ident()
+        if every := [site for site in self._sites if site.call == "every"]:
+            raise ValueError(f"one run of a module is meant: {every[0]!r} needs a number as its call")
 
     def __call__(self, batch: Batch) -> Any:
         """Run the model on one batch and return its answer.
@@ -45,11 +52,14 @@ class Runner:
         self._runs.update(dict.fromkeys(self._runs, 0))
         answer = kinds.run(self._model, batch)
         for site, times in self._runs.items():
-            if times != 1:
+            if times != 1 and site.call is None:
+                hint = f"give Site({site.module!r}, call=…), 0 to {times - 1}" if times else UNMET
                 raise ValueError(
                     f"{site.module!r} must run once in a forward pass, so that it is clear which tensor is meant; "
-                    f"it ran {times} times"
+                    f"it ran {times} times: {hint}"
                 )
+            if site.call is not None and times <= int(site.call):
+                raise ValueError(f"{site.module!r} ran {times} times in a forward pass, and has no call {site.call}")
         return answer
 
     def _check(self, batch: Batch) -> None:
@@ -59,6 +69,11 @@ class Runner:
         self._checking = True
         try:
             self._run(kinds.select(batch, index))
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"the model runs on {first} items, and not on {len(index)} of them: axis 0 of all tensors of a batch "
+                f"must be the items; got {kinds.shapes(batch)}"
+            ) from error
         finally:
             self._checking = False
         for site, length in lengths.items():
@@ -96,8 +111,10 @@ class Runner:
         return see
 
     def _met(self, site: Site, tensor: Tensor) -> None:
+        if threading.get_ident() != self._thread:  # someone else's pass
+            return
         self._runs[site] += 1
-        if self._runs[site] > 1:
+        if self._runs[site] != 1 + int(site.call or 0):
             return
         length = self._lengths[site] = len(tensor) if tensor.ndim else 0
         if self._checking:
@@ -111,13 +128,34 @@ class Runner:
         self._see(site, tensor if length == self._items else tensor.expand(self._items, *tensor.shape[1:]))
 
 
-def answer(model: nn.Module, batch: Batch) -> Tensor:
+def answer(model: nn.Module, batch: Batch, item: int | str | None = None) -> Tensor:
     """Return the tensor that a model answers to a batch.
 
+    Args:
+        item: which of several it is, its place or its key. None: the tensor itself, what is called `logits`, or the
+            only tensor.
+
     Raises:
-        TypeError: it answers with none, or with several by name.
+        TypeError: there is none, or there are several and it is not said which.
     """
-    return Site("").take(kinds.run(model, batch))
+    given = kinds.run(model, batch)
+    if isinstance(given, Tensor) or item is not None:
+        return Site("", item=item).take(given)
+    named = dict(given) if isinstance(given, Mapping) else {}
+    if hasattr(given, "_fields"):
+        named = given._asdict()
+    elif isinstance(given, tuple | list):
+        named = dict(enumerate(given))
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if "logits" in tensors:
+        return tensors["logits"]
+    if len(tensors) != 1:
+        told = f"tensors at {', '.join(map(repr, tensors))}: give item=, one of them" if tensors else "no tensor"
+        raise TypeError(
+            "a model answers with one tensor, or with several of which one is called 'logits'; "
+            f"{type(model).__name__} puts out a {type(given).__name__} with {told}"
+        )
+    return next(iter(tensors.values()))
 
 
 @contextmanager
