@@ -86,33 +86,36 @@ class ByHand:
             for module, mode in modes.items():
                 module.training = mode
 
-    def activation(self, place: Place, inputs: str) -> Tensor:
+    def activation(self, place: Place, inputs: str, run: int = 0) -> Tensor:
         kept: list[Tensor] = []
         with self._quiet():
             handle = hand_hook(self.model, place, lambda x: (kept.append(x.clone()), x)[1])
             call(self.model, self.inputs[inputs])
             handle.remove()
-        (x,) = kept
-        return x
+        assert len(kept) == place.calls, f"{self.case}: {place} was met {len(kept)} times"
+        return kept[run]
 
-    def value(self, place: Place, kind: Any) -> Tensor | float:
+    def value(self, place: Place, kind: Any, run: int = 0) -> Tensor | float:
         """Return what stands in for the whole activation, computed from its definition."""
         if kind is Kind.ZERO:
             return 0.0
         if kind is Kind.RESAMPLE:
-            return self.activation(place, "corrupt")
+            return self.activation(place, "corrupt", run)
         sources = DATASET.get(kind, ("clean", "corrupt") if kind.name == "MEAN" else ("clean",))
         if kind.name.startswith("BATCH"):
             sources = ("corrupt",)  # the batch that the values are taken from, as for resampling
-        x = torch.cat([self.activation(place, source) for source in sources])
+        x = torch.cat([self.activation(place, source, run) for source in sources])
         x = x.to(torch.promote_types(x.dtype, torch.float64))
         axes = (0, *place.positions) if kind.name in ("BATCH_ALL_TOK_MEAN", "MEAN") else (0,)
         return x.mean(axes, keepdim=True)
 
-    def answer(self, place: Place | None = None, units: Any = None, value: Tensor | float = 0.0) -> Tensor:
+    def answer(self, place: Place | None = None, units: Any = None, value: Tensor | float = 0.0, run: int | str = "every") -> Tensor:
         """Return the model's answer to the clean inputs with units at a place replaced, by index assignment."""
+        runs = iter(range(1000))
 
         def change(x: Tensor) -> Tensor:
+            if next(runs) != run and run != "every":
+                return x
             x, new = x.clone(), torch.as_tensor(value).to(x).expand_as(x)
             x = x.contiguous()
             index = (slice(None),) * place.axis + (slice(None) if units is None else units,)

@@ -75,13 +75,14 @@ class Draw:
         self.axes: list[int | None] = [place.axis, place.axis - len(shape)]
         self.axis = dice.choice([*self.axes, None])
         self.size = dice.choice([1, 3, ITEMS])  # of the batches that a mean over a dataset is taken of
-        fine = place.calls == 1 and not place.refused and not (place.integers and "MEAN" in kind.name)
+        self.run = dice.choice([*range(place.calls), *range(place.calls), "every", None]) if place.calls > 1 else None
+        fine = (place.calls == 1 or isinstance(self.run, int)) and not place.refused and not (place.integers and "MEAN" in kind.name)
         self.must = fine and (self.axis is not None or place.said or len(shape) == 2)
         self.must_zero = place.weights and self.axis is None  # without a run nobody knows that 2 is the last axis
 
     def site(self, axis: int | None) -> nb.Site:
         positions = self.place.positions if self.place.given else None
-        where = {"part": self.place.part, "item": self.place.item, "positions": positions}
+        where = {"part": self.place.part, "item": self.place.item, "positions": positions, "call": self.run}
         return nb.Site(self.place.module, self.unit, axis, **where)
 
     def __str__(self) -> str:
@@ -117,7 +118,6 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
         return run
 
     site = draw.site(draw.axis)
-    known = place.calls == 1 and not (place.refused and kind is not Kind.ZERO)
     before = state(model)
     values = note("gather", lambda: nb.gather(model, [site], kind, twins))
     rows = note("src_ablations", lambda: nb.src_ablations(model, [site], pairs if kind in DATASET else corrupt, kind))
@@ -127,18 +127,16 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
         if kind is Kind.ZERO
     ]
     assert same_state(before, state(model)), f"{draw}: the model is not as it was"
-    if known or not isinstance(values, Refused) or not isinstance(rows, Refused):
-        assert place.calls < 2 or kind is Kind.ZERO, f"{draw}: which run of the module is meant?"
-        assert place.calls or kind is Kind.ZERO, f"{draw}: the module never runs"
-    if not known and kind is not Kind.RESAMPLE and kind is not Kind.ZERO:
+    undefined = place.calls == 0 or (place.calls > 1 and not isinstance(draw.run, int))
+    if (undefined and kind is not Kind.ZERO) or (place.refused and "MEAN" in kind.name):
         assert isinstance(values, Refused), f"{draw}: gather should refuse"
         assert isinstance(rows, Refused), f"{draw}: src_ablations should refuse"
         return outcomes
-    if place.calls == 0 or (place.calls > 1 and kind is not Kind.ZERO):
+    if place.calls == 0:
         return outcomes
 
-    index = (slice(None),) * place.axis + (slice(None) if draw.unit is None else draw.unit,)
-    expected = hand.answer(place, draw.unit, hand.value(place, kind))
+    run = draw.run if isinstance(draw.run, int) else 0
+    expected = hand.answer(place, draw.unit, hand.value(place, kind, run), draw.run if place.calls > 1 else 0)
     model.eval()
     try:
         if not isinstance(values, Refused):
@@ -146,13 +144,8 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
             if not isinstance(found, Refused):
                 close(case, found, expected, f"{draw}: edits of gather")
         if not isinstance(rows, Refused):
-            if place.calls == 1:
-                whole = hand.activation(place, "corrupt")
-                whole = whole.expand(ITEMS, *whole.shape[1:]) if place.shared else whole
-                stand_in = torch.as_tensor(hand.value(place, kind)).to(whole)
-                part = stand_in.expand_as(whole)[index] if stand_in.shape[:1] != (1,) else stand_in.expand(1, *whole.shape[1:])[index]
-                row = rows[0]
-                close(case, row, part.expand_as(row), f"{draw}: src_ablations")
+            row = by_hand(hand, draw, run)
+            close(case, rows[0], row.expand_as(rows[0]), f"{draw}: src_ablations")
             found = note("edits of src_ablations", edited(rows))
             if not isinstance(found, Refused):
                 close(case, found, expected, f"{draw}: edits of src_ablations")
@@ -163,6 +156,14 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
     finally:
         model.train()
     return outcomes
+
+
+def by_hand(hand: ByHand, draw: Draw, run: int) -> Tensor:
+    """Return what stands in for the units alone, `[items, ...]`, or `[1, ...]` for all items."""
+    whole = hand.activation(draw.place, "corrupt", run)
+    value = torch.as_tensor(hand.value(draw.place, draw.kind, run)).to(whole)
+    value = value.expand(value.shape[0] if value.ndim else 1, *whole.shape[1:])
+    return value[(slice(None),) * draw.place.axis + (slice(None) if draw.unit is None else draw.unit,)]
 
 
 def captured(case: Case, place: Place, model: nn.Module, hand: ByHand) -> None:
@@ -206,7 +207,7 @@ def drawn(case: Case, place: Place, shape: torch.Size, seed: int) -> list[Draw]:
 
 
 def shape_at(hand: ByHand, place: Place) -> torch.Size:
-    if place.calls == 1:
+    if place.calls:
         return hand.activation(place, "clean").shape
     return torch.Size([ITEMS] + [3] * max(place.axis, *place.positions, 1))
 
