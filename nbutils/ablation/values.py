@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from nbutils import batches as kinds
 from nbutils.ablation.edits import stand_in
 from nbutils.ablation.running import running
-from nbutils.ablation.types import AblationType
+from nbutils.ablation.types import AblationType, Where
 from nbutils.batches import Batch
 from nbutils.data.pairs import PairLoader
 from nbutils.sites import Site
-
-Where = str | Callable[[Any], Tensor]
 
 
 def gather(
@@ -47,7 +45,9 @@ def gather(
 
     Returns:
         Each site, as it was given -> what `Replace` puts there: a number, or `[1, ...]` for a mean over a dataset,
-        `[items, ...]` for what depends on the batch. For a unit its part alone.
+        `[items, ...]` for what depends on the batch. For a unit its part alone. `MEAN` and `OPTIMAL` have length 1 at
+        positions, too. Under `OPTIMAL` every site is one of its own: a module has one vector, found for all units
+        together, a unit a number, found for it alone.
 
     Raises:
         KeyError: no such module.
@@ -68,6 +68,9 @@ def gather(
         for site in places.values():
             site.on(model)
         return {place: torch.tensor(ablation.constant) for place in places}
+    if type(ablation).fit is not AblationType.fit:
+        fitted = ablation.fit(model, list(dict.fromkeys(places.values())), _again(batches), where)
+        return {place: fitted[site] for place, site in places.items()}
     collect = _over_dataset if ablation.needs == "dataset" else _over_batches
     found = collect(model, list(wholes), ablation, _inputs(batches, ablation), where)
     return {place: site.on(model).select(found[site.whole]) for place, site in places.items()}
@@ -163,6 +166,11 @@ def _placed(mask: Tensor, output: Tensor, site: Site) -> Tensor:
         )
     shape = [output.shape[axis] if axis in axes else 1 for axis in range(output.ndim)]
     return mask.reshape(shape).to(output.device)
+
+
+def _again(batches: Iterable[Batch] | PairLoader) -> Sequence[Batch] | PairLoader:
+    """Return batches that can be run through more than once, the same each time."""
+    return batches if isinstance(batches, PairLoader) else list(kinds.each(batches))
 
 
 def _inputs(batches: Iterable[Batch] | PairLoader, ablation: AblationType) -> Iterator[Batch]:
