@@ -18,7 +18,9 @@ DATASET = {
     Kind.TOKENWISE_MEAN_CLEAN: ("clean",),
     Kind.TOKENWISE_MEAN_CORRUPT: ("corrupt",),
     Kind.TOKENWISE_MEAN_CLEAN_AND_CORRUPT: ("clean", "corrupt"),
+    Kind.MEAN: ("clean",),
 }
+KINDS = (*Kind, Kind.MEAN)
 CLEAR = (ValueError, TypeError, KeyError)
 
 
@@ -101,7 +103,7 @@ class ByHand:
             return 0.0
         if kind is Kind.RESAMPLE:
             return self.activation(place, "corrupt", run)
-        sources = DATASET.get(kind, ("clean", "corrupt") if kind.name == "MEAN" else ("clean",))
+        sources = DATASET.get(kind, ("clean",))
         if kind.name.startswith("BATCH"):
             sources = ("corrupt",)  # the batch that the values are taken from, as for resampling
         x = torch.cat([self.activation(place, source, run) for source in sources])
