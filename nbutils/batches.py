@@ -29,10 +29,13 @@ def run(model: nn.Module, batch: Batch) -> Any:
         raise TypeError(f"a batch is a tensor, a tuple or a mapping of them; got a {type(batch).__name__}")
     try:
         return model(*args, **keywords)
-    except TypeError as error:
-        if (refusal := _misfit(model, args, keywords)) is None:
-            raise  # not the call's fault
-        raise TypeError(refusal) from error
+    except Exception as error:
+        refusal = _misfit(model, args, keywords) if isinstance(error, TypeError) else None
+        if refusal is not None:
+            raise TypeError(refusal) from error
+        if len(args) > 1:  # a list of items is easily taken for a batch of one argument
+            error.add_note(f"{type(model).__name__} was given the {len(args)} parts of a batch as its arguments")
+        raise
 
 
 def _misfit(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
@@ -112,7 +115,8 @@ def each(batches: Iterable[Batch]) -> Iterator[Batch]:
         )
     for batch in batches:
         # A loader over a TensorDataset of one tensor yields lists of it.
-        yield batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
+        alone = isinstance(batch, list | tuple) and len(batch) == 1 and isinstance(batch[0], Tensor)
+        yield batch[0] if alone else batch
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

@@ -195,7 +195,8 @@ class Site:
             return part
         axis = self.units_axis(tensor)
         index = torch.tensor(self.indices, device=tensor.device)
-        return tensor.index_copy(axis, index, part.unsqueeze(axis) if isinstance(self.unit, int) else part)
+        # A clone keeps the memory format, on which the last bits of what comes after depend; `index_copy` does not.
+        return tensor.clone().index_copy_(axis, index, part.unsqueeze(axis) if isinstance(self.unit, int) else part)
 
     def position_axes(self, tensor: Tensor) -> tuple[int, ...]:
         """Return the axes on which positions lie, counted from the front.
