@@ -76,6 +76,57 @@ def gather(
     return {place: site.on(model).select(found[site.whole]) for place, site in places.items()}
 
 
+def gather_alone(
+    model: nn.Module,
+    sites: Iterable[Site],
+    ablation: AblationType,
+    batches: Iterable[Batch] | PairLoader = (),
+    *,
+    where: Where | None = None,
+) -> dict[Site, Tensor]:
+    """Return one value of each whole place, of which every site takes its part where it is replaced alone.
+
+    For most types that is the value of the whole place. Under one that is found site by site (`OPTIMAL`) it is put
+    together from those of the sites; units that none of them names are NaN.
+
+    Args, raises: as for `gather`; and ValueError for sites that share units, under a type that is found site by site.
+
+    Returns:
+        Whole place -> what stands in there, as from `gather`.
+    """
+    chosen = list(dict.fromkeys(sites))
+    wholes = list(dict.fromkeys(site.whole for site in chosen))
+    if ablation.needs != "dataset" or type(ablation).fit is AblationType.fit:
+        return gather(model, wholes, ablation, batches, where=where)
+    data = _again(batches)
+    own = gather(model, chosen, ablation, data, where=where)
+    like = gather(model, wholes, AblationType.MEAN, data, where=where)
+    found: dict[Site, Tensor] = {}
+    for whole in wholes:
+        here = [site for site in chosen if site.whole == whole]
+        taken = [unit for site in here for unit in site.indices]
+        if len(here) > 1 and (whole in here or len(set(taken)) < len(taken)):
+            raise ValueError(
+                f"{ablation.name} is found for each site alone, and sites of {whole.name} share units: one unit would "
+                "have several values; replace them in calls of their own"
+            )
+        for site in here:
+            found[whole] = _with_part(found.get(whole), own[site], site.on(model), like[whole])
+    return found
+
+
+def _with_part(value: Tensor | None, part: Tensor, site: Site, like: Tensor) -> Tensor:
+    """Return the value of a whole place with a site's part in it; units without one are NaN."""
+    if site.unit is None:
+        return part
+    if value is None:
+        axis = site.units_axis(like)
+        shape = list(part.unsqueeze(axis).shape if isinstance(site.unit, int) else part.shape)
+        shape[axis] = like.shape[axis]
+        value = part.new_full(shape, torch.nan)
+    return site.exchange(value, part)
+
+
 def _over_batches(
     model: nn.Module, sites: Sequence[Site], ablation: AblationType, batches: Iterable[Batch], where: Where | None
 ) -> dict[Site, Tensor]:

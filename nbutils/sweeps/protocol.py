@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nbutils import batches as kinds
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import Where, gather
+from nbutils.ablation.values import Where, gather_alone
 from nbutils.batches import Batch
 from nbutils.data.pairs import PairBatch, PairLoader
 from nbutils.sites import Site
@@ -138,13 +138,15 @@ class Measurement:
             yield from self.ablation.inputs(batch) if isinstance(batch, PairBatch) else [batch]
 
     def dataset_values(self, model: nn.Module, sites: Sequence[Site]) -> dict[Site, Tensor]:
-        """Return what stands in at whole places: numbers for a type that needs nothing, `[1, ...]` for a dataset.
+        """Return what stands in at the whole places of sites, each of which is to be replaced alone.
+
+        Numbers for a type that needs nothing, `[1, ...]` for a dataset.
 
         Raises:
             KeyError, TypeError, ValueError: as for `gather`.
         """
         inputs = self.dataset() if self.ablation.needs == "dataset" else ()
-        return gather(model, sites, self.ablation, inputs, where=self.where)
+        return gather_alone(model, sites, self.ablation, inputs, where=self.where)
 
     def runs_on(self, batch: Any) -> Batch:
         """Return what the model runs on."""

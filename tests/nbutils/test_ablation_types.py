@@ -275,9 +275,10 @@ def test_every_type_goes_wherever_a_type_does(kind):
     if kind is not MEAN and not isinstance(kind, Optimal):
         torch.testing.assert_close(values[sites[0]][:1], activation.median(0, keepdim=True).values)
     graph = nb.residual_graph(model, x, embedding="embed", branch="block", blocks=1, head="head")
-    task = nb.EdgeTask(model, graph, pairs, kind, lambda logits, batch: logits[:, 0])
+    task = nb.EdgeTask(model, graph, pairs, kind, lambda logits, batch: logits[:, 0].square())
     with torch.no_grad():  # one edge by hand
-        by_hand = (model.head(values[sites[0]] + model.block(activation)) - model(x))[:, 0].mean()
+        after = model.head(values[sites[0]] + model.block(activation))
+        by_hand = (after.square() - model(x).square())[:, 0].mean()
     scores = dict(zip(graph.edges, nb.exact_scores(task), strict=True))
     torch.testing.assert_close(scores["embedding", "logits"].float(), by_hand)
     assert by_hand.abs() > 1e-3
