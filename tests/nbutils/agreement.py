@@ -133,11 +133,12 @@ class ByHand:
                     handle.remove()
 
 
-def metric(case: Case) -> Callable[[Any, Any], Tensor]:
-    """Return a number per item."""
+def metric(case: Case) -> Callable[[Tensor, Any], Tensor]:
+    """Return a number per item, of a model's answer."""
 
-    def score(output: Any, _batch: Any) -> Tensor:
-        flat = case.answer(output).float().reshape(len(case.answer(output)), -1)
+    def score(answer: Tensor, _batch: Any) -> Tensor:
+        flat = case.part(answer).float()
+        flat = flat.reshape(len(flat), -1)
         return flat.square().mean(1) + flat[:, 0]
 
     return score

@@ -58,18 +58,26 @@ class Case:
     Attributes:
         build: makes the model.
         batch: number of items -> a batch of inputs.
-        answer: what is compared: a tensor `[items, ...]`, of what the model puts out.
+        key: which tensor of what the model puts out is its answer.
+        part: what of the answer is compared and measured: a tensor `[items, ...]`.
         plain: model -> the same without what hides its modules (compilation), for hooks written by hand.
         close: how far two answers may be apart, of the largest.
+        mixed: an item's answer depends on the other items.
     """
 
     name: str
     build: Callable[[], nn.Module]
     batch: Callable[[int], Any]
     places: tuple[Place, ...]
-    answer: Callable[[Any], Tensor] = field(default=lambda output: output)
+    key: int | str | None = None
+    part: Callable[[Tensor], Tensor] = field(default=lambda answer: answer)
     plain: Callable[[nn.Module], nn.Module] = field(default=lambda model: model)
     close: float = 1e-5
+    mixed: bool = False
+
+    def answer(self, output: Any) -> Tensor:
+        """Return what is compared, of what the model puts out."""
+        return self.part(output if self.key is None else output[self.key])
 
     def __str__(self) -> str:
         return self.name
@@ -547,7 +555,6 @@ def gru_answers() -> nn.Module:
     )
 
 
-first, second = (lambda output: output[0]), (lambda output: output["logits"])
 L0, E0, S0 = "encoder.layers.encoder_layer_0", "enc.layers.0", "features.1.0"
 
 CASES = [
@@ -710,7 +717,7 @@ CASES = [
             *(Place("encode", 1), Place("encode", 1, item=1), layer("encode.scale", 1), layer("trunk", 1)),
             Place("", 1, item=0),
         ),
-        first,
+        key=0,
     ),
     Case(
         "weight_norm",
@@ -752,16 +759,16 @@ CASES = [
         partial(named_answer, "dict"),
         vectors,
         (Place("trunk", 1, item="hidden"), Place("trunk", 1, item="square"), Place("", 1, item="logits")),
-        second,
+        key="logits",
     ),
     Case(
         "named tuple",
         partial(named_answer, "namedtuple"),
         vectors,
         (Place("trunk", 1), Place("trunk", 1, item=1), Place("", 1, item=0)),
-        first,
+        key=0,
     ),
-    Case("list", partial(named_answer, "list"), vectors, (Place("trunk", 1, item=1), layer("trunk.a", 1)), first),
+    Case("list", partial(named_answer, "list"), vectors, (Place("trunk", 1, item=1), layer("trunk.a", 1)), key=0),
     Case(
         "one logit",
         lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 1)),
@@ -791,7 +798,7 @@ CASES = [
     Case("integers", codes, vectors, (Place("nearest", 1, integers=True), Place("book", 1, part="input", integers=True))),
     Case("a cell in a loop", cell, sequences, (Place("cell", 1, calls=6), layer("out", 1))),
     Case("a part under vmap", mapped, vectors, (Place("inner", 1, calls=0), layer("out", 1))),
-    Case("items compared", contrastive, lambda n: (vectors(n), vectors(n)), (layer("a", 1), layer("b", 1))),
+    Case("items compared", contrastive, lambda n: (vectors(n), vectors(n)), (layer("a", 1), layer("b", 1)), mixed=True),
     Case(
         "unusual chain",
         unusual,

@@ -9,8 +9,6 @@ import transformers as hf
 from any_models import TOKENS, Case, Place, ids, images, known, layer, masked
 from torch import Tensor, nn
 
-last = lambda output: output.logits[:, -1]  # noqa: E731
-logits = lambda output: output.logits  # noqa: E731
 SMALL = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
 END = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
@@ -64,7 +62,8 @@ CASES = [
             *(tokens("transformer.wpe", shared=True), tokens(f"{G0}.mlp.c_fc"), block(f"{G0}.attn")),
             *(known(f"{G0}.attn.c_proj", 2, TOKENS, "input"), block(G0), tokens("transformer.ln_f"), block(f"{G0}.mlp")),
         ),
-        last,
+        key="logits",
+        part=lambda logits: logits[:, -1],
     ),
     Case(
         "GPT-NeoX",
@@ -74,7 +73,8 @@ CASES = [
             *(tokens("gpt_neox.layers.0.attention.query_key_value"), block("gpt_neox.layers.0.attention")),
             *(block("gpt_neox.layers.1"), tokens("gpt_neox.layers.1.mlp.dense_h_to_4h"), tokens("gpt_neox.embed_in")),
         ),
-        lambda output: output.logits[:, 2],
+        key="logits",
+        part=lambda logits: logits[:, 2],
     ),
     Case(
         "Llama",
@@ -85,7 +85,8 @@ CASES = [
             *(known("model.layers.0.self_attn.o_proj", 2, TOKENS, "input"), block("model.norm")),
             block("model.layers.1.self_attn", part="input", item="hidden_states"),
         ),
-        lambda output: output.logits[:, 2],
+        key="logits",
+        part=lambda logits: logits[:, 2],
     ),
     Case(
         "BERT",
@@ -96,7 +97,7 @@ CASES = [
             *(block(f"{B0}.attention.self"), tokens(f"{B0}.intermediate.dense"), block(f"{B0}.output"), block(B0)),
             *(layer("bert.pooler.dense", 1), layer("classifier", 1), tokens(f"{B0}.attention.output.LayerNorm")),
         ),
-        logits,
+        key="logits",
     ),
     Case(
         "ViT",
@@ -107,7 +108,7 @@ CASES = [
             layer("vit.embeddings.patch_embeddings.projection", 1, (2, 3)),
             tokens("vit.layernorm"),
         ),
-        logits,
+        key="logits",
     ),
     Case(
         "T5",
@@ -118,6 +119,7 @@ CASES = [
             *(tokens("decoder.block.0.layer.1.EncDecAttention.v"), block("decoder.block.0"), block("encoder")),
             tokens("shared", calls=0),
         ),
-        last,
+        key="logits",
+        part=lambda logits: logits[:, -1],
     ),
 ]

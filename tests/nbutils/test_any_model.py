@@ -69,7 +69,7 @@ class Draw:
 
     def __init__(self, case: Case, place: Place, shape: torch.Size, dice: random.Random, kind: Any) -> None:
         self.case, self.place, self.kind = case, place, kind
-        width = shape[place.axis]
+        self.shape, width = shape, shape[place.axis]
         some = sorted(dice.sample(range(width), min(width, 2)))
         self.unit = dice.choice([dice.randrange(width), dice.randrange(width), slice(some[0], some[-1] + 1), some, None])
         self.axes: list[int | None] = [place.axis, place.axis - len(shape)]
@@ -157,7 +157,36 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
                 close(case, alone.answer(), expected, f"{draw}: zero_weights")
     finally:
         model.train()
+    swept(draw, hand, model, note)
     return outcomes
+
+
+def swept(draw: Draw, hand: ByHand, model: nn.Module, note: Callable[..., Any]) -> None:
+    """A row of a sweep is the metric with hooks by hand; a site without a unit stands for each of its units."""
+    case, place, kind, site = draw.case, draw.place, draw.kind, draw.site(draw.axis)
+    whole = case.mixed or kind.name.startswith("BATCH")
+    pairs = nb.Pairs(hand.inputs["clean"], hand.inputs["corrupt"], torch.zeros(ITEMS))
+    loader = nb.PairLoader(pairs, ITEMS if whole else draw.size)
+    reference = (lambda batch: batch.corrupt) if kind.name.startswith("BATCH") else None
+    run = draw.run if isinstance(draw.run, int) else 0
+    width = draw.shape[place.axis]
+    if draw.unit is None and width > 16:
+        return
+    before = state(model)
+    frame = note(
+        "sweep",
+        lambda: nb.sweep(model, {"here": site}, loader, metric(case), kind, reference=reference, output=case.key),
+    )
+    assert same_state(before, state(model)), f"{draw}: a sweep left the model otherwise than it was"
+    if isinstance(frame, Refused):
+        return
+    assert len(frame) == (width if draw.unit is None else 1), f"{draw}: {len(frame)} rows"
+    assert (frame.n == ITEMS).all(), f"{draw}: {frame.n.tolist()} items"
+    value = hand.value(place, kind, run)
+    for row, unit in enumerate(range(width) if draw.unit is None else [draw.unit]):
+        answer = hand.answer(place, unit, value, draw.run if place.calls > 1 else 0)
+        expected = metric(replace(case, part=lambda answer: answer))(answer, None).mean()
+        close(case, torch.tensor(frame.value.iloc[row]), expected, f"{draw}: sweep of {unit}")
 
 
 def by_hand(hand: ByHand, draw: Draw, run: int) -> Tensor:
@@ -173,9 +202,12 @@ def captured(case: Case, place: Place, model: nn.Module, hand: ByHand) -> None:
     model.eval()
     site = nb.Site(place.module, part=place.part, item=place.item)
 
+    def measure(output: Any) -> Tensor:
+        return metric(replace(case, part=lambda answer: answer))(case.answer(output), None)
+
     def through() -> tuple[Tensor, Tensor | None]:
         with nb.capture(model, site) as seen:
-            score = metric(case)(call(model, hand.inputs["clean"]), None).sum()
+            score = measure(call(model, hand.inputs["clean"])).sum()
             seen[site]
         if not (score.requires_grad and seen[site].requires_grad):
             return seen[site], None
@@ -194,7 +226,7 @@ def captured(case: Case, place: Place, model: nn.Module, hand: ByHand) -> None:
         fused = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         handle = hand_hook(hand.model, place, lambda x: x + added)
-        score = metric(case)(call(hand.model, hand.inputs["clean"]), None).sum()
+        score = measure(call(hand.model, hand.inputs["clean"])).sum()
         handle.remove()
         torch.backends.mha.set_fastpath_enabled(fused)
         close(case, found[1], torch.autograd.grad(score, added)[0], f"{case}: gradient at {place}")
