@@ -194,8 +194,6 @@ class _Answers:
 
     def _check_idle(self, shift: _Shift, output: Tensor) -> None:
         """Raise a ValueError where what has no gradient changes the answer all the same."""
-        if shift.share:
-            return  # its first point was looked at
         other = _Shift(shift.place, shift.members, shift.value, 1.0)
         if not torch.equal(self._output({shift.place: other}).detach(), output):
             raise ValueError(

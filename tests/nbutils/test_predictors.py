@@ -1,4 +1,4 @@
-"""Attribution of units: exact before a linear readout, complete along the way, off elsewhere; gradients of `capture`."""
+"""Attribution of units: exact before a linear readout, complete along the way; gradients of `capture`."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def found(frame):
 SITES = [nb.Site("unit", unit) for unit in range(5)]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, nb.Optimal(steps=15)], ids=str)
 def test_attribution_is_the_exact_effect_where_the_readout_is_linear_and_is_not_where_it_is_not(kind):
     for linear in (True, False):
         model = Head(linear).train()
