@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils import batches
-from nbutils.ablation.layers import NORMS, axes, copied, depthwise, of_kind
+from nbutils.ablation.layers import BATCH_NORMS, NORMS, axes, copied, depthwise, of_kind
 from nbutils.batches import Batch
 from nbutils.hooks import unchanged, watch
 from nbutils.sites import Site, submodule
@@ -93,6 +93,13 @@ class Flow:
                 if maker in stopped and (leaf or name in self._mixers):
                     found[name] = [n for n in self._leaves(visited) if n not in (*self._mixers, name)]
         return found
+
+    def norm_of(self, name: str) -> str | None:
+        """Return the batch norm that takes in the very tensor that a module put out; None where there is none."""
+        for other, module in self.model.named_modules():
+            if of_kind(module, BATCH_NORMS) and set(self._made[name]) & set(self._read[other]):
+                return other
+        return None
 
     def beside(self, reader: str, makers: Iterable[str]) -> list[str]:
         """Return the mixing layers but those given whose answers a reader's input is made of."""

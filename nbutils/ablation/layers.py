@@ -137,6 +137,21 @@ def refuse(model: nn.Module, name: str, layer: nn.Module) -> None:
             raise ValueError(f"the {key} of {name!r} is another module's, too: what is done to one is done to both")
 
 
+def unit_axes(layer: nn.Module) -> dict[str, int]:
+    """Return the parameters that make a layer's units, with the axis on which the units lie.
+
+    Raises:
+        ValueError: they lie on none, as for a transposed convolution of several groups.
+    """
+    at = axes(layer)
+    if at is not None and at[0] == 2 and getattr(layer, "groups", 1) != 1:
+        raise ValueError(f"no axis of the weight of {layer} holds its units")
+    return {
+        name: at[0] - 1 if at is not None and name == "weight" else 0
+        for name, _ in layer.named_parameters(recurse=False)
+    }
+
+
 def copied(model: Model) -> Model:
     """Return a deep copy.
 
