@@ -97,8 +97,22 @@ class ByHand:
         assert len(kept) == place.calls, f"{self.case}: {place} was met {len(kept)} times"
         return kept[run]
 
-    def value(self, place: Place, kind: Any, run: int = 0) -> Tensor | float:
-        """Return what stands in for the whole activation, computed from its definition."""
+    def gradient(self, place: Place, score: Callable[[Any], Tensor]) -> Tensor:
+        """Return the gradient of a score of the model's output at a place: that of zeros which are added there."""
+        with self._quiet(), torch.enable_grad():
+            added = torch.zeros_like(self.activation(place, "clean"), requires_grad=True)
+            handle = hand_hook(self.model, place, lambda x: x + added)
+            try:
+                return torch.autograd.grad(score(call(self.model, self.inputs["clean"])), added)[0]
+            finally:
+                handle.remove()
+
+    def value(self, place: Place, kind: Any, run: int = 0, counts: Tensor | None = None) -> Tensor | float:
+        """Return what stands in for the whole activation, computed from its definition.
+
+        Args:
+            counts: of means: which positions of each item count `[items, positions]`.
+        """
         if kind is Kind.ZERO:
             return 0.0
         if kind is Kind.RESAMPLE:
@@ -109,7 +123,10 @@ class ByHand:
         x = torch.cat([self.activation(place, source, run) for source in sources])
         x = x.to(torch.promote_types(x.dtype, torch.float64))
         axes = (0, *place.positions) if kind.name in ("BATCH_ALL_TOK_MEAN", "MEAN") else (0,)
-        return x.mean(axes, keepdim=True)
+        if counts is None:
+            return x.mean(axes, keepdim=True)
+        share = counts.repeat(len(sources), 1).double().reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+        return (x * share).sum(axes, keepdim=True) / share.sum(axes, keepdim=True)
 
     def answer(self, place: Place | None = None, units: Any = None, value: Tensor | float = 0.0, run: int | str = "every") -> Tensor:
         """Return the model's answer to the clean inputs with units at a place replaced, by index assignment."""

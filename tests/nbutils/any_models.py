@@ -549,10 +549,13 @@ def normed_images() -> nn.Module:
 
 
 def gru_answers() -> nn.Module:
-    """The last state, `[layers, items, width]`, is the answer: axis 0 has length 1, and is not the items."""
-    return Fn(
-        lambda self, x: self.out(self.rnn(x)[1][-1]), rnn=nn.GRU(8, 6, batch_first=True), out=nn.Linear(6, 4)
-    )
+    """The last state, `[layers, items, width]`, goes into the answer: axis 0 has length 1, and is not the items."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden, state = self.rnn(x)
+        return self.out(hidden.mean(1) + state[-1])
+
+    return Fn(forward, rnn=nn.GRU(8, 6, batch_first=True), out=nn.Linear(6, 4))
 
 
 L0, E0, S0 = "encoder.layers.encoder_layer_0", "enc.layers.0", "features.1.0"

@@ -80,13 +80,12 @@ class Draw:
         self.must = fine and (self.axis is not None or place.said or len(shape) == 2)
         self.must_zero = place.weights and self.axis is None  # without a run nobody knows that 2 is the last axis
 
-    def site(self, axis: int | None) -> nb.Site:
-        positions = self.place.positions if self.place.given else None
-        where = {"part": self.place.part, "item": self.place.item, "positions": positions, "call": self.run}
-        return nb.Site(self.place.module, self.unit, axis, **where)
+        positions = place.positions if place.given else None
+        where = {"part": place.part, "item": place.item, "positions": positions, "call": self.run}
+        self.site = nb.Site(place.module, self.unit, self.axis, **where)
 
     def __str__(self) -> str:
-        return f"{self.case}: {self.site(self.axis)}, {self.kind.name}"
+        return f"{self.case}: {self.site}, {self.kind.name}"
 
 
 def close(case: Case, found: Tensor, expected: Tensor, what: object) -> None:
@@ -97,7 +96,7 @@ def close(case: Case, found: Tensor, expected: Tensor, what: object) -> None:
 
 def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
     """Compare every function with hooks by hand at one place, and return what was refused."""
-    case, place, kind = draw.case, draw.place, draw.kind
+    case, place, kind, site = draw.case, draw.place, draw.kind, draw.site
     clean, corrupt = hand.inputs["clean"], hand.inputs["corrupt"]
     pairs = nb.PairLoader(nb.Pairs(clean, corrupt, torch.zeros(ITEMS)), draw.size)
     whole = [corrupt] if kind.name.startswith("BATCH") else [items(corrupt, slice(0, 3)), items(corrupt, slice(3, ITEMS))]
@@ -119,7 +118,6 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
 
         return run
 
-    site = draw.site(draw.axis)
     before = state(model)
     values = note("gather", lambda: nb.gather(model, [site], kind, twins))
     rows = note("src_ablations", lambda: nb.src_ablations(model, [site], pairs if kind in DATASET else corrupt, kind))
@@ -158,12 +156,30 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
     finally:
         model.train()
     swept(draw, hand, model, note)
+    padding_aware(draw, hand, model, note)
     return outcomes
+
+
+def padding_aware(draw: Draw, hand: ByHand, model: nn.Module, note: Callable[..., Any]) -> None:
+    """A mean over the positions that count is that by hand."""
+    case, place, kind, site = draw.case, draw.place, draw.kind, draw.site
+    clean, corrupt = hand.inputs["clean"], hand.inputs["corrupt"]
+    mask = clean.get("attention_mask") if isinstance(clean, dict) else None
+    if mask is None or "MEAN" not in kind.name or place.positions != (1,) or place.calls != 1 or place.shared:
+        return
+    twins = nb.PairLoader(nb.Pairs(clean, corrupt, torch.zeros(ITEMS)), ITEMS) if kind in DATASET else [corrupt]
+    fits = draw.shape[1] == mask.shape[1]
+    values = note("gather where", lambda: nb.gather(model, [site], kind, twins, where="attention_mask"), fits)
+    assert fits or isinstance(values, Refused), f"{draw}: a mask of another length should be refused"
+    if not isinstance(values, Refused):
+        expected = torch.as_tensor(hand.value(place, kind, 0, mask)).to(values[site])
+        expected = expected[(slice(None),) * place.axis + (slice(None) if draw.unit is None else draw.unit,)]
+        close(case, *torch.broadcast_tensors(values[site], expected), f"{draw}: means over what counts")
 
 
 def swept(draw: Draw, hand: ByHand, model: nn.Module, note: Callable[..., Any]) -> None:
     """A row of a sweep is the metric with hooks by hand; a site without a unit stands for each of its units."""
-    case, place, kind, site = draw.case, draw.place, draw.kind, draw.site(draw.axis)
+    case, place, kind, site = draw.case, draw.place, draw.kind, draw.site
     whole = case.mixed or kind.name.startswith("BATCH")
     pairs = nb.Pairs(hand.inputs["clean"], hand.inputs["corrupt"], torch.zeros(ITEMS))
     loader = nb.PairLoader(pairs, ITEMS if whole else draw.size)
@@ -222,14 +238,8 @@ def captured(case: Case, place: Place, model: nn.Module, hand: ByHand) -> None:
         close(case, found[0].detach(), hand.activation(place, "clean"), f"{case}: capture of {place}")
         if found[1] is None:
             return
-        added = torch.zeros_like(found[0], requires_grad=True)
-        fused = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        handle = hand_hook(hand.model, place, lambda x: x + added)
-        score = measure(call(hand.model, hand.inputs["clean"])).sum()
-        handle.remove()
-        torch.backends.mha.set_fastpath_enabled(fused)
-        close(case, found[1], torch.autograd.grad(score, added)[0], f"{case}: gradient at {place}")
+        by_hand = hand.gradient(place, lambda output: measure(output).sum())
+        close(case, found[1], by_hand, f"{case}: gradient at {place}")
     finally:
         model.train()
 
@@ -250,7 +260,32 @@ def shape_at(hand: ByHand, place: Place) -> torch.Size:
 def test_any_model_answers_as_with_hooks_by_hand_or_one_call_refuses(name, seed=0):
     case, model, clean, corrupt = prepared(name)
     hand = ByHand(case, model, clean, corrupt)
+    intact = hand.answer()
     for place in case.places:
         captured(case, place, model, hand)
+        if place.calls and not place.refused:  # what nobody would notice tests nothing
+            assert (hand.answer(place) - intact).abs().max() > 30 * case.close, f"{place} does not matter"
         for draw in drawn(case, place, shape_at(hand, place), seed):
             check(draw, hand, model)
+
+
+@pytest.mark.parametrize("name", ["convolutions, batch norm, in-place activations", "Swin", "heads on axis 1", "LSTM"])
+def test_another_axis_than_the_true_one_is_noticed(name):
+    """The harness itself: were the package to take units on another axis, or positions, the comparison would fail."""
+    case, model, clean, corrupt = prepared(name)
+    hand = ByHand(case, model, clean, corrupt)
+    for place in (place for place in case.places if place.calls == 1 and not place.refused):
+        shape = shape_at(hand, place)
+        others = [axis for axis in range(1, len(shape)) if axis != place.axis]
+        for kind in (Kind.ZERO, Kind.RESAMPLE, Kind.MEAN):
+            draw = Draw(case, place, shape, random.Random(0), kind)
+            draw.unit, draw.site, draw.must_zero = 0, replace(draw.site, unit=0, axis=place.axis), False
+            check(draw, hand, model)
+            for axis in others:
+                draw.place = replace(place, axis=axis)
+                with pytest.raises(AssertionError, match=r"by \d|expected \("):
+                    check(draw, hand, model)
+        if others:
+            draw.place = replace(place, positions=())
+            with pytest.raises(AssertionError, match=r"by \d|expected \("):
+                check(draw, hand, model)
