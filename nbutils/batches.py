@@ -19,6 +19,8 @@ def run(model: nn.Module, batch: Batch) -> Any:
     Raises:
         TypeError: a batch of another kind, or one that the model's `forward` does not take.
     """
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
     if isinstance(batch, Tensor):
         args, keywords = (batch,), {}
     elif isinstance(batch, Mapping):
@@ -88,7 +90,9 @@ def select(batch: Batch, items: slice | Tensor) -> Batch:
         if isinstance(value, Tensor):
             return value[items] if value.ndim else value
         if _nested(value):
-            return {k: part(v) for k, v in value.items()} if isinstance(value, Mapping) else type(value)(map(part, value))
+            return (
+                {k: part(v) for k, v in value.items()} if isinstance(value, Mapping) else type(value)(map(part, value))
+            )
         return value
 
     if isinstance(batch, Tensor):
@@ -114,9 +118,10 @@ def each(batches: Iterable[Batch]) -> Iterator[Batch]:
             f"batches are a list of them, or a DataLoader; got {_told(batches)}: for one batch write [batch]"
         )
     for batch in batches:
-        # A loader over a TensorDataset of one tensor yields lists of it.
-        alone = isinstance(batch, list | tuple) and len(batch) == 1 and isinstance(batch[0], Tensor)
-        yield batch[0] if alone else batch
+        if isinstance(batch, list | tuple) and len(batch) == 1 and isinstance(batch[0], Tensor):
+            yield batch[0]  # a loader over a TensorDataset of one tensor yields lists of it
+        else:
+            yield batch
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:

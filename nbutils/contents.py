@@ -84,17 +84,16 @@ def argument(module: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, An
         named = [name for name, value in keywords.items() if isinstance(value, Tensor)]
         first = [i for i, value in enumerate(args) if isinstance(value, Tensor)][:1]
         tensors: list[int | str] = [*first] or [*named]
-        if len(tensors) != 1:
-            raise TypeError(f"which is {place}? Give item=, one of {', '.join(map(repr, keywords)) or 'none'}")
+        if len(tensors) > 1:
+            raise TypeError(f"which is {place}? Give item=, one of {', '.join(map(repr, named))}")
+        if not tensors:
+            raise TypeError(f"{place} must be a tensor; its call was given {_told(args, keywords)}")
         key = tensors[0]
-    if isinstance(key, int):
-        found = args[key] if 0 <= key < len(args) else None
-    else:
-        found = keywords.get(key)
+    given: Mapping[Any, Any] = {**dict(enumerate(args)), **keywords}
+    found = given.get(key)
     if not isinstance(found, Tensor):
         raise TypeError(
-            f"{place} must be a tensor, not a {type(found).__name__}; the call has {len(args)} positional arguments "
-            f"and {', '.join(map(repr, keywords)) or 'no keywords'}"
+            f"{place} must be a tensor, not a {type(found).__name__}; its call was given {_told(args, keywords)}"
         )
     dense(found, place)
     return key
@@ -107,12 +106,21 @@ def dense(tensor: Tensor, place: str) -> Tensor:
         TypeError: a nested, sparse or quantized one.
     """
     if tensor.is_nested:
-        raise TypeError(f"{place} is a nested tensor, whose items have shapes of their own; give the model a padded one")
+        raise TypeError(
+            f"{place} is a nested tensor, whose items have shapes of their own; give the model a padded one"
+        )
     if tensor.layout != torch.strided:
         raise TypeError(f"{place} is a sparse tensor ({tensor.layout}); give the model a dense one")
     if tensor.is_quantized:
         raise TypeError(f"{place} is a quantized tensor ({tensor.dtype}); use the model before it was quantized")
     return tensor
+
+
+def _told(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
+    given = [f"{i}: {type(value).__name__}" for i, value in enumerate(args)]
+    return (
+        ", ".join(given + [f"{name!r}: {type(value).__name__}" for name, value in keywords.items()]) or "no arguments"
+    )
 
 
 def _held(value: object, place: str) -> dict[Any, Any]:
@@ -127,4 +135,6 @@ def _held(value: object, place: str) -> dict[Any, Any]:
         return dict(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError(f"{place} must be a tensor, or a tuple, list, dict or dataclass of them; got {type(value).__name__}")
+    raise TypeError(
+        f"{place} must be a tensor, or a tuple, list, dict or dataclass of them; got {type(value).__name__}"
+    )

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -33,6 +34,17 @@ class PlacedEdit(Protocol):
 
     def at(self, site: Site) -> Edit:
         """Return the edit for a site, whose axis is that of the model's module."""
+
+
+@dataclass(frozen=True)
+class Pure:
+    """An edit that does not write into its argument and returns what nobody else holds: no copies are made for it."""
+
+    function: Edit
+
+    def at(self, _site: Site) -> Edit:
+        """Return the function, whatever the site."""
+        return self.function
 
 
 class UnusedEditWarning(UserWarning):
@@ -226,9 +238,12 @@ def unchanged(model: nn.Module, weights: bool = False) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     kinds = ("_buffers", "_parameters") if weights else ("_buffers",)
-    holders: list[dict[str, Tensor | None]] = [getattr(module, kind) for module, _ in modes for kind in kinds]
+    # What a scripted module holds cannot be put in another place; its values can change.
+    plain = [module for module, _ in modes if not isinstance(module, torch.jit.ScriptModule)]
+    holders: list[dict[str, Tensor | None]] = [getattr(module, kind) for module in plain for kind in kinds]
     held = [dict(holder) for holder in holders]
-    saved = {tensor: tensor.detach().clone() for content in held for tensor in content.values() if tensor is not None}
+    tensors = (*model.buffers(), *(model.parameters() if weights else ()))
+    saved = {tensor: tensor.detach().clone() for tensor in tensors}
     with _random_numbers(model):
         try:
             yield
@@ -310,17 +325,17 @@ def _hookable(model: nn.Module, name: str) -> nn.Module:
         KeyError: no such module.
         ValueError: the module or one around it is scripted, or runs as copies on several devices.
     """
-    found = submodule(model, name)
-    around, path = model, "the model"
+    around: Any = model
+    path = "the model"
     for part in (*name.split("."), ""):
         if isinstance(around, torch.jit.ScriptModule):
-            what = repr(name) if path == name or not name else f"{name!r} lies in {path!r}, which"
+            what = "the model" if around is model else repr(path)
             raise ValueError(
-                f"{what if name else path} is scripted: it runs without Python, and no hook is met; use the model that "
-                "was scripted"
+                f"{f'{name!r} lies in {what}, which' if part else what} is scripted: it runs without Python, and no "
+                "hook is met; use the model that was scripted"
             )
         if isinstance(around, nn.DataParallel) and len(around.device_ids) > 1:
             raise ValueError(f"{path!r} runs as copies on {len(around.device_ids)} devices; use its `module`")
         if part:
-            around, path = getattr(around, part), part if around is model else f"{path}.{part}"
-    return found
+            around, path = getattr(around, part, None), part if around is model else f"{path}.{part}"
+    return submodule(model, name)

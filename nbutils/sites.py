@@ -42,7 +42,12 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
         return model.get_submodule(name)
     except AttributeError:
         pass
-    names = [candidate for candidate, _ in model.named_modules(remove_duplicate=False) if candidate]
+    except RuntimeError:  # of a scripted model
+        if name in (found := dict(model.named_modules())):
+            return found[name]
+    # What `torch.compile` wraps is found by the name that it had.
+    names = [candidate.replace("_orig_mod.", "") for candidate, _ in model.named_modules(remove_duplicate=False)]
+    names = [candidate for candidate in names if candidate not in ("", "_orig_mod")]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
     raise KeyError(f"no module {name!r} in {type(model).__name__}; nearest: {', '.join(near) or 'it has none'}")
 

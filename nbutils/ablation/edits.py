@@ -71,8 +71,8 @@ def _fitting(value: Tensor, part: Tensor, site: Site) -> Tensor:
         if len(part) == 1 and torch.equal(value, value[:1].expand_as(value)):
             return stand_in(value[:1], part)  # what all items share
         raise ValueError(
-            f"values of {len(value)} items cannot stand in for {site.name} in a pass of {len(part)}: give edits for the "
-            "items of each batch"
+            f"values of {len(value)} items cannot stand in for {site.name} in a pass of {len(part)}: give edits "
+            "for the items of each batch"
         )
     return stand_in(value, part)
 

@@ -20,6 +20,7 @@ UNMET = (
     "another module may call its `forward` or use its weight directly (as attention does with its output projection, "
     "of which the attention module's output is what it puts out), or this path is not taken"
 )
+TOLERANCE = 0.05  # of the norm; eight bits, or items that differ in how a kernel cuts them up, stay below
 See = Callable[[Site, Tensor], None]
 
 
@@ -31,6 +32,7 @@ class Runner:
         self._sites = {site: site.on(model) for site in sites}
         self._runs = dict.fromkeys(self._sites, 0)
         self._lengths: dict[Site, int] = {}
+        self._some: dict[Site, Tensor] = {}  # what is there for the items that are run again alone
         self._items, self._checked, self._checking, self._thread = 0, False, False, threading.get_ident()
         if every := [site for site in self._sites if site.call == "every"]:
             raise ValueError(f"one run of a module is meant: {every[0]!r} needs a number as its call")
@@ -63,16 +65,20 @@ class Runner:
         return answer
 
     def _check(self, batch: Batch) -> None:
-        """Run some items alone: the length of axis 0 must follow their number, or stay 1 for what all items share."""
-        first, lengths = self._items, dict(self._lengths)
-        index = torch.arange(2) if first > 2 else torch.arange(first + 1) % first
+        """Run some items alone: what is there for them must be the same, and its axis 0 follow their number, or stay 1.
+
+        Raises:
+            ValueError: axis 0 is not the items, or an item depends on the others.
+        """
+        first, lengths, some = self._items, dict(self._lengths), dict(self._some)
+        index = _few(first)
         self._checking = True
         try:
             self._run(kinds.select(batch, index))
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"the model runs on {first} items, and not on {len(index)} of them: axis 0 of all tensors of a batch "
-                f"must be the items; got {kinds.shapes(batch)}"
+                f"must be the items, and their number free; got {kinds.shapes(batch)}"
             ) from error
         finally:
             self._checking = False
@@ -82,7 +88,13 @@ class Runner:
                     f"{site.name} has {length} on axis 0 for {first} items and {self._lengths[site]} for {len(index)}: "
                     "axis 0 must be the items"
                 )
+            if _differ(some[site], self._some[site]):
+                raise ValueError(
+                    f"{site.name} has other values for {len(index)} items alone than for the same among {first}: axis "
+                    "0 must be the items, each by itself, and nothing drawn at random"
+                )
         self._checked = True
+        self._some.clear()
 
     def watchers(self) -> tuple[dict[str, Callable[..., None]], dict[str, Callable[..., None]]]:
         """Return what `nbutils.hooks.watch` calls back, by module: for outputs, and for inputs."""
@@ -117,6 +129,9 @@ class Runner:
         if self._runs[site] != 1 + int(site.call or 0):
             return
         length = self._lengths[site] = len(tensor) if tensor.ndim else 0
+        if not self._checked:
+            few = _few(self._items) if length == self._items and not self._checking else torch.arange(length)
+            self._some[site] = tensor.detach().index_select(0, few.to(tensor.device)) if tensor.ndim else tensor
         if self._checking:
             return
         tensor = tensor.detach()  # a view of a weight requires gradients, without a graph too
@@ -126,6 +141,19 @@ class Runner:
                 "what all items share"
             )
         self._see(site, tensor if length == self._items else tensor.expand(self._items, *tensor.shape[1:]))
+
+
+def _few(items: int) -> torch.Tensor:
+    """Return which items are run again alone: another number of them than before."""
+    return torch.arange(2) if items > 2 else torch.arange(items + 1) % items
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Return whether values of the same items are others: by more than kernels for another number of items do."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return False
+    one, other = one.double(), other.double()
+    return bool((one - other).norm() > TOLERANCE * one.norm())  # False for NaN
 
 
 def answer(model: nn.Module, batch: Batch, item: int | str | None = None) -> Tensor:
@@ -175,5 +203,11 @@ def running(model: nn.Module, sites: Iterable[Site], see: See) -> Iterator[Runne
     runner = Runner(model, sites, see)
     outputs, inputs = runner.watchers()
     with watch(model, outputs, inputs=inputs), unchanged(model), torch.no_grad():
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{type(model).__name__} has no eval mode, as one that was exported: use the model from before "
+                f"({error})"
+            ) from error
         yield runner
