@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,37 +83,54 @@ def gather_alone(
     ablation: AblationType,
     batches: Iterable[Batch] | PairLoader = (),
     *,
+    together: Iterable[Site] = (),
     where: Where | None = None,
 ) -> dict[Site, Tensor]:
-    """Return one value of each whole place, of which every site takes its part where it is replaced alone.
+    """Return one value of each whole place, of which each unit takes its part where it is replaced alone.
 
     For most types that is the value of the whole place. Under one that is found site by site (`OPTIMAL`) it is put
-    together from those of the sites; units that none of them names are NaN.
+    together from those of the units; units that are not asked for are NaN.
 
-    Args, raises: as for `gather`; and ValueError for sites that share units, under a type that is found site by site.
+    Args:
+        sites: units and groups; a site without a unit stands for each of its units.
+        together: sites that are replaced as they are: one without a unit as a whole.
+        others: as for `gather`.
 
     Returns:
         Whole place -> what stands in there, as from `gather`.
+
+    Raises:
+        KeyError, TypeError, ValueError: as for `gather`; and ValueError for sites that share units, under a type that
+            is found site by site.
     """
-    chosen = list(dict.fromkeys(sites))
-    wholes = list(dict.fromkeys(site.whole for site in chosen))
+    alone, joint = list(dict.fromkeys(sites)), list(dict.fromkeys(together))
+    wholes = list(dict.fromkeys(site.whole for site in (*alone, *joint)))
     if ablation.needs != "dataset" or type(ablation).fit is AblationType.fit:
         return gather(model, wholes, ablation, batches, where=where)
     data = _again(batches)
-    own = gather(model, chosen, ablation, data, where=where)
     like = gather(model, wholes, AblationType.MEAN, data, where=where)
-    found: dict[Site, Tensor] = {}
-    for whole in wholes:
-        here = [site for site in chosen if site.whole == whole]
+    # Sites that name one place in several ways have one value.
+    places = {whole: replace(whole, axis=whole.on(model).units_axis(like[whole])) for whole in wholes}
+    members: dict[Site, dict[Site, Tensor]] = {place: {} for place in places.values()}
+    for site in alone:
+        place, mean = places[site.whole], like[site.whole]
+        for unit in place.each(mean) if site.unit is None else [replace(place, unit=site.unit)]:
+            members[place][unit] = mean
+    for site in joint:
+        members[places[site.whole]][replace(places[site.whole], unit=site.unit)] = like[site.whole]
+    for place, here in members.items():
         taken = [unit for site in here for unit in site.indices]
-        if len(here) > 1 and (whole in here or len(set(taken)) < len(taken)):
+        if len(here) > 1 and (place in here or len(set(taken)) < len(taken)):
             raise ValueError(
-                f"{ablation.name} is found for each site alone, and sites of {whole.name} share units: one unit would "
+                f"{ablation.name} is found for each site alone, and sites of {place.name} share units: one unit would "
                 "have several values; replace them in calls of their own"
             )
-        for site in here:
-            found[whole] = _with_part(found.get(whole), own[site], site.on(model), like[whole])
-    return found
+    own = gather(model, [site for here in members.values() for site in here], ablation, data, where=where)
+    found: dict[Site, Tensor] = {}
+    for place, here in members.items():
+        for site, mean in here.items():
+            found[place] = _with_part(found.get(place), own[site], site, mean)
+    return {whole: found[place] for whole, place in places.items()}
 
 
 def _with_part(value: Tensor | None, part: Tensor, site: Site, like: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from nbutils.batches import Batch
 from nbutils.hooks import edit
 from nbutils.seeding import generator
 from nbutils.sites import Site
+from nbutils.sweeps.driver import told
 from nbutils.sweeps.protocol import Measurement, Metric, Step
+from nbutils.sweeps.units import Sites, named_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,7 @@ METHODS: tuple[Method, ...] = ("gradient", "integrated", "magnitude", "random")
 
 def attribute(
     model: nn.Module,
-    sites: Iterable[str | Site] | Mapping[Hashable, str | Site],
+    sites: Sites,
     batches: Iterable[Any],
     metric: Metric | Mapping[str, Metric],
     ablation: AblationType = AblationType.ZERO,
@@ -98,12 +100,9 @@ class _Row:
     shown: int | str
 
 
-def _rows(
-    model: nn.Module, sites: Iterable[str | Site] | Mapping[Hashable, str | Site], measurement: Measurement
-) -> list[_Row]:
+def _rows(model: nn.Module, sites: Sites, measurement: Measurement) -> list[_Row]:
     """Return the rows of a sweep; a site without a unit stands for each of its units."""
-    named = sites if isinstance(sites, Mapping) else {str(Site.of(place)): place for place in sites}
-    chosen = {label: Site.of(place).on(model) for label, place in named.items()}
+    chosen = {label: site.on(model) for label, site in named_sites(sites).items()}
     found: dict[Site, Tensor] = {}
     with running(model, [site.whole for site in chosen.values()], found.__setitem__) as run:
         run(next(measurement.steps()).inputs)
@@ -115,7 +114,7 @@ def _rows(
         else:
             site.count(tensor)
             site = replace(site, axis=site.units_axis(tensor))
-            rows.append(_Row(label, site, site.unit if isinstance(site.unit, int) else str(site.unit)))
+            rows.append(_Row(label, site, site.unit if isinstance(site.unit, int) else told(site.unit)))
     return rows
 
 

@@ -282,5 +282,20 @@ def test_every_type_goes_wherever_a_type_does(kind):
     scores = dict(zip(graph.edges, nb.exact_scores(task), strict=True))
     torch.testing.assert_close(scores["embedding", "logits"].float(), by_hand)
     assert by_hand.abs() > 1e-3
+
+    # One unit alone, by hand, in a sweep; and to first order.
+    def metric(logits, batch):
+        return logits[:, 0]
+
+    unit = nb.Site("block", 1)
+    with (
+        torch.no_grad(),
+        nb.edit(model, nb.edits([unit], nb.gather(model, [unit], kind, pairs if sample is pairs else [x]))),
+    ):
+        after = model(x)[:, 0].mean()
+    swept = nb.sweep(model, "block", pairs, metric, kind)
+    predicted = nb.attribute(model, "block", pairs, metric, kind)
+    torch.testing.assert_close(torch.tensor(swept.value[1]).float(), after)
+    torch.testing.assert_close(torch.tensor(predicted.value[1]).float(), after - model(x)[:, 0].mean())
     again = pickle.loads(pickle.dumps(kind))
     assert again == kind or type(again) is type(kind)

@@ -108,6 +108,21 @@ def test_groups_and_several_metrics_and_items_that_do_not_count():
     assert frame.groupby("metric")["n"].first().to_dict() == {"first": 7, "second": 2}
 
 
+@pytest.mark.parametrize("kind", [*KINDS, nb.Optimal(steps=15)], ids=str)
+def test_attribution_has_the_rows_of_a_sweep_and_predicts_its_changes(kind):
+    model, loader, sites = Head(), pairs(), {"layer": "unit", "head": nb.Site("unit", slice(2, 4), axis=2)}
+    if isinstance(kind, nb.Optimal):  # of each site alone: a unit has one value in a call
+        with pytest.raises(ValueError, match=r"OPTIMAL is found for each site alone, .* share units"):
+            nb.sweep(model, sites, loader, first, kind)
+        sites = {"layer": nb.Site("unit", slice(0, 2)), "one": nb.Site("unit", 4, axis=2)}
+    swept, frame = nb.sweep(model, sites, loader, first, kind), nb.attribute(model, sites, loader, first, kind)
+    keys = ["site", "unit", "metric", "n"]
+    assert swept[keys].equals(frame[keys])
+    with torch.no_grad():
+        intact = model.eval()(loader.pairs.clean)[:, 0].mean().item()
+    torch.testing.assert_close(found(swept) - intact, found(frame), rtol=0, atol=1e-9)
+
+
 def test_baselines_have_the_rows_of_a_sweep_and_know_nothing_of_the_metric():
     model, loader = Head(), pairs()
     size = nb.attribute(model, ["unit"], loader, first, method="magnitude")
