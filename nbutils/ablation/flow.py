@@ -62,6 +62,12 @@ class Flow:
         """Return the first name of a site's module."""
         return self._names[submodule(self.model, site.module)]
 
+    def count(self, site: Site) -> int:
+        """Return how many units a site's tensor has."""
+        site = site.on(self.model)
+        shape = self.shapes[site]
+        return shape[site.units_axis(torch.empty(shape, device="meta"))]
+
     def mixes(self, name: str) -> bool:
         """Return whether a module puts out what depends on all units that it takes in, as far as is known."""
         module = self.model.get_submodule(name)

@@ -1,4 +1,4 @@
-"""Layers whose weights belong to units: which weights make a unit, which read it, and which layers are none of these."""
+"""Layers whose weights belong to units: which make a unit, which read it, and what is refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def axes(layer: nn.Module) -> tuple[int, int | None] | None:
 
 def depthwise(layer: nn.Module) -> bool:
     """Return whether a layer is a convolution of each channel alone."""
-    return of_kind(layer, _CONV) and layer.groups == layer.in_channels == layer.out_channels > 1
+    sizes = {getattr(layer, name, None) for name in ("groups", "in_channels", "out_channels")}
+    return of_kind(layer, _CONV) and len(sizes) == 1 and sizes != {1}
 
 
 def grouped(layer: nn.Module) -> Tensor:
@@ -152,12 +153,24 @@ def unit_axes(layer: nn.Module) -> dict[str, int]:
     }
 
 
+def unscripted(model: nn.Module) -> None:
+    """Refuse a model that is scripted, or in part.
+
+    Raises:
+        ValueError: the message names the module.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{name or 'the model'!r} is scripted: its weights are not edited; use what was scripted")
+
+
 def copied(model: Model) -> Model:
     """Return a deep copy.
 
     Raises:
         ValueError: a module keeps a computed weight, which cannot be copied; the message names it.
     """
+    unscripted(model)
     for name, module in model.named_modules():
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.grad_fn is not None:

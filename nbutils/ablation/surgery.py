@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nbutils import batches
 from nbutils.ablation.flow import Flow, keep_inputs
-from nbutils.ablation.layers import BATCH_NORMS, axes, copied, depthwise, grouped, of_kind, refuse, width
+from nbutils.ablation.layers import BATCH_NORMS, axes, copied, depthwise, grouped, of_kind, refuse, unscripted, width
 from nbutils.ablation.weights import check_copy
 from nbutils.batches import Batch
 from nbutils.hooks import edit, unchanged, watch
@@ -50,6 +50,7 @@ def prune(model: Model, sites: Iterable[str | Site], batch: Batch) -> Model:
         if not site.indices:
             raise ValueError(f"which units are to go? {site} is all of them, and no unit would be left")
         groups.setdefault(site.whole, {}).update(dict.fromkeys(site.indices))
+    unscripted(model)
     for whole in groups:
         refuse(model, whole.module, submodule(model, whole.module))
     copy, hint = copied(model), ""
@@ -95,7 +96,8 @@ def _trace(model: nn.Module, whole: Site, units: list[int], batch: Batch) -> _Cu
     """
     flow = Flow(model, batch, [whole])
     makers, above = _makers(flow, whole, units)
-    between, readers = dict.fromkeys(above, units), {}
+    between: dict[str, list[int]] = dict.fromkeys(above, units)
+    readers: dict[str, list[int]] = {}
     reading = {name: path for maker in makers for name, path in flow.readers(maker).items() if name not in above}
     runs = _inputs(flow.model, replace(whole, unit=tuple(units)), reading, batch)
     for name, path in reading.items():
@@ -119,8 +121,7 @@ def _makers(flow: Flow, whole: Site, units: list[int]) -> tuple[list[str], list[
         _cuttable(flow, name)
     if not makers:
         raise ValueError(f"no layer makes {whole.name}, as far as autograd's graph tells")
-    shape = flow.shapes[whole]
-    count = shape[whole.units_axis(torch.empty(shape, device="meta"))]
+    count = flow.count(whole)
     for name in makers:
         made = width(submodule(flow.model, name))
         if made != count:
@@ -142,9 +143,9 @@ def _inputs(model: nn.Module, site: Site, names: Iterable[str], batch: Batch) ->
             return (sign * (1 + drawn)).to(part)
 
         kept: dict[str, Tensor] = {}
-        with torch.no_grad(), unchanged(model), edit(model, {site: put}):
-            with watch(model, inputs=keep_inputs(model, names, kept)):
-                batches.run(model, batch)
+        seen = watch(model, inputs=keep_inputs(model, names, kept))
+        with torch.no_grad(), unchanged(model), edit(model, {site: put}), seen:
+            batches.run(model, batch)
         runs.append(kept)
     return runs
 
@@ -164,10 +165,14 @@ def _where(
     found = torch.nonzero(alive & (zero == 0).all(1))[:, 0].tolist()
     if found:
         return found
-    told = [f"what {name!r} reads of {whole.name} is not 0 where the units are, but up to {zero[alive].abs().max():.3g}"]
+    told = [
+        f"what {name!r} reads of {whole.name} is not 0 where the units are, but up to {zero[alive].abs().max():.3g}"
+    ]
     beside = flow.beside(name, makers)
     if beside:
-        told.append(f"they are joined there (added, as in a residual stream, or multiplied) with those of {_listed(beside)}")
+        told.append(
+            f"they are joined there (added, as in a residual stream, or multiplied) with those of {_listed(beside)}"
+        )
     if path:
         told.append("they pass " + ", ".join(f"{p!r}, a {type(submodule(flow.model, p)).__name__}" for p in path))
     norms = [p for p in path if of_kind(submodule(flow.model, p), BATCH_NORMS) and p != whole.module]

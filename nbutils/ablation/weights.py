@@ -11,7 +11,7 @@ from torch import nn
 from nbutils import batches
 from nbutils.ablation.edits import edits
 from nbutils.ablation.flow import Flow, tensors
-from nbutils.ablation.layers import copied, silence, weighted, width
+from nbutils.ablation.layers import copied, silence, unscripted, weighted, width
 from nbutils.batches import Batch
 from nbutils.hooks import edit, unchanged, watch
 from nbutils.sites import Site, submodule
@@ -44,6 +44,7 @@ def zero_weights(model: Model, sites: Iterable[str | Site], batch: Batch | None 
     >>> model.weight[1].tolist(), model.bias[1].item()
     ([0.0, 0.0], 0.0)
     """
+    unscripted(model)
     chosen = list(dict.fromkeys(Site.of(place) for place in sites))
     places = [_maker(model, site, batch) for site in chosen]
     for place in places:
@@ -68,14 +69,14 @@ def _maker(model: nn.Module, site: Site, batch: Batch | None) -> Site:
     mixing, between = flow.makers(site)
     for name in (*reversed(between), *(mixing if len(mixing) == 1 else ())):
         if not isinstance(submodule(model, name), nn.PReLU):
-            made = width(weighted(model, Site(name)))
-            shape = flow.shapes[site.on(flow.model)]
-            here = shape[site.on(flow.model).units_axis(torch.empty(shape, device="meta"))]
-            if made != here:
-                raise ValueError(f"{site.name} has {here} units, and {name!r}, which makes them, {made}; name {name!r}")
+            count = width(weighted(model, Site(name)))
+            if count != flow.count(site):
+                raise ValueError(
+                    f"{site.name} has {flow.count(site)} units, and {name!r}, which makes them, {count}; name {name!r}"
+                )
             return Site(name, site.unit)
-    made = ", ".join(map(repr, mixing)) or "no layer"
-    raise ValueError(f"the units of {site.name} are made by {made} and not by one layer; edit the activation instead")
+    makers = ", ".join(map(repr, mixing)) or "no layer"
+    raise ValueError(f"the units of {site.name} are made by {makers} and not by one layer; edit the activation instead")
 
 
 @torch.no_grad()
@@ -106,7 +107,8 @@ def check_copy(model: nn.Module, copy: nn.Module, sites: Iterable[Site], batch: 
             with edit(model, edits(sites)):
                 expected = tensors(batches.run(model, batch))
         try:
-            found = tensors(batches.run(copy, batch))
+            with watch(copy):  # so that it runs the same way: without fused or compiled paths
+                found = tensors(batches.run(copy, batch))
         except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             raise ValueError(f"without {told} the model does not run: {error}{hint}") from error
     if not expected or [t.shape for t in expected] != [t.shape for t in found]:

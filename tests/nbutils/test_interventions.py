@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nbutils.ablation.edits import edits
+from nbutils.ablation.flow import tensors
 from nbutils.ablation.surgery import prune
 from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import capture, edit
@@ -45,7 +46,9 @@ class Branches(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.out, self.side, self.never, self.hidden = (nn.Linear(*widths) for widths in ((6, 2), (6, 3), (6, 6), (4, 6)))
+        self.out, self.side, self.never, self.hidden = (
+            nn.Linear(*widths) for widths in ((6, 2), (6, 3), (6, 6), (4, 6))
+        )
 
     def forward(self, x):
         h = self.hidden(x).relu()
@@ -122,7 +125,7 @@ def test_without_units_a_model_answers_as_with_zeros(name):
     run = (lambda m: m(**fresh)) if isinstance(fresh, dict) else (lambda m: m(fresh))
     with edit(model, edits([site])):
         expected = run(model)
-    for right, found, whole in zip(*(out if isinstance(out, tuple) else (out,) for out in (expected, run(pruned), run(model)))):
+    for right, found, whole in zip(*map(tensors, (expected, run(pruned), run(model))), strict=True):
         assert torch.allclose(right, found, atol=1e-5)
         assert (right - whole).abs().max() > 1e-4  # the units did something
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -218,7 +221,9 @@ def test_surgery_works_on_a_copy_and_repeats(model):
     assert seen["bottleneck"].shape == (200, 3)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*model.modules(), *pruned.modules()))
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in (*model.modules(), *pruned.modules())
+    )
     with pytest.raises(KeyError, match="bottleneck"):
         prune(model, [Site("botleneck", 0)], colors())
 

@@ -54,7 +54,9 @@ def test_a_convolution_and_its_batch_norm_are_two_places():
     conv, unit = (zero_weights(model, [Site(name, 1)], IMAGES) for name in ("0", "1"))
     assert conv[:3](IMAGES)[:, 1].min() > 0.5
     assert unit[:3](IMAGES)[:, 1].max() == 0
-    after = zero_weights(model, [Site("2", 1, 1)], IMAGES)  # the ReLU has no weights: the norm before it makes its units
+    after = zero_weights(
+        model, [Site("2", 1, 1)], IMAGES
+    )  # the ReLU has no weights: the norm before it makes its units
     assert torch.equal(after[1].weight, unit[1].weight)
     assert torch.equal(after[0].weight, model[0].weight)
     with pytest.raises(ValueError, match="has 36 units, and '1', which makes them, 4"):
@@ -91,8 +93,16 @@ def test_computed_weights_are_refused_by_name(wrap):
             zero_weights(model, [Site(named.strip("'"), 1)])
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.:FutureWarning")
+def test_scripted_models_are_refused():
+    model = torch.jit.script(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)))
+    for call in (zero_weights, prune):
+        with pytest.raises(ValueError, match="'the model' is scripted"):
+            call(model, [Site("0", 2)], X)
+
+
 class Scaled(nn.Module):
-    """A norm that multiplies by 1 + weight."""
+    """A layer whose weights are read by other code, and one that is never called."""
 
     def __init__(self):
         super().__init__()
@@ -104,8 +114,8 @@ class Scaled(nn.Module):
 
 def test_what_runs_otherwise_is_refused():
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="answers otherwise than the model under the edit.* used elsewhere"):
-        zero_weights(Scaled().eval(), [Site("first", 2)], X)  # its weights are read by other code, too
+    with pytest.raises(ValueError, match=r"answers otherwise than the model under the edit.* used elsewhere"):
+        zero_weights(Scaled().eval(), [Site("first", 2)], X)
     assert zero_weights(Scaled().eval(), [Site("first", 2)]).first.bias[2] == 0  # unseen without a batch
     with pytest.raises(ValueError, match="'second' does not run"):
         zero_weights(Scaled().eval(), [Site("second", 2)], X)
