@@ -34,6 +34,7 @@ from .sweeps.metrics import cross_entropy as cross_entropy
 from .sweeps.metrics import divergence as divergence
 from .sweeps.metrics import logit_difference as logit_difference
 from .sweeps.predictors import attribute as attribute
+from .sweeps.units import measure as measure
 from .sweeps.units import sweep as sweep
 from .training.ensemble import Ensemble as Ensemble
 from .training.fit import fit as fit

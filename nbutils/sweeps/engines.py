@@ -26,7 +26,7 @@ from nbutils.sweeps.replay import Replay
 from nbutils.sweeps.rows import Fixed, Row, Values, by_place, part
 from nbutils.sweeps.steps import BETWEEN, LINEAR
 
-COMPARED = 4  # items on which an engine is compared
+COMPARED = 2  # items on which an engine is compared
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest answer; of shorter numbers:
 CLOSE_SHORT = 2e-2
 
@@ -78,15 +78,19 @@ class Engines:
         some = batches.select(inputs, slice(0, COMPARED))
         replay = Replay(model, widths, fixed, answer, some)
         self.hooked = Hooked(model, widths, fixed, answer, replay.least)
-        chain = Chain.of(model, batches.select(inputs, slice(0, 1)), fixed)
-        if chain is None:
-            _say_why(model)
+        chain = None
+        if all(isinstance(leaf, LINEAR + BETWEEN) for leaf in replay.leaves):
+            chain = Chain.of(model, batches.select(inputs, slice(0, 1)), fixed)
+            if chain is None:
+                _say_why(model)
         self.of: dict[Site, Engine] = {}
         for place, mine in by_place(rows):
             engine: Engine = self.hooked
             if chain is not None and chain.holds(mine):
                 engine = chain
-            elif (pooled := Pooled.of(model, place, fixed, answer, replay.least, some)) is not None:
+            elif replay.ends_linearly(place) and (
+                pooled := Pooled.of(model, place, fixed, answer, replay.least, some)
+            ):
                 engine = pooled
             elif replay.holds(mine):
                 engine = replay
@@ -170,9 +174,6 @@ class Engines:
 
 def _say_why(model: nn.Module) -> None:
     """Warn of what keeps a model, whose modules are those of a chain, from being read as one."""
-    leaves = [m for m in model.modules() if next(m.children(), None) is None]
-    if not all(isinstance(m, LINEAR + BETWEEN) for m in leaves) or not any(isinstance(m, LINEAR) for m in leaves):
-        return
     named = list(model.named_modules())
     if found := [name for name, m in named if is_hooked(m)]:
         _warn(f"hooks are left on {_names(found)}: they are met, by a slower engine; remove those that nobody needs")

@@ -16,6 +16,7 @@ from nbutils import batches
 from nbutils.batches import Batch
 from nbutils.hooks import watch
 
+Versions = list[tuple[Tensor, int]]  # tensors, and how often they had been written into
 Simple = bool | int | float | str | None
 
 
@@ -35,7 +36,8 @@ class Call:
         kept: whether `output` can be given back.
         hooked: whether others have hooks on it: they would run again on what it gives back.
         parent: the call inside which it ran.
-        copied: whether `output` is a copy, to be copied again whenever it is given back.
+        copied: whether `output` is a copy, to be copied again where what is given back is written into.
+        taken, versions: the tensors of `arguments` when it started, of `output` when it was done.
     """
 
     path: str
@@ -49,7 +51,9 @@ class Call:
     kept: bool = False
     copied: bool = False
     parent: Call | None = None
-    versions: list[tuple[Tensor, int]] = field(default_factory=list)
+    taken: Versions = field(default_factory=list)
+    versions: Versions = field(default_factory=list)
+    _lent: tuple[Any, Versions] | None = None
 
     @property
     def reusable(self) -> bool:
@@ -58,7 +62,11 @@ class Call:
     def give(self) -> Any:
         """Return what it put out."""
         if self.copied:
-            return _copied(self.output)
+            # Handed out until it is written into: who does may be among those that do not run.
+            if self._lent is None or written(self._lent[1]):
+                lent = _copied(self.output)
+                self._lent = lent, [(tensor, tensor._version) for tensor in tensors(lent)]
+            return self._lent[0]
         return copy.copy(self.output) if isinstance(self.output, list | dict) else self.output
 
 
@@ -66,12 +74,12 @@ class Recorder:
     """Records passes of a model, and learns which outputs are written into after their module is done.
 
     Attributes:
-        written: paths of the modules that put them out: theirs are copied.
+        late: paths of the modules that put them out: theirs are copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.written: set[str] = set()
+        self.late: set[str] = set()
         self._modules = dict(_reachable(model))
         self._hooked = {path for path, module in self._modules.items() if is_hooked(module)}
 
@@ -79,10 +87,10 @@ class Recorder:
         """Run the model once; return each module's call, and the answer."""
         while True:
             calls, answer = self._pass(inputs)
-            found = {call.path for call in calls.values() if any(t._version != v for t, v in call.versions)}
-            if not found - self.written:
+            found = {call.path for call in calls.values() if written(call.versions)}
+            if not found - self.late:
                 return calls, answer
-            self.written |= found
+            self.late |= found
 
     def _pass(self, inputs: Batch) -> tuple[dict[nn.Module, Call], Any]:
         clock = iter(range(1 << 62))
@@ -92,6 +100,7 @@ class Recorder:
         def start(call: Call, *arguments: Any, **keywords: Any) -> None:
             call.calls += 1
             call.arguments = (*arguments, *keywords.items())
+            call.taken = [(tensor, tensor._version) for tensor in tensors(call.arguments)]
             call.parent = running[-1] if running else None
             call.started = next(clock)
             running.append(call)
@@ -102,7 +111,7 @@ class Recorder:
             call.finished = next(clock)
             call.kept = _simple(output)
             if call.kept:
-                call.copied = call.path in self.written
+                call.copied = call.path in self.late
                 call.output = _copied(output) if call.copied else output
                 # Numbers of a view's base count, too. A copy is nobody else's.
                 call.versions = [] if call.copied else [(tensor, tensor._version) for tensor in tensors(output)]
@@ -137,7 +146,8 @@ def answering(stand_ins: Iterable[Call], unmoved: Iterable[Call]) -> Iterator[Ca
     def answer_same(call: Call, forward: Callable[..., Any]) -> Callable[..., Any]:
         def maybe(*arguments: Any, **keywords: Any) -> Any:
             given = (*arguments, *keywords.items())
-            if len(given) == len(call.arguments) and all(map(_same, given, call.arguments)):
+            same = len(given) == len(call.arguments) and all(map(_same, given, call.arguments))
+            if same and not written(call.taken):
                 return call.give()
             return forward(*arguments, **keywords)
 
@@ -147,7 +157,7 @@ def answering(stand_ins: Iterable[Call], unmoved: Iterable[Call]) -> Iterator[Ca
         for call in before:
             if met.pop(call.path, 0) != 1:
                 raise Mismatch(f"{call.path!r} was recorded before the site, and is not asked for again")
-            if any(tensor._version != version for tensor, version in call.versions):
+            if written(call.versions):
                 raise Mismatch(f"what {call.path!r} put out was written into")
 
     try:
@@ -163,6 +173,11 @@ def answering(stand_ins: Iterable[Call], unmoved: Iterable[Call]) -> Iterator[Ca
             vars(module).pop("forward", None)
             if forward is not None:
                 module.forward = forward
+
+
+def written(versions: Versions) -> bool:
+    """Return whether something has been written into one of the tensors."""
+    return any(tensor._version != version for tensor, version in versions)
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -181,6 +196,11 @@ def owned(inputs: Batch) -> Batch:
     if not any(tensor.is_inference() for tensor in tensors(inputs)):
         return inputs
     return cast("Batch", _copied(inputs))
+
+
+def storages(value: Any) -> set[int]:
+    """Return what tells apart the memory of the tensors in a value."""
+    return {tensor.untyped_storage()._cdata for tensor in tensors(value)}
 
 
 def is_hooked(module: nn.Module) -> bool:
@@ -227,10 +247,17 @@ def _copied(value: Any) -> Any:
     return value
 
 
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj()
+
+
 def _same(one: Any, other: Any) -> bool:
-    """Return whether an argument is the very one: the same tensor, or an equal constant."""
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return one is other
+    """Return whether an argument is the very one: the same tensor, the same view of it, or an equal constant."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one is other or type(one) is not type(other) or one.dtype != other.dtype:
+            return one is other
+        same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
+        return same and one.storage_offset() == other.storage_offset() and _layout(one) == _layout(other)
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     return isinstance(one, Simple) and type(one) is type(other) and one == other

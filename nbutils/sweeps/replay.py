@@ -18,7 +18,7 @@ from nbutils.batches import Batch
 from nbutils.hooks import edit, submodule
 from nbutils.sites import Site
 from nbutils.sweeps.hooked import ITEMS, Answer
-from nbutils.sweeps.recording import Call, Mismatch, Recorder, answering, tensors
+from nbutils.sweeps.recording import Call, Mismatch, Recorder, answering, storages, tensors
 from nbutils.sweeps.rows import Exchange, Fixed, Row, Values, by_place
 
 
@@ -44,6 +44,7 @@ class Replay:
 
     Attributes:
         least: bytes that one item needs.
+        leaves: modules that ran and hold no others.
     """
 
     def __init__(self, model: nn.Module, widths: dict[Any, int], fixed: Fixed, answer: Answer, sample: Batch) -> None:
@@ -51,6 +52,9 @@ class Replay:
         self._widths, self._fixed, self._answer = widths, fixed, answer
         self._recorder = Recorder(model)
         calls, _ = self._recorder.record(sample)
+        self._first = calls
+        called = [module for module, call in calls.items() if call.calls]
+        self.leaves = [module for module in called if next(module.children(), None) is None]
         made = {t.untyped_storage()._cdata: t.nbytes for call in calls.values() for t in tensors(call.output)}
         # Three times: the outputs kept, those of the twins, and what one forward makes.
         self.least = 3 * sum(made.values()) // batches.count(sample)
@@ -63,6 +67,16 @@ class Replay:
     def holds(rows: Sequence[Row]) -> bool:
         """As `Chain.holds`."""
         return rows[0].place.module != ""  # nothing precedes, or all
+
+    def ends_linearly(self, place: Site) -> bool:
+        """Return whether one linear layer, and no other module with weights, runs after a place."""
+        here = self._first.get(submodule(self.model, place.module))
+        if here is None:
+            return False
+        limit = here.finished if place.part == "output" else here.started
+        later = [module for module, call in self._first.items() if call.calls and call.started >= limit]
+        weighted = [module for module in later if next(module.parameters(recurse=False), None) is not None]
+        return len(weighted) == 1 and isinstance(weighted[0], nn.Linear)
 
     def work(self, inputs: Batch, values: Values) -> _Work:
         """As `Chain.work`."""
@@ -99,10 +113,10 @@ class Replay:
             raise Mismatch(f"{place.module!r} is met by no hook, or more than once")
         limit = here.finished if place.part == "output" else here.started
         pinned = {other: submodule(self.model, other.module) for other in self._fixed.units}
-        known = {id(tensor) for tensor in tensors(_values_of(work.inputs))}
+        known = storages(_values_of(work.inputs))
         plan, answered, inside = _Plan(), set[Call](), set[nn.Module]()
         for call in sorted(work.calls.values(), key=lambda call: call.started):
-            given = [id(tensor) for tensor in tensors(call.arguments)]
+            given = storages(call.arguments)
             if not call.calls:
                 continue
             if call.parent in answered:
@@ -119,7 +133,7 @@ class Replay:
                 continue
             answered.add(call)
             if call is not here and not call.copied and call.module not in inside:
-                known.update(id(tensor) for tensor in tensors(call.output))
+                known |= storages(call.output)
         plan.fixed = [other for other, module in pinned.items() if module not in inside]
         return plan
 
