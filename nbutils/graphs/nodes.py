@@ -94,7 +94,8 @@ class Graph:
         if isinstance(values, Tensor) and all(site.part == "output" for site in self.sites):
             return values
         rows = [
-            written(model, site, row) if site.part == "input" else row for site, row in zip(self.sites, rows, strict=True)
+            written(model, site, row) if site.part == "input" else row
+            for site, row in zip(self.sites, rows, strict=True)
         ]
         try:
             return torch.stack(torch.broadcast_tensors(*rows))

@@ -162,9 +162,7 @@ class _Patch:
         self.read = self.edge & self.touched.any(0)[:, None].cpu()  # (destinations, sources)
         self.sources = spans(self.graph.sources)
         self.destinations = [
-            span
-            for span in spans(self.graph.destinations, self.graph.through)
-            if self.read[span.rows].any()
+            span for span in spans(self.graph.destinations, self.graph.through) if self.read[span.rows].any()
         ]
 
     @contextmanager
@@ -298,9 +296,9 @@ class _Patch:
 def _check_read(span: Span, read: Tensor, summed: Tensor, strangers: list[str]) -> None:
     if not (far := apart(read.expand_as(summed), summed)) <= tolerance(read.dtype):
         raise ValueError(
-            f"{span.through or span.module!r} does not read the sum of what its sources write; they differ by {far:.3g} of the "
-            "largest value: an edit between them would be lost where edges are patched. Edit what a source writes, or "
-            f"what a destination computes; others have hooks on {', '.join(strangers)}"
+            f"{span.through or span.module!r} does not read the sum of what its sources write; they differ by "
+            f"{far:.3g} of the largest value: an edit between them would be lost where edges are patched. Edit what a source "
+            f"writes, or what a destination computes; others have hooks on {', '.join(strangers)}"
         )
 
 

@@ -9,7 +9,8 @@ from nbutils.graphs.linear import columns, weights
 from nbutils.graphs.nodes import Span
 from nbutils.sites import submodule
 
-_CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4}  # of the largest value; wider for half precision
+# Of the largest value; wider for half precision. Norms of float64 models may compute in float32.
+_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -81,9 +82,7 @@ def backward(model: nn.Module, span: Span, stream: Tensor, gradient: Tensor) -> 
             parts = [gradient.index_select(-1, index)[None] for index in indices]
             return torch.autograd.grad(outputs, streams, parts)[0]
         weight = found[0].detach()
-        back = torch.stack(
-            [gradient.index_select(-1, index) @ weight.index_select(1, index).T for index in indices]
-        )
+        back = torch.stack([gradient.index_select(-1, index) @ weight.index_select(1, index).T for index in indices])
         if span.through == span.module:
             return back
         return torch.autograd.grad(taken(model, span, streams), streams, back)[0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairLoader
+from nbutils.graphs.nodes import Values
 from nbutils.graphs.patch import run_edge_sets
 from nbutils.graphs.residual import ResidualGraph
 from nbutils.graphs.scores import EdgeTask
@@ -129,6 +130,7 @@ def _measure(
     """
     loader = PairLoader(prompts, len(prompts))
     (batch,) = loader
+    values: Values
     if kind is None:
         inputs, values = prompts.corrupt, src_ablations(model, graph.sites, prompts.clean, stack=True)
     else:
