@@ -297,8 +297,8 @@ def _check_read(span: Span, read: Tensor, summed: Tensor, strangers: list[str]) 
     if not (far := apart(read.expand_as(summed), summed)) <= tolerance(read.dtype):
         raise ValueError(
             f"{span.through or span.module!r} does not read the sum of what its sources write; they differ by "
-            f"{far:.3g} of the largest value: an edit between them would be lost where edges are patched. Edit what a source "
-            f"writes, or what a destination computes; others have hooks on {', '.join(strangers)}"
+            f"{far:.3g} of the largest value: an edit between them would be lost where edges are patched. Edit what a "
+            f"source writes, or what a destination computes; others have hooks on {', '.join(strangers)}"
         )
 
 
