@@ -93,6 +93,8 @@ class Graph:
         rows = list(values) if isinstance(values, Tensor) else [values[site] for site in self.sites]
         if isinstance(values, Tensor) and all(site.part == "output" for site in self.sites):
             return values
+        if (parameter := next(model.parameters(), None)) is not None:
+            rows = [row.to(parameter.device) for row in rows]
         rows = [
             written(model, site, row) if site.part == "input" else row
             for site, row in zip(self.sites, rows, strict=True)
