@@ -15,14 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nbutils import batches
-from nbutils.ablation.running import answer
-from nbutils.batches import Batch
 from nbutils.graphs.residual import ResidualGraph
-from nbutils.hooks import edit, unchanged, watch
+from nbutils.hooks import edit, watch
 from nbutils.sites import Site
-
-FOLD = 32  # edge sets in one forward pass
 
 
 @contextmanager
@@ -71,44 +66,9 @@ def patch_edges(
     True
     """
     masks = edges if isinstance(edges, Tensor) else graph.mask(edges)
-    patch = _Patch(graph, masks, ablations, where)
+    patch = Patch(graph, masks, ablations, where)
     with patch.hooked(model):
         yield
-
-
-@torch.no_grad()
-def run_edge_sets(
-    model: nn.Module,
-    graph: ResidualGraph,
-    masks: Tensor,
-    inputs: Batch,
-    ablations: Tensor,
-    *,
-    where: Tensor | None = None,
-    fold: int = FOLD,
-) -> Tensor:
-    """Return the model's outputs under each of many edge sets, several of them in one forward pass.
-
-    The model runs in eval mode and is left as it was.
-
-    Args:
-        model, graph, ablations, where: as for `patch_edges`.
-        masks: `[sets, edges]`.
-        inputs: one batch.
-        fold: sets in one forward pass, 1 or more; `fold · items` are worked on at a time.
-
-    Returns:
-        `[sets, items, ...]`.
-    """
-    if fold < 1:
-        raise ValueError(f"fold must be 1 or more; got {fold}")
-    outputs = []
-    with unchanged(model):
-        model.eval()
-        for some in masks.split(fold):
-            with _Patch(graph, some, ablations, where).hooked(model):
-                outputs.append(answer(model, batches.repeat(inputs, len(some))).unflatten(0, (len(some), -1)))
-    return torch.cat(outputs)
 
 
 @dataclass(frozen=True)
@@ -133,13 +93,18 @@ def _spans(sites: Mapping[str, Site]) -> list[_Span]:
 
 
 @dataclass
-class _Patch:
-    """Masks and ablations, and what the sources have written so far in the pass that is running."""
+class Patch:
+    """Masks and ablations, and what the sources have written so far in the pass that is running.
+
+    Attributes:
+        known: module -> what its sources are known to write in that pass, `[1, units, items, ...]` for all sets.
+    """
 
     graph: ResidualGraph
     masks: Tensor
     ablations: Tensor
     where: Tensor | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict)
     written: dict[str, Tensor] = field(default_factory=dict)  # module -> `[sets, units, items, ...]`
 
     def __post_init__(self) -> None:
@@ -175,18 +140,27 @@ class _Patch:
         written = {
             span.module: partial(self._write, span)
             for span in _spans(self.graph.sources)
-            if self.read[:, span.start : span.stop].any()
+            if span.module not in self.known and self.read[:, span.start : span.stop].any()
         }
         read = {
             Site(span.module, part="input"): partial(self._read, span)
             for span in _spans(self.graph.destinations)
             if self.read[span.start : span.stop].any()
         }
+        self.written = {
+            module: tensor.expand(len(self.masks), *tensor.shape[1:]) for module, tensor in self.known.items()
+        }
         try:
             with watch(model, written), edit(model, read):
                 yield
         finally:
-            self.written.clear()
+            self.written = {}
+
+    @contextmanager
+    def noting(self, model: nn.Module) -> Iterator[None]:
+        """Patch nothing, and keep in `written` what every source writes."""
+        with watch(model, {span.module: partial(self._write, span) for span in _spans(self.graph.sources)}):
+            yield
 
     def _write(self, span: _Span, output: Tensor) -> None:
         sets = len(self.masks)
@@ -204,23 +178,28 @@ class _Patch:
         here = slice(span.start, span.stop)
         # Only for the edge sets that reach this module: in a sweep over single edges they are few.
         sets = self.touched[:, here].any(1).nonzero()[:, 0]
+        all_sets = len(sets) == len(self.masks)
         total: Tensor | float = 0.0
         for source in _spans(self.graph.sources):
             there = slice(source.start, source.stop)
             if not self.read[here, there].any():
                 continue
-            written = self.written[source.module].index_select(0, sets)  # (sets, sources, items, ...)
+            written = self.written[source.module]  # (sets, sources, items, ...)
+            written = written if all_sets else written.index_select(0, sets)
             masks = self.masks[sets, here, there].to(written)  # (sets, destinations, sources)
             ablated = self.ablations[there].to(written).expand(written.shape[1:]).flatten(1)
-            part = (1 - masks) @ written.flatten(2) + masks @ ablated
+            part = (1 - masks) @ written.flatten(2)
+            if masks.requires_grad or masks.any():
+                part = part + masks @ ablated
             total = total + part.unflatten(2, written.shape[2:])  # (sets, destinations, items, ...)
         copies = x[None] if span.axis is None else x.movedim(span.axis, 0)  # (destinations, sets·items, ...)
         copies = copies.unflatten(1, (len(self.masks), -1)).transpose(0, 1)
         touched = self.touched[sets, here].view(len(sets), len(span), *[1] * (copies.ndim - 2))
         if self.where is not None:
             touched = touched & _places(self.where, copies).to(copies.device)
-        patched = torch.where(touched, total, copies.index_select(0, sets))
-        copies = copies.index_copy(0, sets, patched).transpose(0, 1).flatten(1, 2)
+        patched = torch.where(touched, total, copies if all_sets else copies.index_select(0, sets))
+        copies = patched if all_sets else copies.index_copy(0, sets, patched)
+        copies = copies.transpose(0, 1).flatten(1, 2)
         return copies[0] if span.axis is None else copies.movedim(0, span.axis % x.ndim)
 
 

@@ -5,7 +5,8 @@ from torch import nn
 from nbutils.ablation.edits import edits
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.graphs.patch import patch_edges, run_edge_sets
+from nbutils.graphs.edge_sets import run_edge_sets
+from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.residual import Edge, ResidualGraph, residual_graph
 from nbutils.hooks import edit
 from nbutils.sites import Site
