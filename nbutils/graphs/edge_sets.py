@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from nbutils import batches
 from nbutils.ablation.running import answer, answered
 from nbutils.batches import Batch
+from nbutils.graphs.nodes import Graph, Values
 from nbutils.graphs.patch import Patch
 from nbutils.graphs.prefix import Order, OrderError, Prefix, PrefixWarning
-from nbutils.graphs.residual import ResidualGraph
 from nbutils.hooks import unchanged
 
 FOLD = 32  # edge sets in one forward pass, at most
@@ -30,10 +30,10 @@ See = Callable[[list[int], Tensor], None]
 @torch.no_grad()
 def run_edge_sets(
     model: nn.Module,
-    graph: ResidualGraph,
+    graph: Graph,
     masks: Tensor,
     inputs: Batch,
-    ablations: Tensor,
+    ablations: Values,
     *,
     where: Tensor | None = None,
     fold: int | None = None,
@@ -84,7 +84,7 @@ class EdgeSets:
     """
 
     model: nn.Module
-    graph: ResidualGraph
+    graph: Graph
     fold: int | None = None
     memory: int | None = None
     expected: int = WORTH
@@ -103,7 +103,7 @@ class EdgeSets:
         self,
         masks: Tensor,
         inputs: Batch,
-        ablations: Tensor,
+        ablations: Values,
         see: See,
         *,
         where: Tensor | None = None,
@@ -116,7 +116,7 @@ class EdgeSets:
             key: of the batch; a clean run with a key is kept for later calls, as far as memory allows.
         """
         Patch(self.graph, masks, ablations, where)  # refuses what does not fit, of any set
-        batch = _Batch(inputs, ablations, where)
+        batch = _Batch(inputs, self.graph.written(self.model, ablations), ablations, where)
         with unchanged(self.model):
             self.model.eval()
             fold = self._fold(batch)
@@ -129,10 +129,9 @@ class EdgeSets:
                 see(some, self._outputs(masks[some], batch, clean, min(starts[i] for i in some)))
 
     def _starts(self, masks: Tensor) -> list[int]:
-        """Return when the first destination that each set touches starts."""
-        assert self.order is not None
-        sites = self.graph.destinations
-        edges = [self.order.started.get(sites[edge.destination].module, 0) for edge in self.graph.edges]
+        """Return when the first destination that each set touches starts to read."""
+        moments = self._moments()
+        edges = [moments[edge.destination] for edge in self.graph.edges]
         return torch.where(masks.cpu() != 0, torch.tensor(edges), NEVER).amin(1).tolist()
 
     def _fold(self, batch: _Batch) -> int:
@@ -141,8 +140,8 @@ class EdgeSets:
             self.order = Order.of(self.model, batch.inputs)
         items = batches.count(batch.inputs)
         largest = int(self.order.largest * items)
-        written = batch.ablations.nbytes // batch.ablations.shape[1] * items
-        one, kept = 4 * largest + written, written + self.order.nbytes(self._moments()) * items
+        written = batch.rows.nbytes // batch.rows.shape[1] * items
+        one, kept = 4 * largest + written, written + self.order.nbytes(set(self._moments().values())) * items
         if self.memory is not None and self.memory < one:
             raise ValueError(f"memory={self.memory} bytes is less than one edge set needs; give at least {one}")
         room = MEMORY if self.memory is None else self.memory
@@ -152,9 +151,14 @@ class EdgeSets:
         fold = fold_of(self.order, items) if self.fold is None else self.fold
         return max(1, min(fold, room // one))
 
-    def _moments(self) -> set[int]:
+    def _moments(self) -> dict[str, int]:
+        """Return when each destination starts to read: when its module starts, or the one that it reads through."""
         assert self.order is not None
-        return {self.order.started.get(site.module, 0) for site in self.graph.destinations.values()}
+        started, through = self.order.started, self.graph.through
+        return {
+            name: min(started.get(module, 0) for module in (site.module, through.get(name, site.module)))
+            for name, site in self.graph.destinations.items()
+        }
 
     def _clean(self, batch: _Batch, key: Hashable) -> _Clean | None:
         """Return the clean run of a batch, or None where its modules run in another order."""
@@ -162,10 +166,10 @@ class EdgeSets:
         if key in self.held:
             return self.held[key]
         nothing = torch.zeros(1, len(self.graph.edges))
-        patch = Patch(self.graph, nothing, batch.ablations)
+        patch = Patch(self.graph, nothing, batch.ablations, given=batch.rows)
         try:
             with patch.noting(self.model):
-                prefix = Prefix.of(self.model, batch.inputs, self.order, self._moments())
+                prefix = Prefix.of(self.model, batch.inputs, self.order, set(self._moments().values()))
         except OrderError as error:
             self._distrust(str(error))
             return None
@@ -195,9 +199,10 @@ class EdgeSets:
     def _distrust(self, why: str) -> None:
         self.skips = False
         self.held.clear()
+        name = type(self.model).__name__
         warnings.warn(
-            f"what precedes the patched edges of {type(self.model).__name__} cannot be answered from a clean run: {why}; "
-            "the whole model runs for each edge set instead",
+            f"what precedes the patched edges of {name} cannot be answered from a clean run: {why}; the whole model runs "
+            "for each edge set instead",
             PrefixWarning,
             stacklevel=5,
         )
@@ -214,7 +219,7 @@ class EdgeSets:
                 return self._shortened(masks, batch, clean, start)
             except OrderError as error:
                 self._distrust(str(error))
-        with Patch(self.graph, masks, batch.ablations, batch.where).hooked(self.model):
+        with Patch(self.graph, masks, batch.ablations, batch.where, batch.rows).hooked(self.model):
             return self._answer(batch.repeated(len(masks))).unflatten(0, (len(masks), -1))
 
     def _shortened(self, masks: Tensor, batch: _Batch, clean: _Clean, start: int) -> Tensor:
@@ -222,7 +227,7 @@ class EdgeSets:
         assert self.order is not None
         ended = self.order.finished
         known = {module: tensor for module, tensor in clean.written.items() if ended.get(module, NEVER) < start}
-        patch = Patch(self.graph, masks, batch.ablations, batch.where, known)
+        patch = Patch(self.graph, masks, batch.ablations, batch.where, batch.rows, known)
         with clean.prefix.answering(start, len(masks)), patch.hooked(self.model):
             return self._answer(batch.repeated(len(masks))).unflatten(0, (len(masks), -1))
 
@@ -233,7 +238,8 @@ class EdgeSets:
 @dataclass(frozen=True)
 class _Batch:
     inputs: Batch
-    ablations: Tensor
+    rows: Tensor  # what ablated sources add to the stream `[sources, items, ...]`
+    ablations: Values
     where: Tensor | None
 
     def repeated(self, times: int) -> Batch:

@@ -194,12 +194,17 @@ def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,), *, fold: int | 
     with unchanged(task.model):
         task.model.eval()
         for batch in task.pairs:
-            if fold is None:
-                with torch.no_grad():
-                    fold = fold_of(Order.of(task.model, batch.clean), len(batch))
+            fold = _fold(task, batch) if fold is None else fold
             parts = [_gradients(task, batch, some[:, None].repeat(1, edges)) for some in points.split(fold)]
             total += torch.cat(parts)
     return total / len(task.pairs.pairs)
+
+
+@torch.no_grad()
+def _fold(task: EdgeTask, batch: PairBatch) -> int:
+    with unchanged(task.model):
+        task.model.eval()
+        return fold_of(Order.of(task.model, batch.clean), len(batch))
 
 
 @torch.enable_grad()
@@ -312,7 +317,7 @@ def greedy_pruning(
 
     Args:
         threshold: least fall of the metric for which an edge is kept, above 0.
-        fold: edge sets that are tried at a time.
+        fold: edge sets that are tried at a time, in one pass; None: as many as are fast.
         memory: as for `evaluate`.
 
     Returns:
@@ -327,7 +332,8 @@ def greedy_pruning(
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0; got {threshold}")
     mask = torch.zeros(len(task.graph.edges))
-    measured = _evaluator(task, len(task.graph.edges), None if fold > 1 else 1, memory, keep=True)
+    fold = _fold(task, next(iter(task.pairs))) if fold is None else fold
+    measured = _evaluator(task, len(task.graph.edges), fold, memory, keep=True)
 
     def mean(masks: Tensor) -> list[float]:
         return measured(masks).double().mean(1).tolist()
@@ -349,7 +355,7 @@ def greedy_pruning(
     return mask, pd.DataFrame(path, columns=["source", "destination", "fall", "kept"])
 
 
-def greedy_scores(task: EdgeTask, thresholds: Sequence[float], *, fold: int = 8) -> Tensor:
+def greedy_scores(task: EdgeTask, thresholds: Sequence[float], *, fold: int | None = None) -> Tensor:
     """Return the largest threshold at which `greedy_pruning` keeps each edge, 0 for none `[edges]`."""
     scores = torch.zeros(len(task.graph.edges), dtype=torch.float64)
     for threshold in sorted(thresholds):
