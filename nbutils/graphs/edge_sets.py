@@ -201,8 +201,8 @@ class EdgeSets:
         self.held.clear()
         name = type(self.model).__name__
         warnings.warn(
-            f"what precedes the patched edges of {name} cannot be answered from a clean run: {why}; the whole model runs "
-            "for each edge set instead",
+            f"what precedes the patched edges of {name} cannot be answered from a clean run: {why}; the whole model "
+            "runs for each edge set instead",
             PrefixWarning,
             stacklevel=5,
         )

@@ -90,7 +90,7 @@ class Patch:
     """Masks and ablations, and what the sources have written so far in the pass that is running.
 
     Attributes:
-        given: what ablated sources add to the stream `[sources, items, ...]`; None: as the graph says, from `ablations`.
+        given: what ablated sources add to the stream `[sources, items, ...]`; None: what the graph says of `ablations`.
         known: module -> what its sources are known to write in the pass, `[1, units, items, ...]` for all sets.
     """
 

@@ -304,7 +304,7 @@ def random_scores(graph: ResidualGraph, seed: int = 0) -> Tensor:
 
 
 def greedy_pruning(
-    task: EdgeTask, threshold: float, *, fold: int = 8, memory: int | None = None
+    task: EdgeTask, threshold: float, *, fold: int | None = None, memory: int | None = None
 ) -> tuple[Tensor, pd.DataFrame]:
     """Ablate edges one after the other, from the output back, and keep those whose loss costs too much.
 
