@@ -21,7 +21,6 @@ FOLD = 32  # edge sets in one forward pass, at most
 NARROW = 2 << 20  # bytes of the largest activation in one pass: what is larger is written to fresh pages every time
 MEMORY = 500_000_000  # bytes
 WORTH = 40  # passes, edge sets times batches, from which on clean runs and their check pay
-CHECKED = 3  # edge sets that are compared with the whole model
 NEVER = 1 << 62
 
 See = Callable[[list[int], Tensor], None]
@@ -182,7 +181,7 @@ class EdgeSets:
     def _check(self, masks: Tensor, batch: _Batch, clean: _Clean, sets: list[int]) -> None:
         """Compare a few sets, alone and together, with the whole model."""
         self.checked = True
-        few = sorted({sets[int(share * (len(sets) - 1))] for share in (0, 0.5, 1)}) if sets else []
+        few = sorted({sets[int(share * (len(sets) - 1))] for share in (0, 1)}) if sets else []
         starts = self._starts(masks)
         for some in [*([i] for i in few), *([few] if len(few) > 1 else [])]:
             whole = self._outputs(masks[some], batch, None, 0)
@@ -227,7 +226,7 @@ class EdgeSets:
         assert self.order is not None
         ended = self.order.finished
         known = {module: tensor for module, tensor in clean.written.items() if ended.get(module, NEVER) < start}
-        patch = Patch(self.graph, masks, batch.ablations, batch.where, batch.rows, known)
+        patch = Patch(self.graph, masks, batch.ablations, batch.where, batch.rows, known, clean.stacks)
         with clean.prefix.answering(start, len(masks)), patch.hooked(self.model):
             return self._answer(batch.repeated(len(masks))).unflatten(0, (len(masks), -1))
 
@@ -252,6 +251,7 @@ class _Clean:
 
     prefix: Prefix
     written: dict[str, Tensor]
+    stacks: dict[tuple[tuple[str, ...], int], Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -124,7 +124,7 @@ class Found:
 def head_sites(model: nn.Module, module: str, width: int) -> list[Site]:
     """Return the slices of a width of a linear module's input."""
     inputs = len(linear(model, module)[0])
-    return [Site(module, slice(i, i + width), -1, part="input") for i in range(0, inputs, width)]
+    return [Site(module, range(i, i + width), -1, part="input") for i in range(0, inputs, width)]
 
 
 def find(model: nn.Module) -> Found | None:
@@ -176,7 +176,7 @@ def places(model: nn.Module) -> Places:
 
 def _placed(found: Found) -> Places:
     family, where = found.family, Places()
-    where.sources |= {name: Site(f"{found.base}{module}") for name, module in family.embeddings.items()}
+    where.sources |= {name: Site(f"{found.base}{module}", axis=-1) for name, module in family.embeddings.items()}
     for i, block in enumerate(found.blocks):
         heads = found.heads(block)
         where.sources |= {f"a{i}.{head}": site for head, site in enumerate(heads)}
@@ -184,10 +184,12 @@ def _placed(found: Found) -> Places:
         where.destinations |= readers
         for name, site in readers.items():
             where.through[name] = site.module if family.norm is None else f"{block}.{family.norm}"
-        where.sources[f"m{i}"] = Site(f"{block}.{family.mlp[1]}")
+        where.sources[f"m{i}"] = Site(f"{block}.{family.mlp[1]}", axis=-1)
         where.destinations[f"m{i}"] = Site(f"{block}.{family.mlp[0]}")
         for letter, norm in zip("am", family.norms or (), strict=False):
-            where.sources[f"{letter}{i}.norm"] = where.destinations[f"{letter}{i}.norm"] = Site(f"{block}.{norm}")
+            where.sources[f"{letter}{i}.norm"] = where.destinations[f"{letter}{i}.norm"] = Site(
+                f"{block}.{norm}", axis=-1
+            )
     if family.last is None:  # what reads the last norm reads nothing else
         name = list(where.sources)[-1]
         del where.sources[name]
@@ -211,7 +213,7 @@ def _readers(found: Found, i: int, block: str, heads: int) -> dict[str, Site]:
         for j in range(count):
             slot = (3 * j + k if found.family.by_head else k * heads + j) if fused else j
             name = f"a{i}.{j}.{letter}" if count == heads else f"a{i}.g{j}.{letter}"
-            readers[name] = Site(module, slice(slot * width, (slot + 1) * width), -1)
+            readers[name] = Site(module, range(slot * width, (slot + 1) * width), -1)
     return readers
 
 

@@ -71,6 +71,15 @@ class Graph:
         """Edge -> its place in `edges`, in scores and in masks."""
         return {edge: i for i, edge in enumerate(self.edges)}
 
+    @cached_property
+    def places(self) -> Tensor:
+        """Where each edge is in a table of destinations and their sources, row after row `[edges]`."""
+        sources, destinations = (
+            {name: i for i, name in enumerate(names)} for names in (self.sources, self.destinations)
+        )
+        rows = [destinations[edge.destination] * len(sources) + sources[edge.source] for edge in self.edges]
+        return torch.tensor(rows, dtype=torch.long)
+
     @property
     def sites(self) -> list[Site]:
         """The sources' sites, in order: what `src_ablations` takes."""

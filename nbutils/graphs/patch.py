@@ -92,6 +92,7 @@ class Patch:
     Attributes:
         given: what ablated sources add to the stream `[sources, items, ...]`; None: what the graph says of `ablations`.
         known: module -> what its sources are known to write in the pass, `[1, units, items, ...]` for all sets.
+        stacks: of known values, what was read last; for the patches that share them.
     """
 
     graph: Graph
@@ -100,6 +101,8 @@ class Patch:
     where: Tensor | None = None
     given: Tensor | None = None
     known: Mapping[str, Tensor] = field(default_factory=dict)
+    stacks: dict[tuple[tuple[str, ...], int], Tensor] = field(default_factory=dict)
+    own: dict[tuple[tuple[str, ...], int], Tensor] = field(default_factory=dict)  # likewise, of this pass
     written: dict[str, Tensor] = field(default_factory=dict)  # module -> `[sets, units, items, ...]`
     pending: dict[tuple[str, str], _Pending] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)  # modules on which others have hooks
@@ -116,12 +119,11 @@ class Patch:
         if not ((masks >= 0) & (masks <= 1)).all():
             raise ValueError(f"masks lie in [0, 1]; got {masks.min():.4g} to {masks.max():.4g}")
         self.graph.check(self.ablations)
-        names = list(self.graph.sources), list(self.graph.destinations)
-        places = [names[1].index(edge.destination) * sources + names[0].index(edge.source) for edge in self.graph.edges]
-        index = torch.tensor(places, device=masks.device)
-        empty = masks.new_zeros(len(masks), len(names[1]) * sources)
+        index = self.graph.places.to(masks.device)
+        destinations = len(self.graph.destinations)
+        empty = masks.new_zeros(len(masks), destinations * sources)
         self.masks = empty.index_copy(1, index, masks).unflatten(1, (-1, sources))  # (sets, destinations, sources)
-        edge = torch.zeros(len(names[1]) * sources, dtype=torch.bool)
+        edge = torch.zeros(destinations * sources, dtype=torch.bool)
         edge[index.cpu()] = True
         self.edge = edge.view(-1, sources)  # (destinations, sources)
         # A mask of 0 has a gradient, too.
@@ -164,6 +166,7 @@ class Patch:
         finally:
             self.written, self.strangers = {}, []
             self.pending.clear()
+            self.own.clear()
 
     @contextmanager
     def noting(self, model: nn.Module) -> Iterator[None]:
@@ -176,6 +179,7 @@ class Patch:
 
     def _begin(self, strangers: list[str]) -> None:
         self.written = dict(self.known)
+        self.own.clear()
         self.pending.clear()
         self.strangers = strangers
 
@@ -199,28 +203,44 @@ class Patch:
 
     def _sum(self, span: Span, masks: Tensor, sets: Tensor, copies: Tensor) -> Tensor:
         """Return what destinations read under masks, in some sets `[sets, destinations, items, ...]`."""
-        items, total = copies.shape[2], torch.zeros((), dtype=copies.dtype, device=copies.device)
-        for source in self.sources:
-            if not self.read[span.rows, source.rows].any():
-                continue
-            if source.module not in self.written:
-                raise ValueError(f"{source.module!r} has not run when {span.module!r} reads what it writes")
-            written = self.written[source.module]
-            if len(written) == len(self.masks) > len(sets):
-                written = written.index_select(0, sets)
-            if written.shape[2] != items or len(written) != len(sets):
-                written = written.expand(len(sets), -1, items, *written.shape[3:])  # (sets, sources, items, ...)
-            mask = masks[sets, span.rows, source.rows].to(written)  # (sets, destinations, sources)
-            ablated = self.rows[source.rows].to(written).expand(written.shape[1:]).flatten(1)
-            part = (1 - mask) @ written.flatten(2)
-            if mask.requires_grad or mask.any():
-                part = part + mask @ ablated
-            total = total + part.unflatten(2, written.shape[2:])  # (sets, destinations, items, ...)
+        read = [source for source in self.sources if self.read[span.rows, source.rows].any()]
+        stack = self._stacked(span, read, copies.shape[2])  # (sets or 1, sources, items, ...)
+        shape = stack.shape[2:]
+        index = torch.cat([torch.arange(len(self.rows), device=sets.device)[source.rows] for source in read])
+        mask = masks[sets, span.rows].index_select(2, index).to(stack)  # (sets, destinations, sources)
+        kept = self.edge[span.rows].to(stack).index_select(1, index) - mask
+        if len(stack) == 1:
+            total = kept.flatten(0, 1) @ stack[0].flatten(1)  # (sets · destinations, items · ...)
+        else:
+            some = stack if len(sets) == len(stack) else stack.index_select(0, sets)
+            total = (kept @ some.flatten(2)).flatten(0, 1)
+        used = mask.detach().flatten(0, 1).any(0) | mask.requires_grad
+        if used.any():  # in a sweep over single edges one of many
+            ablated = self.rows[index[used]].to(stack).expand(-1, *shape).flatten(1)
+            total = torch.addmm(total, mask[..., used].flatten(0, 1), ablated)
+        total = total.unflatten(0, (len(sets), -1)).unflatten(2, shape)
+        for source in read:
             if source.sites[0].part == "input" and (bias := linear(self.model, source.module)[1]) is not None:
                 # Nobody's, and so in every sum in which the module's heads are.
                 there = self.edge[span.rows, source.start].to(bias)
                 total = total + there.view(-1, *[1] * (total.ndim - 2)) * bias
         return total
+
+    def _stacked(self, span: Span, read: list[Span], items: int) -> Tensor:
+        """Return what some modules wrote `[sets or 1, sources, items, ...]`; 1 where all edge sets share it."""
+        for source in read:
+            if source.module not in self.written:
+                raise ValueError(f"{source.module!r} has not run when {span.module!r} reads what it writes")
+        key = tuple(source.module for source in read), items
+        # Queries, keys and values read the same; and of known values the passes that follow.
+        shared = all(source.module in self.known for source in read)
+        stacks = self.stacks if shared else self.own
+        if key not in stacks:
+            written = [self.written[source.module] for source in read]
+            sets = max(len(tensor) for tensor in written)
+            stacks.clear()  # the last is enough: they are large
+            stacks[key] = torch.cat([one.expand(sets, -1, items, *one.shape[3:]) for one in written], 1)
+        return stacks[key]
 
     def _patched(self, span: Span, copies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what destinations read in the edge sets that reach them, which sets these are, and where it differs.
@@ -238,6 +258,8 @@ class Patch:
         touched = self.touched[sets, span.rows].view(len(sets), len(span), *[1] * (copies.ndim - 2))
         if self.where is not None:
             touched = touched & _places(self.where, copies).to(copies.device)
+        if self.where is None and touched.all():
+            return total, sets, touched
         copies = copies if len(sets) == len(self.masks) else copies.index_select(0, sets)
         return torch.where(touched, total, copies), sets, touched
 
@@ -296,9 +318,9 @@ def _trimmed(span: Span, touched: list[bool]) -> Span:
 def _check_read(span: Span, read: Tensor, summed: Tensor, strangers: list[str]) -> None:
     if not (far := apart(read.expand_as(summed), summed)) <= tolerance(read.dtype):
         raise ValueError(
-            f"{span.through or span.module!r} does not read the sum of what its sources write; they differ by {far:.3g} of the "
-            "largest value: an edit between them would be lost where edges are patched. Edit what a source writes, or "
-            f"what a destination computes; others have hooks on {', '.join(strangers)}"
+            f"{span.through or span.module!r} does not read the sum of what its sources write; they differ by "
+            f"{far:.3g} of the largest value: an edit between them would be lost where edges are patched. Edit what a "
+            f"source writes, or what a destination computes; others have hooks on {', '.join(strangers)}"
         )
 
 

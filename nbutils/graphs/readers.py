@@ -9,7 +9,8 @@ from nbutils.graphs.linear import columns, weights
 from nbutils.graphs.nodes import Span
 from nbutils.sites import submodule
 
-_CLOSE = {torch.float64: 1e-8, torch.float32: 1e-4}  # of the largest value; wider for half precision
+# Of the largest value; wider for half precision. Norms of float64 models may compute in float32.
+_CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 
 def apart(a: Tensor, b: Tensor) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,12 +20,13 @@ from nbutils.ablation.sources import batch_src_ablations, src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairBatch, PairLoader
 from nbutils.graphs.edge_sets import EdgeSets, fold_of
+from nbutils.graphs.gradients import read_gradients
+from nbutils.graphs.nodes import Values
 from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.prefix import Order
 from nbutils.graphs.residual import ResidualGraph
-from nbutils.hooks import edit, unchanged
+from nbutils.hooks import unchanged
 from nbutils.seeding import generator
-from nbutils.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,20 +67,21 @@ class EdgeTask:
     model: nn.Module
     graph: ResidualGraph
     pairs: PairLoader
-    ablation: AblationType | Mapping[int, Tensor]
+    ablation: AblationType | Mapping[int, Values]
     metric: Metric
     item: int | str | None = None
 
     @cached_property
-    def values(self) -> Mapping[int, Tensor]:
-        """What replaces the sources: batch key -> `[sources, items, ...]`; taken once, when first asked for."""
+    def values(self) -> Mapping[int, Values]:
+        """What stands at the sources' sites: batch key -> `[sources, items, ...]`, or an entry for each site where they
+        have several shapes (`src_ablations`); taken once, when first asked for."""
         if not isinstance(self.ablation, AblationType):
             return self.ablation
         sites = self.graph.sites
         if self.ablation.needs == "dataset":
             return batch_src_ablations(self.model, sites, self.pairs, self.ablation)
         return {
-            batch.key: src_ablations(self.model, sites, self.ablation.inputs(batch)[0], self.ablation, stack=True)
+            batch.key: src_ablations(self.model, sites, self.ablation.inputs(batch)[0], self.ablation)
             for batch in self.pairs
         }
 
@@ -95,8 +97,16 @@ class EdgeTask:
             raise ValueError(f"a metric gives one number per item, shape ({len(batch)},); it gave {told}")
         return value
 
-    def of(self, batch: PairBatch) -> Tensor:
-        """Return what replaces the sources on a batch `[sources, items, ...]`.
+    def written(self, batch: PairBatch) -> Tensor:
+        """Return what the sources add to the stream when they are ablated `[sources, items, ...]`.
+
+        Raises:
+            KeyError: there is none for the batch.
+        """
+        return self.graph.written(self.model, self.of(batch))
+
+    def of(self, batch: PairBatch) -> Values:
+        """Return what stands at the sources' sites on a batch, as from `src_ablations`.
 
         Raises:
             KeyError: there is none for it.
@@ -238,25 +248,19 @@ def attribution_scores(task: EdgeTask) -> Tensor:
     >>> nb.attribution_scores(task).shape
     torch.Size([3])
     """
-    scores = torch.zeros(len(task.graph.edges), dtype=torch.float64)
-    reads: dict[str, Tensor] = {}  # module -> zeros added to what it reads, whose gradient is that of the input
-
-    def add(module: str, read: Tensor) -> Tensor:
-        reads[module] = torch.zeros_like(read).requires_grad_()
-        return read + reads[module]
-
-    zeros = {Site(site.module, part="input"): partial(add, site.module) for site in task.graph.destinations.values()}
+    total = torch.zeros(len(task.graph.destinations), len(task.graph.sources), dtype=torch.float64)
     for batch in task.pairs:
-        clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
-        difference = dict(zip(task.graph.sources, task.of(batch) - clean, strict=True))
-        with unchanged(task.model), edit(task.model, zeros), torch.enable_grad():
-            task.model.eval()
-            value = task.measure(answer(task.model, batch.clean, task.item), batch).sum()
-            gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))
-        parts = {name: site.select(gradients[site.module]) for name, site in task.graph.destinations.items()}
-        products = [(difference[e.source] * parts[e.destination]).sum() for e in task.graph.edges]
-        scores += torch.stack(products).cpu()
-    return scores / len(task.pairs.pairs)
+        clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE)
+        difference = task.written(batch) - task.graph.written(task.model, clean)  # (sources, items, ...)
+
+        def measured(batch: PairBatch = batch) -> Tensor:
+            return task.measure(answer(task.model, batch.clean, task.item), batch).sum()
+
+        for span, gradient in read_gradients(task.model, task.graph, measured):
+            total[span.rows] += (gradient.flatten(1) @ difference.to(gradient).flatten(1).T).detach().cpu()
+    names = list(task.graph.sources), list(task.graph.destinations)
+    places = [(names[1].index(edge.destination), names[0].index(edge.source)) for edge in task.graph.edges]
+    return torch.stack([total[place] for place in places]) / len(task.pairs.pairs)
 
 
 def integrated_gradients(task: EdgeTask, *, steps: int = 8) -> Tensor:
@@ -292,7 +296,8 @@ def magnitude_scores(task: EdgeTask) -> Tensor:
     """Return the mean norm of what the edge's source writes on clean inputs `[edges]`: a baseline without the task."""
     total = torch.zeros(len(task.graph.sources), dtype=torch.float64)
     for batch in task.pairs:
-        written = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
+        clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE)
+        written = task.graph.written(task.model, clean)
         total += written.double().flatten(2).norm(dim=2).sum(1).cpu()
     by_source = dict(zip(task.graph.sources, (total / len(task.pairs.pairs)).tolist(), strict=True))
     return torch.tensor([by_source[edge.source] for edge in task.graph.edges], dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from nbutils.graphs.readers import apart, computed, tolerance
 from nbutils.hooks import unchanged, watch
 from nbutils.sites import Site, submodule
 
-_TIGHT = 32  # roundings: a sum that is this close is taken without a look at others
+_ROUNDING = 1e-6  # of the largest value: a sum that is this close is taken without a look at shorter ones
 
 
 @dataclass
@@ -114,21 +114,17 @@ class Trace:
             ValueError: no sum fits.
         """
         count, best = len(self.totals), (torch.inf, 0, 0)
-        starts = [self.start, *(i for i in reversed(range(count)) if i != self.start)]
-        for start in starts:
+        for start in [self.start, *(i for i in reversed(range(count)) if i != self.start)]:
             for stop in range(count, start, -1):
-                far = _misfit(read, self.totals[start:stop])
-                best = min(best, (far, start, stop), key=lambda found: found[0])
-                if far <= _TIGHT * torch.finfo(read.dtype).eps:
+                best = min(best, (_misfit(read, self.totals[start:stop]), start, stop), key=lambda found: found[0])
+                if best[0] <= _ROUNDING:
                     break
-            if best[0] <= _TIGHT * torch.finfo(read.dtype).eps:
-                break
-        if not best[0] <= tolerance(read.dtype):
-            self._refuse(name, read)
-        self.start = best[1]
-        return best[1:]
+            if best[0] <= tolerance(read.dtype):
+                self.start = best[1]
+                return best[1:]
+        self._refuse(name, read)
 
-    def _refuse(self, name: str, read: Tensor) -> None:
+    def _refuse(self, name: str, read: Tensor) -> NoReturn:
         some = self.totals[self.start :]
         shape = tuple(torch.broadcast_shapes(*(total.shape for total in some))) if some else ()
         if tuple(read.shape) != shape:
@@ -231,7 +227,8 @@ def _readers(seen: Trace, module: str, tensor: Tensor) -> dict[str, Site]:
             if site.module == other:
                 output = seen.tensor("output", other)
                 placed = site.on(seen.model)
-                if (site.unit is not None and placed.units_axis(output) != output.ndim - 1) or isinstance(site.unit, int):
+                last = site.unit is None or placed.units_axis(output) == output.ndim - 1
+                if isinstance(site.unit, int) or not last:
                     raise ValueError(f"{name!r} must be a group of units on the last axis; got {site}")
                 here[name] = placed
     return here
@@ -255,6 +252,8 @@ def _add(found: dict[str, Any], name: str, site: Site, kind: str) -> None:
 
 def _misfit(read: Tensor, totals: list[Tensor]) -> float:
     """Return how far a sum is from what is read, at most at a place, in units of what was summed there."""
+    wide = torch.promote_types(read.dtype, torch.float32)
+    totals = [total.to(wide) for total in totals]
     total = sum(totals[1:], start=totals[0])
     try:
         if torch.broadcast_shapes(total.shape, read.shape) != read.shape:
@@ -263,7 +262,7 @@ def _misfit(read: Tensor, totals: list[Tensor]) -> float:
         return torch.inf
     scale = sum(one.abs() for one in totals[1:]) + totals[0].abs()
     difference = (read - total).abs().amax(-1)
-    ratio = difference / scale.amax(-1).expand_as(difference).clamp_min(torch.finfo(read.dtype).tiny)
+    ratio = difference / scale.amax(-1).expand_as(difference).clamp_min(torch.finfo(wide).tiny)
     return ratio.max().item() if ratio.isfinite().all() else torch.inf
 
 

@@ -6,6 +6,7 @@ computes after the patch. What is left, an edit between them, is found by whoeve
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -51,7 +52,7 @@ def woven(
 
     def order(*_arguments: Any, **_keywords: Any) -> None:
         for module in modules.values():
-            for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for hooks in (_ordered(module._forward_pre_hooks), _ordered(module._forward_hooks)):
                 for key in [key for key in hooks if key in late]:
                     hooks.move_to_end(key)
                 for key in [key for key in hooks if key in early][::-1]:
@@ -99,6 +100,12 @@ def _watching(model: nn.Module, sites: Mapping[Site, See]) -> AbstractContextMan
     outputs = {site.module: output(site, see) for site, see in sites.items() if site.part == "output"}
     inputs = {site.module: argument(site, see) for site, see in sites.items() if site.part == "input"}
     return watch(model, outputs, inputs=inputs)
+
+
+def _ordered(hooks: dict[int, Callable[..., Any]]) -> OrderedDict[int, Callable[..., Any]]:
+    if not isinstance(hooks, OrderedDict):
+        raise TypeError(f"this torch keeps hooks in a {type(hooks).__name__}, where their order cannot be changed")
+    return hooks
 
 
 def _keys(module: nn.Module) -> set[int]:
