@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -111,13 +111,39 @@ class Runner:
         self._see(site, tensor if length == self._items else tensor.expand(self._items, *tensor.shape[1:]))
 
 
-def answer(model: nn.Module, batch: Batch) -> Tensor:
+def answer(model: nn.Module, batch: Batch, item: int | str | None = None) -> Tensor:
     """Return the tensor that a model answers to a batch.
 
-    Raises:
-        TypeError: it answers with none, or with several by name.
+    Args, raises: as for `answered`.
     """
-    return Site("").take(kinds.run(model, batch))
+    return answered(model, kinds.run(model, batch), item)
+
+
+def answered(model: nn.Module, given: object, item: int | str | None = None) -> Tensor:
+    """Return the tensor that a model answers with, from what it put out.
+
+    Args:
+        item: which of several it is, its place or its key. None: the tensor itself, what is called `logits`, or the
+            only tensor.
+
+    Raises:
+        TypeError: there is none, or there are several and it is not said which.
+    """
+    if isinstance(given, Tensor) or item is not None:
+        return Site("", item=item).take(given)
+    named: dict[Any, Any] = dict(given) if isinstance(given, Mapping) else {}
+    if isinstance(given, tuple | list):
+        named = dict(zip(getattr(given, "_fields", range(len(given))), given, strict=True))
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if "logits" in tensors:
+        return tensors["logits"]
+    if len(tensors) != 1:
+        told = f"tensors at {', '.join(map(repr, tensors))}: give item=, one of them" if tensors else "no tensor"
+        raise TypeError(
+            "a model answers with one tensor, or with several of which one is called 'logits'; "
+            f"{type(model).__name__} puts out a {type(given).__name__} with {told}"
+        )
+    return next(iter(tensors.values()))
 
 
 @contextmanager

@@ -71,6 +71,15 @@ class Graph:
         """Edge -> its place in `edges`, in scores and in masks."""
         return {edge: i for i, edge in enumerate(self.edges)}
 
+    @cached_property
+    def places(self) -> Tensor:
+        """Where each edge is in a table of destinations and their sources, row after row `[edges]`."""
+        sources, destinations = (
+            {name: i for i, name in enumerate(names)} for names in (self.sources, self.destinations)
+        )
+        rows = [destinations[edge.destination] * len(sources) + sources[edge.source] for edge in self.edges]
+        return torch.tensor(rows, dtype=torch.long)
+
     @property
     def sites(self) -> list[Site]:
         """The sources' sites, in order: what `src_ablations` takes."""
@@ -201,11 +210,10 @@ class Span:
 
     def apart(self, tensor: Tensor) -> Tensor:
         """Return what is there with the nodes first, `[nodes, items, ...]`."""
-        return tensor[None] if self.axis is None else tensor.movedim(self.axis, 0)
-
-    def together(self, tensor: Tensor) -> Tensor:
-        """Return the inverse of `apart`."""
-        return tensor[0] if self.axis is None else tensor.movedim(0, self.axis % (tensor.ndim))
+        if self.axis is None:
+            return tensor[None]
+        units, tensor = [site.indices[0] for site in self.sites], tensor.movedim(self.axis, 0)
+        return tensor if units == list(range(len(tensor))) else tensor[units]
 
 
 def spans(sites: Mapping[str, Site], through: Mapping[str, str] | None = None) -> list[Span]:

@@ -7,7 +7,7 @@ correction leaves the rounding error of what it takes away, which names the inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,17 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nbutils import batches
-from nbutils.ablation.running import answer
-from nbutils.batches import Batch
 from nbutils.graphs.linear import columns, linear, written
 from nbutils.graphs.nodes import Graph, Span, Values, spans
 from nbutils.graphs.readers import apart, computed, tolerance
 from nbutils.graphs.weaving import woven
-from nbutils.hooks import unchanged
 from nbutils.sites import Site, submodule
-
-FOLD = 32  # edge sets in one forward pass
 
 
 @contextmanager
@@ -77,44 +71,9 @@ def patch_edges(
     True
     """
     masks = edges if isinstance(edges, Tensor) else graph.mask(edges)
-    patch = _Patch(graph, masks, ablations, where)
+    patch = Patch(graph, masks, ablations, where)
     with patch.hooked(model):
         yield
-
-
-@torch.no_grad()
-def run_edge_sets(
-    model: nn.Module,
-    graph: Graph,
-    masks: Tensor,
-    inputs: Batch,
-    ablations: Values,
-    *,
-    where: Tensor | None = None,
-    fold: int = FOLD,
-) -> Tensor:
-    """Return the model's outputs under each of many edge sets, several of them in one forward pass.
-
-    The model runs in eval mode and is left as it was.
-
-    Args:
-        model, graph, ablations, where: as for `patch_edges`.
-        masks: `[sets, edges]`.
-        inputs: one batch.
-        fold: sets in one forward pass, 1 or more; `fold · items` are worked on at a time.
-
-    Returns:
-        `[sets, items, ...]`.
-    """
-    if fold < 1:
-        raise ValueError(f"fold must be 1 or more; got {fold}")
-    outputs = []
-    with unchanged(model):
-        model.eval()
-        for some in masks.split(fold):
-            with _Patch(graph, some, ablations, where).hooked(model):
-                outputs.append(answer(model, batches.repeat(inputs, len(some))).unflatten(0, (len(some), -1)))
-    return torch.cat(outputs)
 
 
 class _Pending(NamedTuple):
@@ -127,16 +86,27 @@ class _Pending(NamedTuple):
 
 
 @dataclass
-class _Patch:
-    """Masks and ablations, and what the sources have written so far in the pass that is running."""
+class Patch:
+    """Masks and ablations, and what the sources have written so far in the pass that is running.
+
+    Attributes:
+        given: what ablated sources add to the stream `[sources, items, ...]`; None: what the graph says of `ablations`.
+        known: module -> what its sources are known to write in the pass, `[1, units, items, ...]` for all sets.
+        stacks: of known values, what was read last; for the patches that share them.
+    """
 
     graph: Graph
     masks: Tensor
     ablations: Values
     where: Tensor | None = None
+    given: Tensor | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict)
+    stacks: dict[tuple[tuple[str, ...], int], Tensor] = field(default_factory=dict)
+    own: dict[tuple[tuple[str, ...], int], Tensor] = field(default_factory=dict)  # likewise, of this pass
     written: dict[str, Tensor] = field(default_factory=dict)  # module -> `[sets, units, items, ...]`
     pending: dict[tuple[str, str], _Pending] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)  # modules where others have hooks, or dropout is on
+    rows: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         edges, sources = len(self.graph.edges), len(self.graph.sources)
@@ -149,25 +119,28 @@ class _Patch:
         if not ((masks >= 0) & (masks <= 1)).all():
             raise ValueError(f"masks lie in [0, 1]; got {masks.min():.4g} to {masks.max():.4g}")
         self.graph.check(self.ablations)
-        names = list(self.graph.sources), list(self.graph.destinations)
-        places = [names[1].index(edge.destination) * sources + names[0].index(edge.source) for edge in self.graph.edges]
-        index = torch.tensor(places, device=masks.device)
-        empty = masks.new_zeros(len(masks), len(names[1]) * sources)
+        index = self.graph.places.to(masks.device)
+        destinations = len(self.graph.destinations)
+        empty = masks.new_zeros(len(masks), destinations * sources)
         self.masks = empty.index_copy(1, index, masks).unflatten(1, (-1, sources))  # (sets, destinations, sources)
-        edge = torch.zeros(len(names[1]) * sources, dtype=torch.bool)
+        edge = torch.zeros(destinations * sources, dtype=torch.bool)
         edge[index.cpu()] = True
         self.edge = edge.view(-1, sources)  # (destinations, sources)
         # A mask of 0 has a gradient, too.
         self.touched = (self.masks != 0).any(2) | masks.requires_grad  # (sets, destinations)
         self.read = self.edge & self.touched.any(0)[:, None].cpu()  # (destinations, sources)
         self.sources = spans(self.graph.sources)
+        touched = self.read.any(1).tolist()
         self.destinations = [
-            span for span in spans(self.graph.destinations, self.graph.through) if self.read[span.rows].any()
+            _trimmed(span, touched[span.rows])
+            for span in spans(self.graph.destinations, self.graph.through)
+            if any(touched[span.rows])
         ]
 
     @contextmanager
     def hooked(self, model: nn.Module) -> Iterator[None]:
-        self.model, self.rows = model, self.graph.written(model, self.ablations)
+        self.model = model
+        self.rows = self.graph.written(model, self.ablations) if self.given is None else self.given
         if (parameter := next(model.parameters(), None)) is not None:
             self.masks, self.touched, self.rows = (
                 tensor.to(parameter.device) for tensor in (self.masks, self.touched, self.rows)
@@ -175,7 +148,7 @@ class _Patch:
         written: dict[Site, Callable[[Tensor], None]] = {
             Site(span.module, part=span.sites[0].part): partial(self._write, span)
             for span in self.sources
-            if self.read[:, span.rows].any()
+            if span.module not in self.known and self.read[:, span.rows].any()
         }
         read: dict[Site, Callable[[Tensor], None]] = {}
         patches: dict[Site, Callable[[Tensor], Tensor]] = {}
@@ -191,10 +164,22 @@ class _Patch:
             with woven(model, written=written, read=read, patches=patches, begin=self._begin):
                 yield
         finally:
-            self._begin([])
+            self.written, self.strangers = {}, []
+            self.pending.clear()
+            self.own.clear()
+
+    @contextmanager
+    def noting(self, model: nn.Module) -> Iterator[None]:
+        """Patch nothing, and keep in `written` what every source writes in the pass inside the block."""
+        self.model = model
+        self.rows = self.graph.written(model, self.ablations) if self.given is None else self.given
+        written = {Site(span.module, part=span.sites[0].part): partial(self._write, span) for span in self.sources}
+        with woven(model, written=written, read={}, patches={}, begin=self._begin):
+            yield
 
     def _begin(self, strangers: list[str]) -> None:
-        self.written.clear()
+        self.written = dict(self.known)
+        self.own.clear()
         self.pending.clear()
         self.strangers = strangers
 
@@ -218,26 +203,44 @@ class _Patch:
 
     def _sum(self, span: Span, masks: Tensor, sets: Tensor, copies: Tensor) -> Tensor:
         """Return what destinations read under masks, in some sets `[sets, destinations, items, ...]`."""
-        items, total = copies.shape[2], torch.zeros((), dtype=copies.dtype, device=copies.device)
-        for source in self.sources:
-            if not self.read[span.rows, source.rows].any():
-                continue
-            if source.module not in self.written:
-                raise ValueError(f"{source.module!r} has not run when {span.module!r} reads what it writes")
-            written = self.written[source.module]
-            if len(written) == len(self.masks):
-                written = written.index_select(0, sets)
-            if written.shape[2] != items or len(written) != len(sets):
-                written = written.expand(len(sets), -1, items, *written.shape[3:])  # (sets, sources, items, ...)
-            mask = masks[sets, span.rows, source.rows].to(written)  # (sets, destinations, sources)
-            ablated = self.rows[source.rows].to(written).expand(written.shape[1:]).flatten(1)
-            part = (1 - mask) @ written.flatten(2) + mask @ ablated
-            total = total + part.unflatten(2, written.shape[2:])  # (sets, destinations, items, ...)
+        read = [source for source in self.sources if self.read[span.rows, source.rows].any()]
+        stack = self._stacked(span, read, copies.shape[2])  # (sets or 1, sources, items, ...)
+        shape = stack.shape[2:]
+        index = torch.cat([torch.arange(len(self.rows), device=sets.device)[source.rows] for source in read])
+        mask = masks[sets, span.rows].index_select(2, index).to(stack)  # (sets, destinations, sources)
+        kept = self.edge[span.rows].to(stack).index_select(1, index) - mask
+        if len(stack) == 1:
+            total = kept.flatten(0, 1) @ stack[0].flatten(1)  # (sets · destinations, items · ...)
+        else:
+            some = stack if len(sets) == len(stack) else stack.index_select(0, sets)
+            total = (kept @ some.flatten(2)).flatten(0, 1)
+        used = mask.detach().flatten(0, 1).any(0) | mask.requires_grad
+        if used.any():  # in a sweep over single edges one of many
+            ablated = self.rows[index[used]].to(stack).expand(-1, *shape).flatten(1)
+            total = torch.addmm(total, mask[..., used].flatten(0, 1), ablated)
+        total = total.unflatten(0, (len(sets), -1)).unflatten(2, shape)
+        for source in read:
             if source.sites[0].part == "input" and (bias := linear(self.model, source.module)[1]) is not None:
                 # Nobody's, and so in every sum in which the module's heads are.
                 there = self.edge[span.rows, source.start].to(bias)
                 total = total + there.view(-1, *[1] * (total.ndim - 2)) * bias
         return total
+
+    def _stacked(self, span: Span, read: list[Span], items: int) -> Tensor:
+        """Return what some modules wrote `[sets or 1, sources, items, ...]`; 1 where all edge sets share it."""
+        for source in read:
+            if source.module not in self.written:
+                raise ValueError(f"{source.module!r} has not run when {span.module!r} reads what it writes")
+        key = tuple(source.module for source in read), items
+        # Queries, keys and values read the same; and of known values the passes that follow.
+        shared = all(source.module in self.known for source in read)
+        stacks = self.stacks if shared else self.own
+        if key not in stacks:
+            written = [self.written[source.module] for source in read]
+            sets = max(len(tensor) for tensor in written)
+            stacks.clear()  # the last is enough: they are large
+            stacks[key] = torch.cat([one.expand(sets, -1, items, *one.shape[3:]) for one in written], 1)
+        return stacks[key]
 
     def _patched(self, span: Span, copies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what destinations read in the edge sets that reach them, which sets these are, and where it differs.
@@ -255,12 +258,25 @@ class _Patch:
         touched = self.touched[sets, span.rows].view(len(sets), len(span), *[1] * (copies.ndim - 2))
         if self.where is not None:
             touched = touched & _places(self.where, copies).to(copies.device)
-        return torch.where(touched, total, copies.index_select(0, sets)), sets, touched
+        if self.where is None and touched.all():
+            return total, sets, touched
+        copies = copies if len(sets) == len(self.masks) else copies.index_select(0, sets)
+        return torch.where(touched, total, copies), sets, touched
 
     def _read(self, span: Span, x: Tensor) -> Tensor:
-        copies = span.apart(x).unflatten(1, (len(self.masks), -1)).transpose(0, 1)
-        patched, sets, _ = self._patched(span, copies)
-        return span.together(copies.index_copy(0, sets, patched).transpose(0, 1).flatten(1, 2))
+        all_sets = len(self.masks)
+        if span.axis is None:
+            whole = x.unflatten(0, (all_sets, 1, -1))  # (sets, 1, items, ...)
+            patched, sets, _ = self._patched(span, whole)
+            return (patched if len(sets) == all_sets else whole.index_copy(0, sets, patched)).flatten(0, 2)
+        units = torch.tensor([site.indices[0] for site in span.sites], device=x.device)
+        copies = x.unflatten(0, (all_sets, -1)).movedim(span.axis % x.ndim + 1, 1)  # (sets, units, items, ...)
+        patched, sets, _ = self._patched(span, copies.index_select(1, units))
+        if len(units) == copies.shape[1] and len(sets) == all_sets:
+            whole = patched
+        else:
+            whole = copies.index_put((sets[:, None], units[None]), patched)
+        return whole.movedim(1, span.axis % x.ndim + 1).flatten(0, 1)
 
     def _meet(self, here: list[Span], x: Tensor) -> None:
         """Note what destinations read where they read the stream through the module that is about to run."""
@@ -291,6 +307,12 @@ class _Patch:
         ]
         some = some.index_copy(-1, torch.cat(indices), torch.cat(parts, -1))
         return whole.index_copy(0, here.sets, some).flatten(0, 1)
+
+
+def _trimmed(span: Span, touched: list[bool]) -> Span:
+    """Return a span from the first of its nodes that is touched to the last."""
+    first, last = touched.index(True), len(touched) - touched[::-1].index(True)
+    return Span(span.module, span.start + first, span.sites[first:last], span.through)
 
 
 def _check_read(span: Span, read: Tensor, summed: Tensor, strangers: list[str]) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import nbutils as nb
-from nbutils.graphs.patch import run_edge_sets
+from nbutils.graphs.edge_sets import run_edge_sets
 from nbutils.graphs.scores import mask_gradients
 
 transformers = pytest.importorskip("transformers")

@@ -15,8 +15,8 @@ from torch import Tensor
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairLoader
+from nbutils.graphs.edge_sets import run_edge_sets
 from nbutils.graphs.nodes import Values
-from nbutils.graphs.patch import run_edge_sets
 from nbutils.graphs.residual import ResidualGraph
 from nbutils.graphs.scores import EdgeTask
 from studies.circuits.answers import logit_difference
