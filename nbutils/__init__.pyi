@@ -12,6 +12,7 @@ from .claims import check as check
 from .claims import metric as metric
 from .data.pairs import PairLoader as PairLoader
 from .data.pairs import Pairs as Pairs
+from .graphs.heads import heads as heads
 from .graphs.patch import patch_edges as patch_edges
 from .graphs.residual import ResidualGraph as ResidualGraph
 from .graphs.residual import residual_graph as residual_graph

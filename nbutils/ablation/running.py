@@ -164,6 +164,14 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 def answer(model: nn.Module, batch: Batch, item: int | str | None = None) -> Tensor:
     """Return the tensor that a model answers to a batch.
 
+    Args, raises: as for `answered`.
+    """
+    return answered(model, kinds.run(model, batch), item)
+
+
+def answered(model: nn.Module, given: object, item: int | str | None = None) -> Tensor:
+    """Return the tensor that a model answers with, from what it put out.
+
     Args:
         item: which of several it is, its place or its key. None: the tensor itself, what is called `logits`, or the
             only tensor.
@@ -171,14 +179,11 @@ def answer(model: nn.Module, batch: Batch, item: int | str | None = None) -> Ten
     Raises:
         TypeError: there is none, or there are several and it is not said which.
     """
-    given = kinds.run(model, batch)
     if isinstance(given, Tensor) or item is not None:
         return Site("", item=item).take(given)
-    named = dict(given) if isinstance(given, Mapping) else {}
-    if hasattr(given, "_fields"):
-        named = given._asdict()
-    elif isinstance(given, tuple | list):
-        named = dict(enumerate(given))
+    named: dict[Any, Any] = dict(given) if isinstance(given, Mapping) else {}
+    if isinstance(given, tuple | list):
+        named = dict(zip(getattr(given, "_fields", range(len(given))), given, strict=True))
     tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
     if "logits" in tensors:
         return tensors["logits"]

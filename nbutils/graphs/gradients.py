@@ -1,0 +1,52 @@
+"""Gradients at what each destination reads: of a stream that all of them share, each one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from nbutils.graphs.nodes import Graph, Span, spans
+from nbutils.graphs.readers import backward
+from nbutils.hooks import edit, unchanged, watch
+from nbutils.sites import Site, submodule
+
+
+def read_gradients(model: nn.Module, graph: Graph, measure: Callable[[], Tensor]) -> list[tuple[Span, Tensor]]:
+    """Return the gradients of a number with respect to what the destinations of each module read.
+
+    Args:
+        model: the graph's; it runs in eval mode and is left as it was.
+        graph: as from `residual_graph`.
+        measure: runs the model once and returns the number.
+
+    Returns:
+        For the destinations of each module, in the graph's order, the gradient `[destinations, items, ...]`.
+    """
+    zeros: dict[Site, Tensor] = {}  # added at a place, with the gradient that is there
+    streams: dict[str, Tensor] = {}
+
+    def add(site: Site, tensor: Tensor) -> Tensor:
+        zeros[site] = torch.zeros_like(tensor).requires_grad_()
+        return tensor + zeros[site]
+
+    def note(name: str, *arguments: object, **keywords: object) -> None:
+        key = Site(name, part="input").argument(submodule(model, name), arguments, keywords)
+        tensor = arguments[key] if isinstance(key, int) else keywords[key]
+        assert isinstance(tensor, Tensor)
+        streams[name] = tensor.detach()
+
+    found = spans(graph.destinations, graph.through)
+    places = [Site(span.module, part="output" if span.through else "input") for span in found]
+    seen = {span.through: partial(note, span.through) for span in found if span.through is not None}
+    with unchanged(model), edit(model, {site: partial(add, site) for site in places}), torch.enable_grad():
+        model.eval()
+        with watch(model, inputs=seen):
+            value = measure()
+        grads = torch.autograd.grad(value, [zeros[site] for site in places])
+    return [
+        (span, span.apart(grad) if span.through is None else backward(model, span, streams[span.through], grad))
+        for span, grad in zip(found, grads, strict=True)
+    ]
