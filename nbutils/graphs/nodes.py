@@ -102,6 +102,8 @@ class Graph:
         rows = list(values) if isinstance(values, Tensor) else [values[site] for site in self.sites]
         if isinstance(values, Tensor) and all(site.part == "output" for site in self.sites):
             return values
+        if (parameter := next(model.parameters(), None)) is not None:
+            rows = [row.to(parameter.device) for row in rows]
         rows = [
             written(model, site, row) if site.part == "input" else row
             for site, row in zip(self.sites, rows, strict=True)
@@ -208,11 +210,10 @@ class Span:
 
     def apart(self, tensor: Tensor) -> Tensor:
         """Return what is there with the nodes first, `[nodes, items, ...]`."""
-        return tensor[None] if self.axis is None else tensor.movedim(self.axis, 0)
-
-    def together(self, tensor: Tensor) -> Tensor:
-        """Return the inverse of `apart`."""
-        return tensor[0] if self.axis is None else tensor.movedim(0, self.axis % (tensor.ndim))
+        if self.axis is None:
+            return tensor[None]
+        units, tensor = [site.indices[0] for site in self.sites], tensor.movedim(self.axis, 0)
+        return tensor if units == list(range(len(tensor))) else tensor[units]
 
 
 def spans(sites: Mapping[str, Site], through: Mapping[str, str] | None = None) -> list[Span]:

@@ -105,7 +105,7 @@ class Patch:
     own: dict[tuple[tuple[str, ...], int], Tensor] = field(default_factory=dict)  # likewise, of this pass
     written: dict[str, Tensor] = field(default_factory=dict)  # module -> `[sets, units, items, ...]`
     pending: dict[tuple[str, str], _Pending] = field(default_factory=dict)
-    strangers: list[str] = field(default_factory=list)  # modules on which others have hooks
+    strangers: list[str] = field(default_factory=list)  # modules where others have hooks, or dropout is on
     rows: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -292,7 +292,7 @@ class Patch:
             if apart(x, plain) > tolerance(x.dtype):
                 raise ValueError(
                     f"{span.module!r} does not take in what {span.through!r} gives for the stream: an edit between "
-                    f"them would be lost where edges are patched; others have hooks on {', '.join(self.strangers)}"
+                    f"them would be lost where edges are patched; others have hooks at {', '.join(self.strangers)}"
                 )
 
     def _compute(self, span: Span, output: Tensor) -> Tensor:
@@ -319,8 +319,9 @@ def _check_read(span: Span, read: Tensor, summed: Tensor, strangers: list[str]) 
     if not (far := apart(read.expand_as(summed), summed)) <= tolerance(read.dtype):
         raise ValueError(
             f"{span.through or span.module!r} does not read the sum of what its sources write; they differ by "
-            f"{far:.3g} of the largest value: an edit between them would be lost where edges are patched. Edit what a "
-            f"source writes, or what a destination computes; others have hooks on {', '.join(strangers)}"
+            f"{far:.3g} of the largest value: an edit between them would be lost where edges are patched, and so would "
+            "dropout. Edit what a source writes, or what a destination computes, in eval mode; others have hooks, or "
+            f"dropout is on, at {', '.join(strangers)}"
         )
 
 

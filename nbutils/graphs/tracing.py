@@ -150,6 +150,10 @@ def trace(
     """
     for site in (*sources.values(), *destinations.values(), *map(Site, through.values())):
         site.on(model)
+    whole = [site for site in sources.values() if site.part == "output"]
+    for site in (*whole, *(site for name, site in destinations.items() if name not in through)):
+        if not isinstance(site.unit, int | None):
+            raise ValueError(f"{site.name} writes or reads the stream as one, or unit by unit; got the group {site}")
     seen = Trace(model, sources, destinations, through)
     seen.run(batch)
     fields: dict[str, dict[str, Any]] = {

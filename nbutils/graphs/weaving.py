@@ -13,6 +13,7 @@ from typing import Any
 from weakref import WeakSet
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from nbutils.hooks import Edit, edit, watch
 from nbutils.sites import Site, submodule
@@ -38,7 +39,8 @@ def woven(
         written: called with the tensor at a site, all of its units, after all other hooks there; one a module and part.
         read: likewise, before all other hooks there.
         patches: replace what is at a site before all other hooks there.
-        begin: called as a pass of the model begins, with the names of the modules where others have hooks.
+        begin: called as a pass of the model begins, with the names of the modules that may change what is on the way:
+            where others have hooks, or dropout is on.
 
     Raises:
         ValueError: edges of the model are being patched already.
@@ -57,7 +59,7 @@ def woven(
                     hooks.move_to_end(key)
                 for key in [key for key in hooks if key in early][::-1]:
                     hooks.move_to_end(key, last=False)
-        begin([name or "the model" for name, module in model.named_modules() if not _keys(module) <= own])
+        begin([name or "the model" for name, module in model.named_modules() if _changes(module, own)])
 
     _patched.add(model)
     try:
@@ -100,6 +102,12 @@ def _watching(model: nn.Module, sites: Mapping[Site, See]) -> AbstractContextMan
     outputs = {site.module: output(site, see) for site, see in sites.items() if site.part == "output"}
     inputs = {site.module: argument(site, see) for site, see in sites.items() if site.part == "input"}
     return watch(model, outputs, inputs=inputs)
+
+
+def _changes(module: nn.Module, own: set[int]) -> bool:
+    """Return whether others have hooks on a module, or it is a dropout that is on."""
+    dropping = module.training and isinstance(module, _DropoutNd) and module.p > 0
+    return dropping or not _keys(module) <= own
 
 
 def _ordered(hooks: dict[int, Callable[..., Any]]) -> OrderedDict[int, Callable[..., Any]]:

@@ -1,12 +1,14 @@
 """Graphs of transformers that nobody here wrote: the identities, and edges computed by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import nbutils as nb
-from nbutils.graphs.patch import run_edge_sets
+from nbutils.graphs.edge_sets import run_edge_sets
 from nbutils.graphs.scores import mask_gradients
 
 transformers = pytest.importorskip("transformers")
@@ -15,10 +17,10 @@ TOKENS = {"num_hidden_layers": 2, "vocab_size": 11, "pad_token_id": 0, "bos_toke
 WIDE = {"num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 20}
 
 
-def gpt2():
+def gpt2(**keywords):
     return transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            n_layer=2, n_head=3, n_embd=12, vocab_size=11, n_positions=8, bos_token_id=1, eos_token_id=2
+            n_layer=2, n_head=3, n_embd=12, vocab_size=11, n_positions=8, bos_token_id=1, eos_token_id=2, **keywords
         )
     )
 
@@ -361,9 +363,9 @@ def test_parallel_branches_read_the_stream_before_either_writes():
 
 def test_single_precision_and_either_attention():
     for way in ("eager", "sdpa"):
-        model, clean, corrupt = made(gpt2)
+        model, clean, corrupt = made(partial(gpt2, attn_implementation=way))
         model = model.float()
-        model.set_attn_implementation(way)
+        assert model.config._attn_implementation == way
         graph = nb.residual_graph(model, clean)
         values = nb.src_ablations(model, graph.sites, corrupt)
         found = patched(model, graph, graph.edges, clean, values)
@@ -409,6 +411,10 @@ def test_an_edit_that_a_patch_would_lose_is_refused():
             ]
             with pytest.raises(ValueError, match="would be lost"), blocks[not first], blocks[first]:
                 answer(model, clean)
+    model.train()
+    with pytest.raises(ValueError, match="and so would dropout"), nb.patch_edges(model, graph, edges, values):
+        answer(model, clean)
+    model.eval()
     with nb.capture(model, *lost), nb.patch_edges(model, graph, graph.edges, values):  # to look is no edit
         assert torch.allclose(answer(model, clean), answer(model, clean))
     with (
