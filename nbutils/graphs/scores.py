@@ -250,17 +250,15 @@ def attribution_scores(task: EdgeTask) -> Tensor:
     """
     total = torch.zeros(len(task.graph.destinations), len(task.graph.sources), dtype=torch.float64)
     for batch in task.pairs:
-        clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE)
-        difference = task.written(batch) - task.graph.written(task.model, clean)  # (sources, items, ...)
 
         def measured(batch: PairBatch = batch) -> Tensor:
             return task.measure(answer(task.model, batch.clean, task.item), batch).sum()
 
-        for span, gradient in read_gradients(task.model, task.graph, measured):
-            total[span.rows] += (gradient.flatten(1) @ difference.to(gradient).flatten(1).T).detach().cpu()
-    names = list(task.graph.sources), list(task.graph.destinations)
-    places = [(names[1].index(edge.destination), names[0].index(edge.source)) for edge in task.graph.edges]
-    return torch.stack([total[place] for place in places]) / len(task.pairs.pairs)
+        gradients, clean = read_gradients(task.model, task.graph, measured)
+        difference = (task.written(batch) - task.graph.written(task.model, clean)).flatten(1)  # (sources, items · ...)
+        for span, gradient in gradients:
+            total[span.rows] += (gradient.flatten(1) @ difference.to(gradient).T).detach().cpu()
+    return total.flatten()[task.graph.places] / len(task.pairs.pairs)
 
 
 def integrated_gradients(task: EdgeTask, *, steps: int = 8) -> Tensor:
