@@ -224,7 +224,7 @@ CASES = [
         (Place("_orig_mod.0", 1), Place("_orig_mod.1", 1), Place("_orig_mod.2", 1)),
         plain=lambda model: Fn(lambda s, x: s._orig_mod(x), _orig_mod=model._orig_mod),
     ),
-    Case("scripted in part", scripted, vectors, (layer("0", 1), Place("1", 1, calls=0), Place("1.0", 1, calls=0))),
+    Case("scripted in part", scripted, vectors, (known("0", 1), Place("1", 1, calls=0), Place("1.0", 1, calls=0))),
     Case(
         "checkpointed",
         checkpointed,
