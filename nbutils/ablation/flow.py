@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils import batches
-from nbutils.ablation.layers import BATCH_NORMS, NORMS, axes, copied, depthwise, of_kind
+from nbutils.ablation.layers import BATCH_NORMS, NORMS, axes, copied, depthwise, of_kind, unscripted
 from nbutils.batches import Batch
 from nbutils.hooks import unchanged, watch
 from nbutils.sites import Site, submodule
@@ -34,6 +34,7 @@ class Flow:
         for name, parameter in model.named_parameters():
             if parameter.device.type == "meta":
                 raise ValueError(f"{name!r} is not on this machine (device 'meta'): the model cannot be traced")
+        unscripted(model)
         self.model = copied(model).eval()
         for parameter in self.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())

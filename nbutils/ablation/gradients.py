@@ -20,6 +20,7 @@ def differentiating(model: nn.Module) -> Iterator[None]:
     """
     asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(unchanged(model))
         stack.enter_context(torch.enable_grad())
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):

@@ -170,7 +170,6 @@ def copied(model: Model) -> Model:
     Raises:
         ValueError: a module keeps a computed weight, which cannot be copied; the message names it.
     """
-    unscripted(model)
     for name, module in model.named_modules():
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and value.grad_fn is not None:

@@ -105,7 +105,7 @@ def _trace(model: nn.Module, whole: Site, units: list[int], batch: Batch) -> _Cu
         if torch.equal(values[0], values[1]) and torch.equal(values[0], values[2]):
             continue  # it reads other units of the layer
         _cuttable(flow, name)
-        found = _where(flow, whole, (name, [*makers]), path, values)
+        found = _where(flow, whole, (name, makers, len(units)), path, values)
         (between if axes(submodule(model, name)) is None else readers)[name] = found
     if not readers:
         raise ValueError(f"no layer reads {whole.name}: its units are the model's answer, or go nowhere")
@@ -151,19 +151,19 @@ def _inputs(model: nn.Module, site: Site, names: Iterable[str], batch: Batch) ->
 
 
 def _where(
-    flow: Flow, whole: Site, ends: tuple[str, list[str]], path: list[str], values: Sequence[Tensor]
+    flow: Flow, whole: Site, ends: tuple[str, list[str], int], path: list[str], values: Sequence[Tensor]
 ) -> list[int]:
     """Return the indices of a reader's inputs that are the units: 0 where these are 0, and not where they are not.
 
     Raises:
-        ValueError: there are none, since what is read is not 0 where the units are.
+        ValueError: what is read is not 0 where the units are, for one of them or all.
     """
-    name, makers = ends
+    name, makers, units = ends
     axis = Site(name).on(flow.model).axis
     zero, above, below = (tensor.movedim(axis, 0).flatten(1) for tensor in values)  # type: ignore[arg-type]
     alive = ((above != zero) | (below != zero)).any(1)
     found = torch.nonzero(alive & (zero == 0).all(1))[:, 0].tolist()
-    if found:
+    if found and len(found) % units == 0:
         return found
     told = [
         f"what {name!r} reads of {whole.name} is not 0 where the units are, but up to {zero[alive].abs().max():.3g}"

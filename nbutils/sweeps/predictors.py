@@ -55,7 +55,8 @@ def attribute(
 
     Args:
         model: any module; it runs in eval mode and is left as it was.
-        sites, batches, metric, ablation: as for `sweep`; a metric needs a gradient (`nb.accuracy` has none).
+        sites, batches, metric, ablation: as for `sweep`; a metric needs a gradient: `nb.accuracy` has none, and that of
+            `nb.divergence` is 0 at the intact model, so that only `"integrated"` takes it.
         method: of the four.
         steps: points of `"integrated"`, 1 or more: a forward and a backward pass each for every place and batch.
         options: `inputs`, `reference`, `where` and `output`, as for `sweep`; `seed` of `"random"`.
@@ -80,6 +81,11 @@ def attribute(
         raise ValueError(f"steps must be 1 or more; got {steps}")
     seed = options.pop("seed", 0)
     measurement = Measurement(batches, metric, ablation, **options)
+    if method == "gradient" and measurement.against_intact:
+        raise ValueError(
+            "a divergence from the intact model is least there: its gradient is 0, and predicts nothing; use "
+            "method='integrated'"
+        )
     with differentiating(model):
         rows = _rows(model, sites, measurement)
         if method in ("gradient", "integrated"):

@@ -138,10 +138,23 @@ def test_baselines_have_the_rows_of_a_sweep_and_know_nothing_of_the_metric():
     assert drawn[0][keys].equals(gradient[keys])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_they_are_switched_off(mode):
+    model, loader = Head(linear=False), pairs()
+    wanted = nb.attribute(model, "unit", loader, first, nb.Optimal(steps=3))
+    with mode():
+        x = normal(7, 2, 4) * 1.0
+        loader = nb.PairLoader(nb.Pairs(x, x, torch.zeros(7)), 3)
+        assert wanted.equals(nb.attribute(model, "unit", loader, first, nb.Optimal(steps=3)))
+
+
 def test_what_cannot_be_attributed_is_refused():
     model, loader = Head(), pairs()
     with pytest.raises(ValueError, match=r"'accuracy' has no gradient: .*nb\.cross_entropy"):
         nb.attribute(model, ["unit"], loader, nb.accuracy())
+    with pytest.raises(ValueError, match="least there: its gradient is 0"):
+        nb.attribute(model, ["unit"], loader, nb.divergence())
+    assert (nb.attribute(model, ["unit"], loader, nb.divergence(), method="integrated")["value"] > 0).any()
     with pytest.raises(ValueError, match="method is one of 'gradient'"):
         nb.attribute(model, ["unit"], loader, first, method="saliency")
     with pytest.raises(ValueError, match="steps must be 1 or more"):

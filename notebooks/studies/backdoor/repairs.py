@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from nbutils import batches
 from nbutils.ablation.flow import Flow
-from nbutils.ablation.layers import copied, silence, unit_axes, weighted, width
+from nbutils.ablation.layers import copied, silence, unit_axes, unscripted, weighted, width
 from nbutils.ablation.running import answer, running
 from nbutils.ablation.weights import check_copy, zero_weights
 from nbutils.batches import Batch
@@ -223,6 +223,7 @@ def _units(model: nn.Module, layer: str | Site, images: Batch) -> Site:
     Raises:
         ValueError: it has no weights that belong to units, or a batch norm after it.
     """
+    unscripted(model)
     site = Site.of(layer).whole
     weighted(model, site, any_axis=True)
     flow = Flow(model, batches.select(images, slice(0, 2)), [site])
