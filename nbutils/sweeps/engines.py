@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
     def work(self, inputs: Batch, values: Values) -> Any: ...
 
-    def outputs(self, work: Any, rows: Sequence[Row]) -> Iterator[Tensor]: ...
+    def outputs(self, work: Any, rows: Sequence[Row]) -> Generator[Tensor, None, None]: ...
 
 
 class Engines:
@@ -112,7 +112,9 @@ class Engines:
         """Bytes that one item needs."""
         return max((engine.least for engine in self.of.values()), default=self.hooked.least)
 
-    def outputs(self, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]) -> Iterator[Tensor]:
+    def outputs(
+        self, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]
+    ) -> Generator[Tensor, None, None]:
         """Yield the answers of rows, some at a time in their order `[rows, items, ...]`.
 
         Args:
@@ -136,11 +138,11 @@ class Engines:
     @staticmethod
     def _some(
         engine: Engine, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]
-    ) -> Iterator[Tensor]:
+    ) -> Generator[Tensor, None, None]:
         if id(engine) not in works:
             works[id(engine)] = engine.work(inputs, values)
         # Closed at once when the sweep is stopped, because the model is edited until then.
-        with closing(engine.outputs(works[id(engine)], rows)) as found:  # type: ignore[type-var]
+        with closing(engine.outputs(works[id(engine)], rows)) as found:
             yield from found
 
     def _fault(self, engine: Engine, rows: list[Row], inputs: Batch, values: Values) -> str | None:
@@ -152,8 +154,8 @@ class Engines:
         expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
         try:
             found = torch.cat(list(self._some(engine, {}, inputs, values, some)))
-        except Mismatch as fault:
-            return str(fault)
+        except Exception as fault:  # the same rows went through the model as it is, just now
+            return f"it raises {type(fault).__name__}: {fault}" if not isinstance(fault, Mismatch) else str(fault)
         if found.shape != expected.shape:
             return f"it answers {tuple(found.shape)} where {tuple(expected.shape)} is right"
         if not expected.is_floating_point():

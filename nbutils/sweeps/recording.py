@@ -255,7 +255,8 @@ def _copied(value: Any) -> Any:
 
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj()
+    place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+    return *place, tensor.is_neg(), tensor.is_conj()
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -263,8 +264,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one is other or type(one) is not type(other) or one.dtype != other.dtype:
             return one is other
-        same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
-        return same and one.storage_offset() == other.storage_offset() and _layout(one) == _layout(other)
+        return _layout(one) == _layout(other)
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     return isinstance(one, Simple) and type(one) is type(other) and bool(one == other)

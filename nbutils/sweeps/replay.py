@@ -6,7 +6,7 @@ called with the very tensors they were called with then: nothing that leads to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ class Replay:
         with edit(self.model, self._fixed.edits(values)):
             return _Work(inputs, values, self._recorder.record(inputs)[0])
 
-    def outputs(self, work: _Work, rows: Sequence[Row]) -> Iterator[torch.Tensor]:
+    def outputs(self, work: _Work, rows: Sequence[Row]) -> Generator[torch.Tensor, None, None]:
         """As `Chain.outputs`.
 
         Raises:
