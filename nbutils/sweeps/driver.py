@@ -38,8 +38,10 @@ class Driver:
         self.rows: list[Row] = []
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        self._sites, self._ablated = sites, ablated
-        self._wholes = list(dict.fromkeys(site.whole for site in (*sites.values(), *ablated)))
+        self._sites = [(label, site, site.whole) for label, site in sites.items()]
+        self._ablated = [(site, site.whole) for site in ablated]
+        wholes: list[Site] = [whole for _, _, whole in self._sites] + [whole for _, whole in self._ablated]
+        self._wholes = list(dict.fromkeys(wholes))
         self._places: dict[Site, Site] = {}  # as given -> with its axis, counted from the front
         self._widths: dict[Site, int] = {}
         self._fixed = Fixed()
@@ -88,25 +90,26 @@ class Driver:
             site, shape = whole.on(self.model), shapes[whole]
             place = self._places[whole] = replace(site, axis=site.units_axis(shape))
             self._widths[place] = place.count(shape)
-        for label, site in self._sites.items():
-            self.rows += self._rows_of(label, site)
+        for label, site, whole in self._sites:
+            self.rows += self._rows_of(label, site, whole)
         number = {place: at for at, place in enumerate(self._widths)}
         self._order = sorted(range(len(self.rows)), key=lambda at: number[self.rows[at].place])
         units: dict[Site, tuple[int, ...] | None] = {}
-        for site in self._ablated:
-            place = self._within(site)
+        for site, whole in self._ablated:
+            place = self._within(site, whole)
             before = units.get(place, ())
             units[place] = None if site.unit is None or before is None else (*before, *site.indices)
         self._fixed = Fixed(units)
 
-    def _rows_of(self, label: Hashable, site: Site) -> list[Row]:
-        place = self._within(site)
+    def _rows_of(self, label: Hashable, site: Site, whole: Site) -> list[Row]:
+        place = self._within(site, whole)
         if site.unit is None:
             return [Row(label, place, (unit,), unit) for unit in range(self._widths[place])]
         return [Row(label, place, site.indices, site.unit if isinstance(site.unit, int) else told(site.unit))]
 
-    def _within(self, site: Site) -> Site:
-        place = self._places[site.whole]
+    def _within(self, site: Site, whole: Site) -> Site:
+        """Return the place of a site, whose units must be there."""
+        place = self._places[whole]
         if site.unit is not None and max(site.indices) >= self._widths[place]:
             raise ValueError(
                 f"{place.name} has units 0 to {self._widths[place] - 1} on axis {place.axis}; got {max(site.indices)}"
@@ -145,7 +148,8 @@ class Driver:
         some = kinds.select(step.inputs, slice(0, COMPARED))
         if key not in self._engines:
             rows = [self.rows[at] for at in self._order]
-            self._engines = {key: Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)}
+            made = Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)
+            self._engines[key] = made
         return self._engines[key]
 
     def _add(self, rows: list[int], answers: Tensor, step: Step, intact: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The engines of a sweep: for each place the fastest that can give its answers, and that was seen to give the right ones.
+"""The engines of a sweep: for each place the fastest that can give its answers, and was seen to give the right ones.
 
 An engine is trusted once it has been compared with one whole hooked forward per row, on a few items and rows of each
 place. One that fails gives way to that forward, with a warning.
@@ -79,7 +79,7 @@ class Engines:
         replay = Replay(model, widths, fixed, answer, some)
         self.hooked = Hooked(model, widths, fixed, answer, replay.least)
         chain = None
-        if all(isinstance(leaf, LINEAR + BETWEEN) for leaf in replay.leaves):
+        if rows and all(isinstance(leaf, LINEAR + BETWEEN) for leaf in replay.leaves):
             chain = Chain.of(model, batches.select(inputs, slice(0, 1)), fixed)
             if chain is None:
                 _say_why(model)
@@ -88,9 +88,7 @@ class Engines:
             engine: Engine = self.hooked
             if chain is not None and chain.holds(mine):
                 engine = chain
-            elif replay.ends_linearly(place) and (
-                pooled := Pooled.of(model, place, fixed, answer, replay.least, some)
-            ):
+            elif replay.ends_linearly(place) and (pooled := Pooled.of(model, place, fixed, answer, replay.least, some)):
                 engine = pooled
             elif replay.holds(mine):
                 engine = replay
@@ -103,6 +101,7 @@ class Engines:
                 self._distrust(place, engine, fault)
                 engine = self.hooked
             self.of[place] = engine
+        replay.forget()
 
     def most(self, memory: int) -> int:
         """Return how many items to take at a time; 0 where one needs more than `memory` bytes."""
@@ -146,11 +145,11 @@ class Engines:
 
     def _fault(self, engine: Engine, rows: list[Row], inputs: Batch, values: Values) -> str | None:
         """Return how an engine differs from a hooked forward on the first row, the last and one drawn; None: not."""
-        drawn = random.Random(len(rows)).randrange(len(rows))  # noqa: S311
-        some = [rows[at] for at in sorted({0, drawn, len(rows) - 1})]
-        expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
         if engine is self.hooked:
             return None
+        drawn = random.Random(len(rows)).randrange(len(rows))
+        some = [rows[at] for at in sorted({0, drawn, len(rows) - 1})]
+        expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
         try:
             found = torch.cat(list(self._some(engine, {}, inputs, values, some)))
         except Mismatch as fault:

@@ -1,4 +1,4 @@
-"""Answers with groups of units replaced, all in one matrix product: where nothing but pooling and a linear head follows.
+"""Answers with groups of units replaced, in one matrix product: where nothing but pooling and a linear head follows.
 
 Replacing units S by r adds Σ_{c∈S} (r_c − a_c)·w_c to the logits, a being what the head reads and w its weights. So the
 logits of many groups are the product of their masks `[groups, units]` with the effects of single units.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -108,7 +110,7 @@ class Pooled:
         """Return which units each row replaces `[rows, units]`, ones and zeros."""
         if self._masks is None or self._masks[0] is not rows:
             lengths = torch.tensor([len(row.units) for row in rows])
-            columns = torch.tensor([unit for row in rows for unit in row.units])
+            columns = torch.from_numpy(np.fromiter(chain.from_iterable(row.units for row in rows), dtype=np.int64))
             masks = torch.zeros(len(rows), units, dtype=like.dtype)
             masks[torch.arange(len(rows)).repeat_interleave(lengths), columns] = 1
             self._masks = rows, masks.to(like.device)
@@ -147,7 +149,11 @@ class _Path:
         last = self._last[0]
         if type(module) is nn.Linear and output.ndim == 2 and module not in self._hooked:
             self.head = module
-        elif type(module) in CHANNELWISE and module not in self._hooked and last.ndim == 2 + int(type(module).__name__[-2]):
+        elif (
+            type(module) in CHANNELWISE
+            and module not in self._hooked
+            and last.ndim == 2 + int(type(module).__name__[-2])
+        ):
             self.pools.append(module)
         else:
             self.need(_view(output, *self._last))

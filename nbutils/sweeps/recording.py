@@ -134,7 +134,7 @@ def answering(stand_ins: Iterable[Call], unmoved: Iterable[Call]) -> Iterator[Ca
     """
     met: dict[str, int] = {}
     own: dict[nn.Module, Any] = {}
-    before = [call for call in stand_ins]
+    before = list(stand_ins)
 
     def answer(call: Call) -> Callable[..., Any]:
         def forward(*_arguments: Any, **_keywords: Any) -> Any:
@@ -267,4 +267,4 @@ def _same(one: Any, other: Any) -> bool:
         return same and one.storage_offset() == other.storage_offset() and _layout(one) == _layout(other)
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    return isinstance(one, Simple) and type(one) is type(other) and one == other
+    return isinstance(one, Simple) and type(one) is type(other) and bool(one == other)
