@@ -35,14 +35,6 @@ def test_the_axis_of_units_is_what_the_module_says(model):
             "pool": nn.MaxPool2d(2),
         }
     )
-        {
-            "norm": Norm2d(4),
-            "plain": nn.LayerNorm(4),
-            "image": nn.LayerNorm([4, 5, 5]),
-            "act": nn.ReLU(),
-            "pool": nn.MaxPool2d(2),
-        }
-    )
     said = {name: Site(name).on(parts).axis for name in parts}
     assert said == {"norm": None, "plain": -1, "image": None, "act": None, "pool": 1}
     assert (Site("0").on(model).axis, Site("3").on(model).axis) == (1, -1)
