@@ -173,6 +173,11 @@ class AblationType(metaclass=_Members):
         """
         raise NotImplementedError(f"{type(self).__name__} goes by `reduce`, `combine` and `finish`")
 
+    @property
+    def site_by_site(self) -> bool:
+        """Whether what stands in is found for each site by itself, by `fit`; else a unit has its part of its module's."""
+        return type(self).fit is not AblationType.fit
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen; parameters are fields of a @dataclass(frozen=True)")
 
