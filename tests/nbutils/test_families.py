@@ -1,5 +1,6 @@
 """Graphs of transformers that nobody here wrote: the identities, and edges computed by hand."""
 
+import warnings
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 import nbutils as nb
 from nbutils.graphs.edge_sets import run_edge_sets
+from nbutils.graphs.prefix import PrefixWarning
 from nbutils.graphs.scores import mask_gradients
 
 transformers = pytest.importorskip("transformers")
@@ -155,6 +157,19 @@ def test_attribution_is_the_gradient_of_the_mask_at_nothing(case):
     values = nb.src_ablations(model, graph.sites, corrupt)
     metric = run_edge_sets(model, graph, masks, clean, values).flatten(2)[..., :7].sum(2).mean(1)
     assert torch.allclose((metric[1:] - metric[0]) / small, gradient[::7], atol=1e-2 * scale)
+
+
+def test_edge_sets_run_from_clean_prefixes_are_patched_edges(case):
+    model, graph, clean, corrupt = case
+    values = nb.src_ablations(model, graph.sites, corrupt)
+    alone = torch.eye(len(graph.edges)).repeat(2, 1)  # enough for clean runs to pay
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PrefixWarning)
+        found = run_edge_sets(model, graph, alone, clean, values)
+    whole = answer(model, clean)
+    for i, edge in list(enumerate(graph.edges))[::6]:
+        expected = patched(model, graph, [edge], clean, values)
+        assert torch.allclose(found[i], expected, atol=1e-9 + 1e-6 * (expected - whole).abs().max())
 
 
 def test_queries_keys_and_values_are_what_they_are_called(case):
