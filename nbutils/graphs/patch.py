@@ -213,13 +213,13 @@ class Patch:
         mask = masks[sets, span.rows].index_select(2, index).to(stack)  # (sets, destinations, sources)
         kept = self.edge[span.rows].to(stack).index_select(1, index) - mask
         if len(stack) == 1:
-            total = kept.flatten(0, 1) @ stack[0].flatten(1)  # (sets · destinations, items · ...)
+            total = kept.flatten(0, 1) @ stack.flatten(0, 1).flatten(1)  # (sets · destinations, items · ...)
         else:
             some = stack if len(sets) == len(stack) else stack.index_select(0, sets)
             total = (kept @ some.flatten(2)).flatten(0, 1)
         used = mask.detach().flatten(0, 1).any(0) | mask.requires_grad
         if used.any():  # in a sweep over single edges one of many
-            ablated = self.rows[index[used]].to(stack).expand(-1, *shape).flatten(1)
+            ablated = _chosen(self.rows, index[used]).to(stack).expand(-1, *shape).flatten(1)
             total = torch.addmm(total, mask[..., used].flatten(0, 1), ablated)
         total = total.unflatten(0, (len(sets), -1)).unflatten(2, shape)
         for source in read:
@@ -274,7 +274,7 @@ class Patch:
             return (patched if len(sets) == all_sets else whole.index_copy(0, sets, patched)).flatten(0, 2)
         units = torch.tensor([site.indices[0] for site in span.sites], device=x.device)
         copies = x.unflatten(0, (all_sets, -1)).movedim(span.axis % x.ndim + 1, 1)  # (sets, units, items, ...)
-        patched, sets, _ = self._patched(span, copies.index_select(1, units))
+        patched, sets, _ = self._patched(span, _chosen(copies.transpose(0, 1), units).transpose(0, 1))
         if len(units) == copies.shape[1] and len(sets) == all_sets:
             whole = patched
         else:
@@ -326,6 +326,14 @@ def _check_read(span: Span, read: Tensor, summed: Tensor, strangers: list[str]) 
             "dropout. Edit what a source writes, or what a destination computes, in eval mode; others have hooks, or "
             f"dropout is on, at {', '.join(strangers)}"
         )
+
+
+def _chosen(tensor: Tensor, index: Tensor) -> Tensor:
+    """Return rows of a tensor; a view where they stand together."""
+    first = int(index[0])
+    if len(index) == int(index[-1]) - first + 1 and bool((index.diff() > 0).all()):
+        return tensor[first : first + len(index)]
+    return tensor.index_select(0, index)
 
 
 def _places(where: Tensor, copies: Tensor) -> Tensor:
