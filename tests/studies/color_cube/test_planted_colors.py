@@ -46,7 +46,7 @@ def test_ablation_pruning_and_suppression_give_the_derived_error(planted):
 def test_another_dimension_is_not_red(planted):
     """Negative control: what is found on dimension 0 is found there only."""
     colors, similarity, _, model = planted
-    wrong = squared_error(zero_weights(model, [Site("encoder.out", 1)])(colors), colors).detach()
+    wrong = squared_error(zero_weights(model, [Site("bottleneck", 1, part="input")], colors)(colors), colors).detach()
     assert wrong.max().item() > 0.1
     assert abs(error_correlation(wrong, similarity, power=3)) < 0.3
 
