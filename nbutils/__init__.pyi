@@ -28,6 +28,11 @@ from .schedules.timeline import Timeline as Timeline
 from .session import begin as begin
 from .sites import Site as Site
 from .sweeps.greedy import greedy as greedy
+from .sweeps.metrics import accuracy as accuracy
+from .sweeps.metrics import cross_entropy as cross_entropy
+from .sweeps.metrics import divergence as divergence
+from .sweeps.metrics import logit_difference as logit_difference
+from .sweeps.units import measure as measure
 from .sweeps.units import sweep as sweep
 from .training.ensemble import Ensemble as Ensemble
 from .training.fit import fit as fit

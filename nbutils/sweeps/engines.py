@@ -1,31 +1,191 @@
-"""The engine of a sweep: the fast one where it can read the model, else the one that runs any."""
+"""The engines of a sweep: for each place the fastest that can give its answers, and that was seen to give the right ones.
+
+An engine is trusted once it has been compared with one whole hooked forward per row, on a few items and rows of each
+place. One that fails gives way to that forward, with a warning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from nbutils import batches
+from nbutils.batches import Batch
 from nbutils.sites import Site
 from nbutils.sweeps.chains import Chain
+from nbutils.sweeps.hooked import Answer, Hooked
+from nbutils.sweeps.pooled import Pooled
+from nbutils.sweeps.recording import Mismatch, is_hooked
 from nbutils.sweeps.replay import Replay
+from nbutils.sweeps.rows import Fixed, Row, Values, by_place, part
+from nbutils.sweeps.steps import BETWEEN, LINEAR
 
-Engine = Chain | Replay
+COMPARED = 2  # items on which an engine is compared
+CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest answer; of shorter numbers:
+CLOSE_SHORT = 2e-2
 
 
-def choose(model: nn.Module, sites: Iterable[Site], sample: Tensor) -> Engine:
-    """Return the fastest engine that can replace units at the sites.
+class EngineWarning(UserWarning):
+    """A sweep takes longer than it could, because a fast engine is not to be trusted or cannot read the model."""
 
-    Args:
-        model: inputs -> logits `[items, classes]`.
-        sites: layers whose units are to be replaced.
-        sample: one input `[1, ...]`.
 
-    Raises:
-        KeyError: no such module.
+class Engine(Protocol):
+    """What gives the answers of rows; see `nbutils.sweeps.chains.Chain` for what its methods mean.
+
+    `outputs` is gone through to its end, or closed, before anything else runs the model.
     """
-    sites = [site.on(model) for site in sites]
-    chain = Chain.read(model, sample)
-    if chain is not None and all(chain.holds(site) for site in sites):
-        return chain
-    return Replay(model, sample)
+
+    least: int
+
+    def most(self, memory: int) -> int: ...
+
+    def work(self, inputs: Batch, values: Values) -> Any: ...
+
+    def outputs(self, work: Any, rows: Sequence[Row]) -> Iterator[Tensor]: ...
+
+
+class Engines:
+    """The engine of each place, on inputs of one shape."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Sequence[Row],
+        fixed: Fixed,
+        answer: Answer,
+        inputs: Batch,
+        values: Values,
+        widths: dict[Site, int],
+    ) -> None:
+        """Choose them, and compare each with a hooked forward.
+
+        Args:
+            model: in eval mode.
+            rows: of one place beside each other.
+            fixed: what is replaced throughout.
+            answer: which tensor of what the model answers is meant.
+            inputs: of one batch.
+            values: what stands in, for these inputs.
+            widths: place -> number of units.
+        """
+        count = batches.count(inputs)
+        some = batches.select(inputs, slice(0, COMPARED))
+        replay = Replay(model, widths, fixed, answer, some)
+        self.hooked = Hooked(model, widths, fixed, answer, replay.least)
+        chain = None
+        if all(isinstance(leaf, LINEAR + BETWEEN) for leaf in replay.leaves):
+            chain = Chain.of(model, batches.select(inputs, slice(0, 1)), fixed)
+            if chain is None:
+                _say_why(model)
+        self.of: dict[Site, Engine] = {}
+        for place, mine in by_place(rows):
+            engine: Engine = self.hooked
+            if chain is not None and chain.holds(mine):
+                engine = chain
+            elif replay.ends_linearly(place) and (
+                pooled := Pooled.of(model, place, fixed, answer, replay.least, some)
+            ):
+                engine = pooled
+            elif replay.holds(mine):
+                engine = replay
+            fault = self._fault(engine, mine, some, part(values, slice(0, COMPARED), count))
+            if fault is not None and engine is not replay and engine is not self.hooked and replay.holds(mine):
+                self._distrust(place, engine, fault)
+                engine = replay
+                fault = self._fault(engine, mine, some, part(values, slice(0, COMPARED), count))
+            if fault is not None:
+                self._distrust(place, engine, fault)
+                engine = self.hooked
+            self.of[place] = engine
+
+    def most(self, memory: int) -> int:
+        """Return how many items to take at a time; 0 where one needs more than `memory` bytes."""
+        return min((engine.most(memory) for engine in self.of.values()), default=self.hooked.most(memory))
+
+    @property
+    def least(self) -> int:
+        """Bytes that one item needs."""
+        return max((engine.least for engine in self.of.values()), default=self.hooked.least)
+
+    def outputs(self, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]) -> Iterator[Tensor]:
+        """Yield the answers of rows, some at a time in their order `[rows, items, ...]`.
+
+        Args:
+            works: what is the same for all rows, filled here; empty for other inputs.
+            inputs: what the model runs on.
+            values: what stands in.
+            rows: of one place beside each other.
+        """
+        for place, mine in by_place(rows):
+            done = 0
+            engine = self.of[place]
+            try:
+                for found in self._some(engine, works, inputs, values, mine):
+                    done += len(found)
+                    yield found
+            except Mismatch as fault:
+                self._distrust(place, engine, str(fault))
+                self.of[place] = self.hooked
+                yield from self._some(self.hooked, works, inputs, values, mine[done:])
+
+    @staticmethod
+    def _some(
+        engine: Engine, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]
+    ) -> Iterator[Tensor]:
+        if id(engine) not in works:
+            works[id(engine)] = engine.work(inputs, values)
+        # Closed at once when the sweep is stopped, because the model is edited until then.
+        with closing(engine.outputs(works[id(engine)], rows)) as found:  # type: ignore[type-var]
+            yield from found
+
+    def _fault(self, engine: Engine, rows: list[Row], inputs: Batch, values: Values) -> str | None:
+        """Return how an engine differs from a hooked forward on the first row, the last and one drawn; None: not."""
+        drawn = random.Random(len(rows)).randrange(len(rows))  # noqa: S311
+        some = [rows[at] for at in sorted({0, drawn, len(rows) - 1})]
+        expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
+        if engine is self.hooked:
+            return None
+        try:
+            found = torch.cat(list(self._some(engine, {}, inputs, values, some)))
+        except Mismatch as fault:
+            return str(fault)
+        if found.shape != expected.shape:
+            return f"it answers {tuple(found.shape)} where {tuple(expected.shape)} is right"
+        if not expected.is_floating_point():
+            return None if torch.equal(found, expected) else "its answers are others"
+        scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
+        close = CLOSE.get(expected.dtype, CLOSE_SHORT) * scale
+        if torch.allclose(found, expected, rtol=0, atol=close, equal_nan=True):
+            return None
+        return f"its answers differ by up to {(found - expected).abs().nan_to_num(torch.inf).max().item():.3g}"
+
+    def _distrust(self, place: Site, engine: Engine, fault: str) -> None:
+        _warn(
+            f"{place.name}: the engine {type(engine).__name__} is not used, because {fault}; rows there take a whole "
+            "forward each, or one from what precedes"
+        )
+
+
+def _say_why(model: nn.Module) -> None:
+    """Warn of what keeps a model, whose modules are those of a chain, from being read as one."""
+    named = list(model.named_modules())
+    if found := [name for name, m in named if is_hooked(m)]:
+        _warn(f"hooks are left on {_names(found)}: they are met, by a slower engine; remove those that nobody needs")
+    elif found := [name for name, m in named if "_orig_mod" in m._modules]:
+        _warn(f"{_names(found)} is compiled, and runs without that here, by a slower engine; give the original model")
+    elif found := [name for name, m in named if "forward" in vars(m)]:
+        _warn(f"the forward of {_names(found)} was replaced: it is called, by a slower engine; put the original back")
+
+
+def _names(found: list[str]) -> str:
+    return ", ".join(repr(name) if name else "the model" for name in found[:3]) + ", …" * (len(found) > 3)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, EngineWarning, stacklevel=2)

@@ -1,17 +1,19 @@
-"""Search for the few units that carry a measure."""
+"""Search for the few units that carry a metric."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from nbutils.ablation.types import AblationType
+from nbutils.ablation.values import Where
+from nbutils.batches import Batch
 from nbutils.sites import Site
-from nbutils.sweeps.measures import Measures
-from nbutils.sweeps.units import MEMORY, Layers, measure, named_sites, sweep
+from nbutils.sweeps.protocol import Measurement, Metric, Reference
+from nbutils.sweeps.units import MEMORY, Sites, measure, named_sites, sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,11 +24,11 @@ class Goal:
     """The goal of a greedy search, and its permitted cost.
 
     Attributes:
-        lower: the measure to bring down.
-        drop: fraction of its first value to remove, in (0, 1].
-        protect: a measure that may not fall: units that would take it more than `margin` below its first value are
+        lower: the metric to bring down.
+        drop: fraction of its first value to remove, in (0, 1]; of one below 0, of its size.
+        protect: a metric that may not fall: units that would take it more than `margin` below its first value are
             passed over. Without it the search may end a backdoor by breaking the network.
-        margin: in [0, 1].
+        margin: 0 or more, in the metric's unit.
         limit: maximal number of units.
 
     Raises:
@@ -40,82 +42,105 @@ class Goal:
     limit: int = 10
 
     def __post_init__(self) -> None:
-        if not 0 < self.drop <= 1 or not 0 <= self.margin <= 1:
-            raise ValueError(f"drop must lie in (0, 1], margin in [0, 1]; got {self.drop}, {self.margin}")
+        if not 0 < self.drop <= 1 or not self.margin >= 0:
+            raise ValueError(f"drop must lie in (0, 1], margin is 0 or more; got {self.drop}, {self.margin}")
 
-    def check(self, measures: Measures) -> None:
-        """Raise a KeyError unless the goal's measures are among these."""
+    def check(self, metrics: Iterable[str]) -> None:
+        """Raise a KeyError unless the goal's metrics are among these."""
+        there = list(metrics)
         for name in (self.lower, self.protect):
-            if name is not None and name not in measures.wanted:
-                raise KeyError(f"no measure {name!r}; there are {', '.join(measures.wanted)}")
+            if name is not None and name not in there:
+                raise KeyError(f"no metric {name!r}; there are {', '.join(there)}")
 
 
 def greedy(
     model: nn.Module,
-    layers: Layers,
-    measures: Measures,
+    sites: Sites,
+    batches: Iterable[Any],
+    metric: Metric | Mapping[str, Metric],
     goal: Goal,
     ablation: AblationType = AblationType.ZERO,
     *,
-    reference: Mapping[str, Tensor] | None = None,
+    inputs: Callable[[Any], Batch] | None = None,
+    reference: Reference | None = None,
+    where: Where | None = None,
+    output: int | str | None = None,
     memory: int = MEMORY,
 ) -> pd.DataFrame:
-    """Replace, one after the other, the unit that lowers a measure most, until it has dropped far enough.
+    """Replace, one after the other, the unit that lowers a metric most, until it has dropped far enough.
 
-    Give it the selection split and nothing else: `measure` then reports the units found on held-out
-    items. Ties go to the first, in the order of the layers.
+    Give it the selection split and nothing else: `nb.measure` then reports the units found on held-out items. Ties go
+    to the first, in the order of the sites; a unit whose metric is NaN is passed over.
 
     Args:
         goal: when the search has reached its aim, and which units it may not take.
-        others: as for `sweep`.
+        others: as for `sweep`; the batches are gone through once per step.
 
     Returns:
-        The path, tidy: `step`, `layer`, `unit`, `measure`, `value`, `n`; step 0 is the model as it is, without layer
-        or unit. The search ends early where no unit that may be taken lowers the measure.
+        The path, tidy: `step`, `site`, `unit`, `metric`, `value`, `n`; step 0 is the model as it is, without site or
+        unit. The search ends early where no unit that may be taken lowers the metric.
 
     Raises:
-        KeyError, ValueError: as for `sweep`; and for a goal that names no measure.
+        KeyError, TypeError, ValueError: as for `sweep`; and for a goal that names no metric, or batches that can be
+            gone through once.
 
     >>> import torch, nbutils as nb
     >>> from nbutils.sweeps.greedy import Goal
-    >>> from nbutils.sweeps.measures import Measures
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False))
     >>> _ = torch.nn.init.eye_(model[0].weight)
-    >>> measures = Measures({"x": torch.eye(3)}, {"accuracy": ("x", torch.arange(3))})
-    >>> path = nb.greedy(model, {"output": "0"}, measures, Goal("accuracy", drop=0.5))
+    >>> batches = [(torch.eye(3), torch.arange(3))]
+    >>> goal = Goal("accuracy", drop=0.5)
+    >>> path = nb.greedy(model, {"output": "0"}, batches, nb.accuracy(), goal, inputs=lambda batch: batch[0])
     >>> path.unit.tolist(), path.value.round(2).tolist()
     ([<NA>, 1, 2], [1.0, 0.67, 0.33])
     """
+    import numpy as np
     import pandas as pd
 
-    goal.check(measures)
-    sites = named_sites(layers)
-    start = measure(model, measures, (), ablation, reference=reference, memory=memory)
-    path = [start.assign(step=0, layer=None, unit=pd.NA)]
-    first = start.set_index("measure")["value"]
+    if isinstance(batches, Iterator):
+        raise ValueError(
+            f"a search goes through the batches once per step; got a {type(batches).__name__}, which can be gone "
+            "through once: give a list or a loader"
+        )
+    task = Measurement(batches, metric, ablation, inputs, reference, where, output)
+    goal.check(task.metrics)
+    options = {"inputs": inputs, "reference": reference, "where": where, "output": output, "memory": memory}
+    places = named_sites(sites)
+    start = measure(model, batches, metric, (), ablation, **options)  # type: ignore[arg-type]
+    path = [start.assign(step=0, site=None, unit=pd.NA)]
+    first = start.set_index("metric")["value"]
     value = first[goal.lower]
-    aim = (1 - goal.drop) * value
+    aim = value - goal.drop * abs(value)
     taken: list[Site] = []
     while value > aim and len(taken) < goal.limit:
         label = f"unit {len(taken) + 1}"
-        swept = sweep(model, layers, measures, ablation, reference=reference, ablated=taken, memory=memory, label=label)
+        swept = sweep(model, places, batches, metric, ablation, ablated=taken, label=label, **options)  # type: ignore[arg-type]
         candidates = _affordable(swept, goal, first)
-        if candidates.empty or candidates["value"].min() >= value:
+        if candidates["value"].isna().all() or candidates["value"].min() >= value:
             break
         best = candidates.loc[candidates["value"].idxmin()]
         value = best["value"]
-        site = sites[best["layer"]]
-        taken.append(replace(site, unit=int(best["unit"])))
-        same = (swept["layer"] == best["layer"]) & (swept["unit"] == best["unit"])
+        site = places[best["site"]]
+        taken.append(replace(site, unit=int(best["unit"])) if site.unit is None else site)
+        same = _equal(swept["site"], best["site"]) & (swept["unit"] == best["unit"])
         path.append(swept[same].assign(step=len(taken)))
-    found = pd.concat([part.astype({"unit": "Int64", "layer": "string"}) for part in path], ignore_index=True)
-    return found[["step", "layer", "unit", "measure", "value", "n"]]
+    kinds = {
+        "unit": "Int64" if all(isinstance(part["unit"].iloc[0], int | np.integer) for part in path[1:]) else object,
+        "site": "string" if all(isinstance(label, str) for label in places) else object,
+    }
+    found = pd.concat([part.astype(kinds) for part in path], ignore_index=True)
+    return found[["step", "site", "unit", "metric", "value", "n"]]
+
+
+def _equal(column: pd.Series, label: object) -> pd.Series:
+    """Return which entries of a column are a label; a tuple is one label, not a row of them."""
+    return column.map(lambda one: one == label)
 
 
 def _affordable(swept: pd.DataFrame, goal: Goal, first: pd.Series) -> pd.DataFrame:
-    """Return the rows of the measure to lower, for the units whose loss the protected measure can bear."""
-    rows = swept[swept["measure"] == goal.lower]
+    """Return the rows of the metric to lower, for the units whose loss the protected metric can bear."""
+    rows = swept[swept["metric"] == goal.lower]
     if goal.protect is None:
         return rows
-    protected = swept.loc[swept["measure"] == goal.protect, "value"].to_numpy()  # units in the same order
+    protected = swept.loc[swept["metric"] == goal.protect, "value"].to_numpy()  # units in the same order
     return rows[protected >= first[goal.protect] - goal.margin - 1e-12]

@@ -1,25 +1,42 @@
-"""Logits with any one unit replaced, for any model: one forward per unit, from what precedes the layer.
+"""Answers with units replaced, for any model: one forward for each row, from what precedes the site.
 
-Modules that had finished when the layer began give back what they gave the first time.
+Modules that had finished when the site was reached give back what they gave the first time. So do later ones that are
+called with the very tensors they were called with then: nothing that leads to them was replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nbutils.ablation.edits import Replace, edits
-from nbutils.hooks import edit, watch
+from nbutils import batches
+from nbutils.batches import Batch
+from nbutils.hooks import edit, submodule
 from nbutils.sites import Site
+from nbutils.sweeps.hooked import ITEMS, Answer
+from nbutils.sweeps.recording import Call, Mismatch, Recorder, answering, storages, tensors
+from nbutils.sweeps.rows import Exchange, Fixed, Row, Values, by_place
 
-ITEMS = 256
 
-Values = Mapping[str, Tensor]  # module path -> what replaces its output, laid out as `Replay.outputs`; absent: zeros
+@dataclass(eq=False)
+class _Plan:
+    """The outermost calls that had finished at a place, later ones on tensors of before, and edits outside of them."""
+
+    before: list[Call] = field(default_factory=list)
+    unmoved: list[Call] = field(default_factory=list)
+    fixed: list[Site] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Work:
+    inputs: Batch
+    values: Values
+    calls: dict[nn.Module, Call]
+    plans: dict[Site, _Plan] = field(default_factory=dict)
 
 
 class Replay:
@@ -27,116 +44,101 @@ class Replay:
 
     Attributes:
         least: bytes that one item needs.
+        leaves: modules that ran and hold no others.
     """
 
-    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+    def __init__(self, model: nn.Module, widths: dict[Any, int], fixed: Fixed, answer: Answer, sample: Batch) -> None:
         self.model = model
-        outputs = [run.output for run in _record(model, sample).values() if run.output is not None]
+        self._widths, self._fixed, self._answer = widths, fixed, answer
+        self._recorder = Recorder(model)
+        calls, _ = self._recorder.record(sample)
+        self._first = calls
+        called = [module for module, call in calls.items() if call.calls]
+        self.leaves = [module for module in called if next(module.children(), None) is None]
+        made = {t.untyped_storage()._cdata: t.nbytes for call in calls.values() for t in tensors(call.output)}
         # Three times: the outputs kept, those of the twins, and what one forward makes.
-        self.least = 3 * sum(output.nbytes for output in outputs)
+        self.least = 3 * sum(made.values()) // batches.count(sample)
 
-    def plan(self, memory: int) -> int:
-        """As `Chain.plan`."""
+    def most(self, memory: int) -> int:
+        """As `Chain.most`."""
         return min(ITEMS, memory // max(1, self.least))
 
-    def outputs(self, x: Tensor, paths: Iterable[str]) -> dict[str, Tensor]:
-        """Return the outputs of modules, items on the first axis."""
-        runs = _record(self.model, x)
-        return {path: _once(runs, path)[1] for path in paths}
+    @staticmethod
+    def holds(rows: Sequence[Row]) -> bool:
+        """As `Chain.holds`."""
+        return rows[0].place.module != ""  # nothing precedes, or all
 
-    def mean(self, total: Tensor) -> Tensor:
-        """Return outputs summed over items, the axis kept."""
-        return total.sum(0, keepdim=True, dtype=torch.float64)
+    def ends_linearly(self, place: Site) -> bool:
+        """Return whether one linear layer, and no other module with weights, runs after a place."""
+        here = self._first.get(submodule(self.model, place.module))
+        if here is None:
+            return False
+        limit = here.finished if place.part == "output" else here.started
+        later = [module for module, call in self._first.items() if call.calls and call.started >= limit]
+        weighted = [module for module in later if next(module.parameters(recurse=False), None) is not None]
+        return len(weighted) == 1 and isinstance(weighted[0], nn.Linear)
 
-    def logits(self, x: Tensor, fixed: Sequence[Site], values: Values) -> Tensor:
-        """As `Chain.logits`."""
-        with edit(self.model, edits(fixed, values or None)):
-            return self.model(x)
+    def work(self, inputs: Batch, values: Values) -> _Work:
+        """As `Chain.work`."""
+        with edit(self.model, self._fixed.edits(values)):
+            return _Work(inputs, values, self._recorder.record(inputs)[0])
 
-    def unit_logits(
-        self, x: Tensor, sites: Sequence[Site], fixed: Sequence[Site], values: Values
-    ) -> Generator[tuple[str, int, Tensor], None, None]:
-        """As `Chain.unit_logits`."""
-        with edit(self.model, edits(fixed, values or None)):
-            runs = _record(self.model, x)
-            for site in sites:
-                here, output = _once(runs, site.module)
-                before = {
-                    run.module: run.output
-                    for run in runs.values()
-                    if run.output is not None and run.reusable and run.finished < here.started
-                }
-                for unit in site.on(self.model).each(output):
-                    part = Replace(values.get(site.module, 0.0), whole=True).at(unit)(unit.select(output))
-                    replaced = unit.exchange(output, part)
-                    with _answering({**before, here.module: replaced}):
-                        logits = self.model(x)
-                    yield site.module, unit.indices[0], logits[None]
+    def outputs(self, work: _Work, rows: Sequence[Row]) -> Iterator[torch.Tensor]:
+        """As `Chain.outputs`.
 
+        Raises:
+            Mismatch: a run that goes another way than the recorded one.
+        """
+        items, fixed = batches.count(work.inputs), self._fixed.edits(work.values)
+        for place, some in by_place(rows):
+            if place not in work.plans:
+                work.plans[place] = self._plan(place, work)
+            plan = work.plans[place]
+            exchange = Exchange(place, work.values[place], (), self._widths[place])
+            with (
+                edit(self.model, {other: fixed[other] for other in plan.fixed}),
+                edit(self.model, {place: exchange}),
+                answering(plan.before, plan.unmoved) as check,
+            ):
+                for row in some:
+                    exchange.units = row.units
+                    answered = batches.run(self.model, work.inputs)
+                    check()
+                    exchange.check()
+                    yield self._answer(answered, items)[None]
 
-@dataclass
-class _Run:
-    """What a module did in one forward pass; times count the starts and ends of modules."""
-
-    module: nn.Module
-    calls: int = 0
-    started: int = 0
-    finished: int = 0
-    output: Tensor | None = None
-    hooked: bool = False
-
-    @property
-    def reusable(self) -> bool:
-        return self.calls == 1 and not self.hooked
-
-
-def _record(model: nn.Module, x: Tensor) -> dict[str, _Run]:
-    """Return what every module below the model did; outputs are copies, safe from later in-place operations."""
-    clock = iter(range(1 << 62))
-    runs: dict[str, _Run] = {}
-
-    def start(run: _Run, *_inputs: object, **_keywords: object) -> None:
-        run.calls += 1
-        run.started = next(clock)
-
-    def finish(run: _Run, output: object) -> None:
-        run.finished = next(clock)
-        run.output = output.clone() if isinstance(output, Tensor) else None
-
-    for path, module in model.named_modules():
-        if path:
-            # A hooked module would run its hooks again on what it gives back: it is run again as a whole instead.
-            runs[path] = _Run(module, hooked=bool(module._forward_hooks or module._forward_pre_hooks))
-    ends = {path: partial(finish, run) for path, run in runs.items()}
-    with watch(model, ends, inputs={path: partial(start, run) for path, run in runs.items()}):
-        model(x)
-    return runs
-
-
-def _once(runs: Mapping[str, _Run], path: str) -> tuple[_Run, Tensor]:
-    run = runs[path]
-    if run.calls != 1 or run.output is None:
-        raise ValueError(
-            f"{path!r} must run once in a forward pass and put out a tensor, to have its units replaced; "
-            f"it ran {run.calls} times"
-        )
-    return run, run.output
+    def _plan(self, place: Site, work: _Work) -> _Plan:
+        here = work.calls.get(submodule(self.model, place.module))
+        if here is None or here.calls != 1:
+            raise Mismatch(f"{place.module!r} is met by no hook, or more than once")
+        limit = here.finished if place.part == "output" else here.started
+        pinned = {other: submodule(self.model, other.module) for other in self._fixed.units}
+        known = storages(_values_of(work.inputs))
+        plan, answered, inside = _Plan(), set[Call](), set[nn.Module]()
+        for call in sorted(work.calls.values(), key=lambda call: call.started):
+            given = storages(call.arguments)
+            if not call.calls:
+                continue
+            if call.parent in answered:
+                inside.add(call.module)
+            elif call.reusable and call.finished <= limit:
+                plan.before.append(call)
+            elif (
+                (call.reusable and call.started > limit and given and known.issuperset(given))
+                # Whether it will be given back is not known before: the edits inside would not know either.
+                and not any(module in pinned.values() for module in call.module.modules())
+            ):
+                plan.unmoved.append(call)
+            else:
+                continue
+            answered.add(call)
+            if call is not here and not call.copied and call.module not in inside:
+                known |= storages(call.output)
+        plan.fixed = [other for other, module in pinned.items() if module not in inside]
+        return plan
 
 
-@contextmanager
-def _answering(outputs: Mapping[nn.Module, Tensor]) -> Iterator[None]:
-    """Make modules give back an output without running."""
-
-    def answer(output: Tensor) -> Callable[..., Tensor]:
-        return lambda *_args, **_kwargs: output.clone()  # what comes after may write into it
-
-    own = {module: vars(module).get("forward") for module in outputs}
-    try:
-        for module, output in outputs.items():
-            module.forward = answer(output)
-        yield
-    finally:
-        for module, forward in own.items():
-            del module.forward
-            if forward is not None:
-                module.forward = forward
+def _values_of(inputs: Batch) -> list[Any]:
+    if isinstance(inputs, torch.Tensor):
+        return [inputs]
+    return list(inputs.values()) if isinstance(inputs, Mapping) else list(inputs)

@@ -1,218 +1,171 @@
-"""Measure a model with each unit replaced in turn, with given units replaced, or as it is."""
+"""Measure a model with units replaced: each in turn, or given ones throughout."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nbutils import progress
 from nbutils.ablation.types import AblationType
-from nbutils.hooks import unchanged
+from nbutils.ablation.values import Where
+from nbutils.batches import Batch
 from nbutils.sites import Site
-from nbutils.sweeps import engines
-from nbutils.sweeps.measures import Measures
+from nbutils.sweeps.driver import Driver
+from nbutils.sweeps.protocol import Measurement, Metric, Reference
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MEMORY = 500_000_000  # bytes
-SWEPT = (AblationType.ZERO, AblationType.RESAMPLE, AblationType.TOKENWISE_MEAN_CLEAN)  # what a sweep can replace by
-Layers = Mapping[str, str | Site] | Sequence[str]
+Sites = str | Site | Sequence[str | Site] | Mapping[Any, str | Site]
 
 
 def sweep(
     model: nn.Module,
-    layers: Layers,
-    measures: Measures,
+    sites: Sites,
+    batches: Iterable[Any],
+    metric: Metric | Mapping[str, Metric],
     ablation: AblationType = AblationType.ZERO,
     *,
-    reference: Mapping[str, Tensor] | None = None,
-    ablated: Sequence[Site] = (),
+    inputs: Callable[[Any], Batch] | None = None,
+    reference: Reference | None = None,
+    ablated: Iterable[str | Site] = (),
+    where: Where | None = None,
+    output: int | str | None = None,
     memory: int = MEMORY,
     label: str = "ablating units",
 ) -> pd.DataFrame:
-    """Replace each unit of each layer on all inputs, one unit at a time, and measure.
+    """Replace units on all items, one unit or group at a time, and measure.
 
-    Exact: the logits are those of one full forward per unit, to rounding. Networks of convolutions, linear layers, ReLU
-    and max-pooling take a fast path (`nbutils.sweeps.chains`), others one forward per unit from what precedes the
-    layer. The model runs in eval mode and is left as it was.
+    Exact: the answers are those of one full forward per row, to rounding. Fast engines give them where they can read
+    the model (`nbutils.sweeps.chains`, `pooled`, `replay`), each compared with plain hooks before it is trusted. The
+    model runs in eval mode and is left as it was. A sweep keeps nothing: to resume a long one, have `nb.run` call it
+    with one site at a time.
 
     Args:
-        model: inputs -> logits `[items, classes]`.
-        layers: label -> module path, or a `Site` for units on another axis than 1; or the paths alone.
-        measures: shares of items, on named inputs.
-        ablation: what replaces a unit's activation, the output of the layer's module: zero, a mean, or a twin's.
-        reference: name of inputs -> inputs that the replacement comes from: the items' twins for `RESAMPLE`, the clean
-            data for a mean; not used by `ZERO`.
-        ablated: units of these layers to replace throughout.
-        memory: upper bound in bytes, without the inputs and the model.
+        model: any module.
+        sites: one, several, or label -> site. A site without a unit stands for each of its units in turn; one with a
+            unit or a group is one row.
+        batches: gone through once; for a type that needs a dataset, twice. Each is what the model runs on: a tensor, a
+            tuple of arguments or a mapping of keywords; or a `PairBatch`, of which the clean inputs run.
+        metric: `(output, batch) -> [items]`, e.g. `nb.accuracy()`, or several by name; `batch` is the very one that
+            `batches` gave. A pair of tensors says which items count. See `nbutils.sweeps.protocol.Measurement`.
+        ablation: what replaces units.
+        inputs: batch -> what the model runs on, where that is but a part: `operator.itemgetter(0)` of (inputs, labels).
+        reference: what the replacement comes from: a callable, batch -> inputs item by item; or, for a type that needs
+            a dataset, batches of inputs. None: for pairs what the type takes, else the batches themselves.
+        ablated: what to replace throughout.
+        where: as for `gather`.
+        output: which tensor of the answer metrics are of: its key or position. None: the only one, or `logits`.
+        memory: upper bound in bytes, without the batch, the model, its answers to one batch, and the activations at
+            the sites where a type reduces a whole batch.
         label: of the progress bar.
 
     Returns:
-        A tidy frame: `layer`, `unit`, `measure`, `value`, `n` (items that count), one row per unit and measure.
+        A tidy frame: `site`, `unit` (an index, or a group in words), `metric`, `value` (the mean over items; NaN where
+        an item's is), `n` (items that count).
+
+    Warns:
+        EngineWarning: a fast engine is not to be trusted, or is kept from a model by hooks left on it and the like.
 
     Raises:
         KeyError: no such module.
-        ValueError: arguments that do not fit each other, or a memory below what one item needs.
+        TypeError: a batch of another kind, no tensor at a site, or no metric.
+        ValueError: no batches, no such unit, a module that does not run exactly once, items on another axis than 0, a
+            metric of another shape, arguments that do not fit each other, or a memory below what one item needs.
 
     >>> import torch, nbutils as nb
-    >>> from nbutils.sweeps.measures import Measures
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False))
     >>> _ = torch.nn.init.eye_(model[0].weight)
-    >>> measures = Measures({"x": torch.eye(3)}, {"accuracy": ("x", torch.arange(3))})
-    >>> nb.sweep(model, {"output": "0"}, measures).value.round(2).tolist()
+    >>> batches = [(torch.eye(3), torch.arange(3))]
+    >>> nb.sweep(model, "0", batches, nb.accuracy(), inputs=lambda batch: batch[0]).value.round(2).tolist()
     [1.0, 0.67, 0.67]
     """
-    sites = named_sites(layers)
-    _check(measures, ablation, reference)
-    counts = _count_hits(model, list(sites.values()), measures, ablation, reference, ablated, memory, label)
-    return _frame(
-        ("layer", "unit", "measure", "value", "n"),
-        (
-            (layer, unit, name, hits / n, n)
-            for layer, site in sites.items()
-            for unit in range(len(counts[site.module][next(iter(measures.wanted))]))
-            for name in measures.wanted
-            for hits, n in [(counts[site.module][name][unit], measures.count(name))]
-        ),
+    import pandas as pd
+
+    named = named_sites(sites)
+    task = Measurement(batches, metric, ablation, inputs, reference, where, output)
+    driver = Driver(model, task, named, [Site.of(place) for place in ablated], memory)
+    driver.run(label)
+    names, rows = list(task.metrics), driver.rows
+    units = [row.shown for row in rows for _ in names]
+    labels = [row.label for row in rows for _ in names]
+    return pd.DataFrame(
+        {
+            "site": pd.Series(labels, dtype=None if all(isinstance(label, str) for label in labels) else object),
+            "unit": pd.Series(units, dtype=None if all(isinstance(unit, int) for unit in units) else object),
+            "metric": names * len(rows),
+            **_values(driver, names),
+        }
     )
 
 
 def measure(
     model: nn.Module,
-    measures: Measures,
-    ablated: Sequence[Site] = (),
+    batches: Iterable[Any],
+    metric: Metric | Mapping[str, Metric],
+    ablated: Iterable[str | Site] = (),
     ablation: AblationType = AblationType.ZERO,
     *,
-    reference: Mapping[str, Tensor] | None = None,
+    inputs: Callable[[Any], Batch] | None = None,
+    reference: Reference | None = None,
+    where: Where | None = None,
+    output: int | str | None = None,
     memory: int = MEMORY,
 ) -> pd.DataFrame:
-    """Measure a model with units replaced, none by default.
+    """Measure a model with some sites replaced, none by default.
 
     Args, raises: as for `sweep`.
 
     Returns:
-        A tidy frame: `measure`, `value`, `n`.
+        A tidy frame: `metric`, `value`, `n`.
+
+    >>> import torch, nbutils as nb
+    >>> batches = [(torch.eye(3), torch.arange(3))]
+    >>> nb.measure(torch.nn.Identity(), batches, nb.accuracy(), inputs=lambda batch: batch[0]).value.item()
+    1.0
     """
-    _check(measures, ablation, reference)
-    hits = dict.fromkeys(measures.wanted, 0)
-    with unchanged(model), torch.no_grad():
-        model.eval()
-        runner = engines.choose(model, ablated, measures.sample)
-        for wanted, x, values in _chunks(runner, ablated, measures, ablation, reference, memory):
-            chosen = runner.logits(x, ablated, values).argmax(-1)
-            for name, classes in wanted.items():
-                hits[name] += int((chosen == classes).sum())
-    rows = ((name, hits[name] / measures.count(name), measures.count(name)) for name in measures.wanted)
-    return _frame(("measure", "value", "n"), rows)
-
-
-def named_sites(layers: Layers) -> dict[str, Site]:
-    """Return label -> site of layers that are given by label or by path.
-
-    Raises:
-        ValueError: no layer, or one module twice.
-    """
-    named = layers if isinstance(layers, Mapping) else {path: path for path in layers}
-    sites = {name: site if isinstance(site, Site) else Site(site) for name, site in named.items()}
-    paths = [site.module for site in sites.values()]
-    if isinstance(layers, str) or not sites or len(set(paths)) < len(paths):
-        raise ValueError(f"layers are one or more different modules, by label or by path; got {layers!r}")
-    return sites
-
-
-def _count_hits(
-    model: nn.Module,
-    layers: Sequence[Site],
-    measures: Measures,
-    ablation: AblationType,
-    reference: Mapping[str, Tensor] | None,
-    ablated: Sequence[Site],
-    memory: int,
-    label: str,
-) -> dict[str, dict[str, list[int]]]:
-    """Return module path -> measure -> hits of each unit."""
-    counts: dict[str, dict[str, list[int]]] = {}
-    every = [*layers, *ablated]
-    total = sum(len(measures.inputs[name]) for name in measures.used)
-    with unchanged(model), torch.no_grad(), progress.bar(total, label) as bar:
-        model.eval()
-        runner = engines.choose(model, every, measures.sample)
-        for wanted, x, values in _chunks(runner, every, measures, ablation, reference, memory):
-            # Closed at once when the sweep is stopped, because the model is edited until then.
-            with closing(runner.unit_logits(x, layers, ablated, values)) as found:
-                for path, first, logits in found:
-                    chosen = logits.max(-1).indices  # [units, items]; a tenth of what `argmax` takes here
-                    for name, classes in wanted.items():
-                        hits = counts.setdefault(path, {}).setdefault(name, [])
-                        hits += [0] * (first + len(chosen) - len(hits))
-                        for unit, more in enumerate((chosen == classes).sum(1).tolist(), first):
-                            hits[unit] += more
-            bar.update(len(x))
-    return counts
-
-
-def _chunks(
-    runner: engines.Engine,
-    sites: Sequence[Site],
-    measures: Measures,
-    ablation: AblationType,
-    reference: Mapping[str, Tensor] | None,
-    memory: int,
-) -> Iterator[tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]]:
-    """Yield (measure -> wanted classes, inputs, values of the replacement), a few items at a time."""
-    size = runner.plan(memory)
-    if size < 1:
-        raise ValueError(f"memory={memory} bytes is less than one item needs; give at least {runner.least}")
-    paths = sorted({site.module for site in sites})
-    sources = reference or {}
-    means: dict[int, dict[str, Tensor]] = {}  # by identity: several inputs usually share one reference
-    for name in measures.used:
-        inputs, wanted = measures.inputs[name], measures.on(name)
-        values: dict[str, Tensor] = {}
-        if ablation is AblationType.TOKENWISE_MEAN_CLEAN and paths and len(inputs):
-            source = sources[name]
-            if id(source) not in means:
-                means[id(source)] = _mean_outputs(runner, paths, source, size)
-            values = means[id(source)]
-        for first in range(0, len(inputs), size):
-            items = slice(first, first + size)
-            if ablation is AblationType.RESAMPLE and paths:
-                values = runner.outputs(sources[name][items], paths)
-            yield {key: classes[items] for key, classes in wanted.items()}, inputs[items], values
-
-
-def _mean_outputs(runner: engines.Engine, paths: Sequence[str], source: Tensor, size: int) -> dict[str, Tensor]:
-    sums: dict[str, Tensor] = {}
-    dtypes: dict[str, torch.dtype] = {}
-    for x in source.split(size):
-        for path, output in runner.outputs(x, paths).items():
-            dtypes[path] = output.dtype
-            sums[path] = sums[path] + runner.mean(output) if path in sums else runner.mean(output)
-    return {path: (total / len(source)).to(dtypes[path]) for path, total in sums.items()}
-
-
-def _check(measures: Measures, ablation: AblationType, reference: Mapping[str, Tensor] | None) -> None:
-    if ablation not in SWEPT:
-        raise ValueError(f"a sweep replaces by {', '.join(kind.name for kind in SWEPT)}; got {ablation.name}")
-    if ablation is AblationType.ZERO:
-        return
-    for name in measures.used:
-        source, inputs = (reference or {}).get(name), measures.inputs[name]
-        if source is None or not len(source):
-            raise ValueError(f"{ablation.name} needs reference[{name!r}]: the inputs that the replacement comes from")
-        if ablation is AblationType.RESAMPLE and source.shape != inputs.shape:
-            raise ValueError(
-                f"RESAMPLE needs a twin per item; reference[{name!r}] is {tuple(source.shape)}, "
-                f"the inputs are {tuple(inputs.shape)}"
-            )
-
-
-def _frame(columns: Sequence[str], rows: Iterable[tuple[object, ...]]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(list(rows), columns=list(columns))
+    task = Measurement(batches, metric, ablation, inputs, reference, where, output)
+    driver = Driver(model, task, {}, [Site.of(place) for place in ablated], memory)
+    driver.run("measuring")
+    names = list(task.metrics)
+    return pd.DataFrame({"metric": names, **_values(driver, names)})
+
+
+def named_sites(sites: Sites) -> dict[Hashable, Site]:
+    """Return label -> site. A site without a label is called by its module, or written out where that is not enough.
+
+    Raises:
+        TypeError: no name of a module, and no site.
+        ValueError: no site, or one twice.
+    """
+    if isinstance(sites, Mapping):
+        named = {label: Site.of(place) for label, place in sites.items()}
+    else:
+        given = [Site.of(place) for place in ([sites] if isinstance(sites, str | Site) else sites)]
+        several = Counter(site.module for site in given)
+        named = {site.module if several[site.module] == 1 and _plain(site) else site: site for site in given}
+        if len(named) < len(given):
+            twice = next(site for site, count in Counter(given).items() if count > 1)
+            raise ValueError(f"each site is given once; {twice} is there twice")
+        named = {label if isinstance(label, str) else str(label): site for label, site in named.items()}
+    if not named:
+        raise ValueError("give at least one site to ablate")
+    return named
+
+
+def _plain(site: Site) -> bool:
+    return site.part == "output" and site.item is None
+
+
+def _values(driver: Driver, names: Sequence[str]) -> dict[str, Any]:
+    """Return the columns `value` and `n`, metrics changing fastest."""
+    import torch
+
+    totals = torch.stack([driver.totals[name] for name in names], 1).flatten()
+    counts = torch.stack([driver.counts[name] for name in names], 1).flatten()
+    return {"value": (totals / counts).numpy(), "n": counts.numpy()}

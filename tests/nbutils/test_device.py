@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from operator import itemgetter
 
 import elsewhere
 import pandas as pd
 import pytest
 import torch
 from interrupted import Interrupted
+from torch import nn
 from torch.testing import assert_close
 
 from nbutils.ablation.edits import edits
@@ -25,8 +27,9 @@ from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
 from nbutils.sites import Site
 from nbutils.sweeps.greedy import Goal, greedy
-from nbutils.sweeps.measures import Measures
-from nbutils.sweeps.units import SWEPT, measure, sweep
+from nbutils.sweeps.metrics import accuracy, divergence
+from nbutils.sweeps.metrics import cross_entropy as loss
+from nbutils.sweeps.units import measure, sweep
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, ParameterTerm, cross_entropy
@@ -81,15 +84,33 @@ def ablated(device, kind, by_source):
         return model(x)
 
 
+SWEPT = (AblationType.ZERO, AblationType.RESAMPLE, AblationType.BATCH_ALL_TOK_MEAN, AblationType.TOKENWISE_MEAN_CLEAN)
+
+
 def swept(device, kind):
     model, x, y = digits_net(device)
-    measures = Measures({"a": x}, {"right": ("a", y)})
-    reference = {"a": x.flip(0)}
+    metrics = {"right": accuracy(), "loss": loss(), "moved": divergence()}
+    twins = {"nothing": None, "batch": lambda batch: x.flip(0), "dataset": [x.flip(0)]}[kind.needs]
+    options = {"inputs": itemgetter(0), "reference": twins}
+    groups = UNITS | {"two": Site("net.3", [1, 4])}
+    parts = [nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 4)]
+    pooled_model = nn.Sequential(*parts).to(device)
+    with torch.no_grad():
+        pooled_model[3].weight.copy_(torch.arange(4.0)[:, None] / 4)
+        pooled_model[3].bias.zero_()
     return [
-        sweep(model, UNITS, measures, kind, reference=reference),
-        measure(model, measures, [Site("net.0", 1)], kind, reference=reference),
-        greedy(model, {"fc1": "net.7"}, measures, Goal("right", 0.5, limit=2)),
-        swap_layers(model, zero_weights(model, [Site("net.0", 1)]), {"conv1": "net.0"}, measures),
+        sweep(model, groups, [(x, y)], metrics, kind, **options),
+        sweep(pooled_model, ["1"], [(x, y)], loss(), kind, **options),
+        measure(model, [(x, y)], metrics, [Site("net.0", 1)], kind, **options),
+        greedy(model, {"fc1": "net.7"}, [(x, y)], accuracy(), Goal("accuracy", 0.5, limit=2), inputs=itemgetter(0)),
+        swap_layers(
+            model,
+            zero_weights(model, [Site("net.0", 1)]),
+            {"conv1": "net.0"},
+            [(x, y)],
+            accuracy(),
+            inputs=itemgetter(0),
+        ),
     ]
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbutils.sweeps.measures import Measures
+from nbutils.sweeps.metrics import accuracy
 from studies.backdoor.swaps import swap_layers
 
 LAYERS = {"first": "0", "second": "2", "third": "4"}
@@ -15,9 +15,9 @@ def network(seed=0, width=7):
 
 def test_swapped_layers_are_those_of_the_other_model():
     a, b, x = network(0), network(1), torch.randn(80, 6, generator=torch.Generator().manual_seed(0))
-    measures = Measures({"x": x}, {"agrees with b": ("x", b(x).argmax(1))})
+    metrics = {"agrees with b": accuracy(lambda batch: b(batch).argmax(1))}
     before = {name: tensor.clone() for name, tensor in a.state_dict().items()}
-    frame = swap_layers(a, b, LAYERS, measures).set_index([*LAYERS]).value
+    frame = swap_layers(a, b, LAYERS, [x], metrics).set_index([*LAYERS]).value
     assert len(frame) == 8
     assert frame[True, True, True] == 1
     assert frame[False, False, False] < 1
@@ -28,4 +28,4 @@ def test_swapped_layers_are_those_of_the_other_model():
     assert expected not in (frame[False, False, False], frame[True, True, True])  # so that the comparison can fail
     assert all(torch.equal(before[name], tensor) for name, tensor in a.state_dict().items())
     with pytest.raises(ValueError, match="'2' differs"):
-        swap_layers(a, network(width=6), {"second": "2"}, measures)
+        swap_layers(a, network(width=6), {"second": "2"}, [x], metrics)
