@@ -1,6 +1,7 @@
 # The public vocabulary: read by editors and type checkers, and by `__init__.py`, which imports a name when it is used.
 
 from .ablation.edits import edits as edits
+from .ablation.optimal import Optimal as Optimal
 from .ablation.sources import batch_src_ablations as batch_src_ablations
 from .ablation.sources import src_ablations as src_ablations
 from .ablation.surgery import prune as prune
@@ -11,6 +12,7 @@ from .claims import check as check
 from .claims import metric as metric
 from .data.pairs import PairLoader as PairLoader
 from .data.pairs import Pairs as Pairs
+from .graphs.heads import heads as heads
 from .graphs.patch import patch_edges as patch_edges
 from .graphs.residual import ResidualGraph as ResidualGraph
 from .graphs.residual import residual_graph as residual_graph
@@ -32,6 +34,7 @@ from .sweeps.metrics import accuracy as accuracy
 from .sweeps.metrics import cross_entropy as cross_entropy
 from .sweeps.metrics import divergence as divergence
 from .sweeps.metrics import logit_difference as logit_difference
+from .sweeps.predictors import attribute as attribute
 from .sweeps.units import measure as measure
 from .sweeps.units import sweep as sweep
 from .training.ensemble import Ensemble as Ensemble

@@ -125,12 +125,12 @@ def batch_src_ablations(
     clean_corrupt: Literal["clean", "corrupt"] | None = None,
     *,
     where: Where | None = None,
-) -> dict[int, Tensor]:
+) -> dict[int, Tensor | dict[Site, Tensor]]:
     """Return what replaces each source on every batch of a loader.
 
     Args:
         model: any module.
-        sites: the sources, of one shape.
+        sites: the sources.
         loader: the pairs.
         ablation_type: what replaces the activations. `ZERO` runs on the clean inputs.
         clean_corrupt: on which inputs of a batch, for the types that depend on the batch (RESAMPLE and the two means
@@ -138,7 +138,8 @@ def batch_src_ablations(
         where: as for `gather`.
 
     Returns:
-        Batch key -> `[sources, batch, ...]`. The values of a mean over the dataset are views of one tensor.
+        Batch key -> `[sources, batch, ...]`; or site -> `[batch, ...]` where the sources have several shapes. The
+        values of a mean over the dataset are views of one tensor.
 
     Raises:
         KeyError, ValueError: as for `src_ablations`; and ValueError for a `clean_corrupt` that is missing, or given
@@ -160,19 +161,25 @@ def batch_src_ablations(
     if not isinstance(loader, PairLoader):
         raise ValueError(f"ablations of every batch need a PairLoader; got {_kind(loader)}")
     if ablation_type.needs == "dataset":
-        mean = src_ablations(model, sites, loader, ablation_type, stack=True, where=where)
-        return {batch.key: mean.expand(-1, len(batch), *mean.shape[2:]) for batch in loader}
+        mean = src_ablations(model, sites, loader, ablation_type, where=where)
+        return {batch.key: _for_items(mean, len(batch)) for batch in loader}
     return {
         batch.key: src_ablations(
             model,
             sites,
             batch.corrupt if clean_corrupt == "corrupt" else batch.clean,
             ablation_type,
-            stack=True,
             where=where,
         )
         for batch in loader
     }
+
+
+def _for_items(mean: Tensor | dict[Site, Tensor], items: int) -> Tensor | dict[Site, Tensor]:
+    """Return a mean over a dataset as views, one for each item of a batch."""
+    if isinstance(mean, Tensor):
+        return mean.expand(-1, items, *mean.shape[2:])
+    return {site: row.expand(items, *row.shape[1:]) for site, row in mean.items()}
 
 
 def _rows(

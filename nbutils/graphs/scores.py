@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,11 +19,14 @@ from nbutils.ablation.running import answer
 from nbutils.ablation.sources import batch_src_ablations, src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairBatch, PairLoader
-from nbutils.graphs.patch import FOLD, patch_edges, run_edge_sets
+from nbutils.graphs.edge_sets import EdgeSets, fold_of
+from nbutils.graphs.gradients import read_gradients
+from nbutils.graphs.nodes import Values
+from nbutils.graphs.patch import patch_edges
+from nbutils.graphs.prefix import Order
 from nbutils.graphs.residual import ResidualGraph
-from nbutils.hooks import edit, unchanged
+from nbutils.hooks import unchanged
 from nbutils.seeding import generator
-from nbutils.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +45,8 @@ class EdgeTask:
         ablation: what replaces what the sources write: a type, which takes it from the inputs that are its own
             (`AblationType.inputs`); or values by batch key, `[sources, items, ...]`, as from `batch_src_ablations`.
         metric: (logits, batch) -> one number per item `[items]`, higher meaning a better answer.
+        item: which tensor is the model's answer, where it puts out several: a place or a key. None: `logits`, or the
+            only one.
 
     >>> import nbutils as nb, torch
     >>> class Net(torch.nn.Module):  # h ← h + f(h)
@@ -62,19 +67,21 @@ class EdgeTask:
     model: nn.Module
     graph: ResidualGraph
     pairs: PairLoader
-    ablation: AblationType | Mapping[int, Tensor]
+    ablation: AblationType | Mapping[int, Values]
     metric: Metric
+    item: int | str | None = None
 
     @cached_property
-    def values(self) -> Mapping[int, Tensor]:
-        """What replaces the sources: batch key -> `[sources, items, ...]`; taken once, when first asked for."""
+    def values(self) -> Mapping[int, Values]:
+        """What stands at the sources' sites: batch key -> `[sources, items, ...]`, or an entry for each site where they
+        have several shapes (`src_ablations`); taken once, when first asked for."""
         if not isinstance(self.ablation, AblationType):
             return self.ablation
         sites = self.graph.sites
         if self.ablation.needs == "dataset":
             return batch_src_ablations(self.model, sites, self.pairs, self.ablation)
         return {
-            batch.key: src_ablations(self.model, sites, self.ablation.inputs(batch)[0], self.ablation, stack=True)
+            batch.key: src_ablations(self.model, sites, self.ablation.inputs(batch)[0], self.ablation)
             for batch in self.pairs
         }
 
@@ -90,8 +97,16 @@ class EdgeTask:
             raise ValueError(f"a metric gives one number per item, shape ({len(batch)},); it gave {told}")
         return value
 
-    def of(self, batch: PairBatch) -> Tensor:
-        """Return what replaces the sources on a batch `[sources, items, ...]`.
+    def written(self, batch: PairBatch) -> Tensor:
+        """Return what the sources add to the stream when they are ablated `[sources, items, ...]`.
+
+        Raises:
+            KeyError: there is none for the batch.
+        """
+        return self.graph.written(self.model, self.of(batch))
+
+    def of(self, batch: PairBatch) -> Values:
+        """Return what stands at the sources' sites on a batch, as from `src_ablations`.
 
         Raises:
             KeyError: there is none for it.
@@ -103,25 +118,53 @@ class EdgeTask:
         return self.values[batch.key]
 
 
-def evaluate(task: EdgeTask, masks: Tensor, *, fold: int = FOLD) -> Tensor:
+def evaluate(task: EdgeTask, masks: Tensor, *, fold: int | None = None, memory: int | None = None) -> Tensor:
     """Return the metric of each prompt under each edge set `[sets, N]`, on the clean inputs.
 
     Args:
         masks: `[sets, edges]`, 1 for an ablated edge.
-        fold: edge sets in one forward pass.
+        fold: edge sets in one forward pass; None: as many as are fast. Results do not depend on it but for rounding.
+        memory: upper bound in bytes, without the model, the inputs and the ablations; None: 500 MB, or what one set at
+            a time needs.
 
     Raises:
         KeyError: no ablations for a batch.
+        ValueError: a memory below what one edge set needs.
     """
-    parts = []
-    for batch in task.pairs:
-        logits = run_edge_sets(task.model, task.graph, masks, batch.clean, task.of(batch), fold=fold)
-        parts.append(torch.stack([task.measure(one, batch) for one in logits]))
-    return torch.cat(parts, dim=1)
+    return _evaluator(task, len(masks), fold, memory)(masks)
 
 
-def exact_scores(task: EdgeTask, *, fold: int = FOLD) -> Tensor:
+def _evaluator(
+    task: EdgeTask, expected: int, fold: int | None, memory: int | None, keep: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Return what `evaluate` does, for several calls that start from the same clean runs.
+
+    Args:
+        expected: how many sets there will be in all.
+        keep: hold the clean runs from call to call, as far as memory allows.
+    """
+    expected *= len(task.pairs)
+    sets = EdgeSets(task.model, task.graph, fold=fold, memory=memory, expected=expected, item=task.item)
+
+    def measured(masks: Tensor) -> Tensor:
+        parts = []
+        for batch in task.pairs:
+            found: dict[int, Tensor] = {}
+
+            def see(some: list[int], outputs: Tensor, batch: PairBatch = batch, found=found) -> None:
+                found.update((i, task.measure(one, batch)) for i, one in zip(some, outputs, strict=True))
+
+            sets.run(masks, batch.clean, task.of(batch), see, key=batch.key if keep else None)
+            parts.append(torch.stack([found[i] for i in range(len(masks))]))
+        return torch.cat(parts, dim=1)
+
+    return measured
+
+
+def exact_scores(task: EdgeTask, *, fold: int | None = None, memory: int | None = None) -> Tensor:
     """Return what ablating each edge alone does to the mean of the metric `[edges]`: one run per edge.
+
+    Args, raises: as for `evaluate`.
 
     >>> import nbutils as nb, torch
     >>> class Net(torch.nn.Module):  # h ← h + f(h)
@@ -140,26 +183,48 @@ def exact_scores(task: EdgeTask, *, fold: int = FOLD) -> Tensor:
     """
     edges = len(task.graph.edges)
     masks = torch.cat([torch.zeros(1, edges), torch.eye(edges)])
-    means = evaluate(task, masks, fold=fold).double().mean(1)
+    means = evaluate(task, masks, fold=fold, memory=memory).double().mean(1)
     return means[1:] - means[0]
 
 
-def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,)) -> Tensor:
+def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,), *, fold: int | None = None) -> Tensor:
     """Return the gradient of the mean metric with respect to the mask `[points, edges]`, with all edges at a point.
 
     Args:
-        at: points in [0, 1]: 0 is the clean model, 1 everything ablated. They are folded into one pass.
+        at: points in [0, 1]: 0 is the clean model, 1 everything ablated.
+        fold: points in one pass, 1 or more; None: as many as are fast. Results do not depend on it but for rounding.
+
+    Raises:
+        ValueError: a fold below 1, a point outside [0, 1].
     """
-    total = torch.zeros(len(at), len(task.graph.edges), dtype=torch.float64)
-    with unchanged(task.model), torch.enable_grad():
+    if fold is not None and fold < 1:
+        raise ValueError(f"fold must be 1 or more; got {fold}")
+    edges, points = len(task.graph.edges), torch.tensor(at, dtype=torch.float64)
+    total = torch.zeros(len(points), edges, dtype=torch.float64)
+    with unchanged(task.model):
         task.model.eval()
         for batch in task.pairs:
-            masks = torch.tensor(at, dtype=torch.float64)[:, None].repeat(1, len(task.graph.edges)).requires_grad_()
-            with patch_edges(task.model, task.graph, masks, task.of(batch)):
-                logits = answer(task.model, batches.repeat(batch.clean, len(at))).unflatten(0, (len(at), -1))
-            value = torch.stack([task.measure(one, batch).sum() for one in logits]).sum()
-            total += torch.autograd.grad(value, masks)[0]
+            fold = _fold(task, batch) if fold is None else fold
+            parts = [_gradients(task, batch, some[:, None].repeat(1, edges)) for some in points.split(fold)]
+            total += torch.cat(parts)
     return total / len(task.pairs.pairs)
+
+
+@torch.no_grad()
+def _fold(task: EdgeTask, batch: PairBatch) -> int:
+    with unchanged(task.model):
+        task.model.eval()
+        return fold_of(Order.of(task.model, batch.clean), len(batch))
+
+
+@torch.enable_grad()
+def _gradients(task: EdgeTask, batch: PairBatch, masks: Tensor) -> Tensor:
+    """Return the gradient of the metric's sum over a batch with respect to masks `[sets, edges]`."""
+    masks = masks.requires_grad_()
+    with patch_edges(task.model, task.graph, masks, task.of(batch)):
+        logits = answer(task.model, batches.repeat(batch.clean, len(masks)), task.item).unflatten(0, (len(masks), -1))
+    value = torch.stack([task.measure(one, batch).sum() for one in logits]).sum()
+    return torch.autograd.grad(value, masks)[0]
 
 
 def attribution_scores(task: EdgeTask) -> Tensor:
@@ -183,25 +248,17 @@ def attribution_scores(task: EdgeTask) -> Tensor:
     >>> nb.attribution_scores(task).shape
     torch.Size([3])
     """
-    scores = torch.zeros(len(task.graph.edges), dtype=torch.float64)
-    reads: dict[str, Tensor] = {}  # module -> zeros added to what it reads, whose gradient is that of the input
-
-    def add(module: str, read: Tensor) -> Tensor:
-        reads[module] = torch.zeros_like(read).requires_grad_()
-        return read + reads[module]
-
-    zeros = {Site(site.module, part="input"): partial(add, site.module) for site in task.graph.destinations.values()}
+    total = torch.zeros(len(task.graph.destinations), len(task.graph.sources), dtype=torch.float64)
     for batch in task.pairs:
-        clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
-        difference = dict(zip(task.graph.sources, task.of(batch) - clean, strict=True))
-        with unchanged(task.model), edit(task.model, zeros), torch.enable_grad():
-            task.model.eval()
-            value = task.measure(answer(task.model, batch.clean), batch).sum()
-            gradients = dict(zip(reads, torch.autograd.grad(value, list(reads.values())), strict=True))
-        parts = {name: site.select(gradients[site.module]) for name, site in task.graph.destinations.items()}
-        products = [(difference[e.source] * parts[e.destination]).sum() for e in task.graph.edges]
-        scores += torch.stack(products).cpu()
-    return scores / len(task.pairs.pairs)
+
+        def measured(batch: PairBatch = batch) -> Tensor:
+            return task.measure(answer(task.model, batch.clean, task.item), batch).sum()
+
+        gradients, clean = read_gradients(task.model, task.graph, measured)
+        difference = (task.written(batch) - task.graph.written(task.model, clean)).flatten(1)  # (sources, items · ...)
+        for span, gradient in gradients:
+            total[span.rows] += (gradient.flatten(1) @ difference.to(gradient).T).detach().cpu()
+    return total.flatten()[task.graph.places] / len(task.pairs.pairs)
 
 
 def integrated_gradients(task: EdgeTask, *, steps: int = 8) -> Tensor:
@@ -237,7 +294,8 @@ def magnitude_scores(task: EdgeTask) -> Tensor:
     """Return the mean norm of what the edge's source writes on clean inputs `[edges]`: a baseline without the task."""
     total = torch.zeros(len(task.graph.sources), dtype=torch.float64)
     for batch in task.pairs:
-        written = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE, stack=True)
+        clean = src_ablations(task.model, task.graph.sites, batch.clean, AblationType.RESAMPLE)
+        written = task.graph.written(task.model, clean)
         total += written.double().flatten(2).norm(dim=2).sum(1).cpu()
     by_source = dict(zip(task.graph.sources, (total / len(task.pairs.pairs)).tolist(), strict=True))
     return torch.tensor([by_source[edge.source] for edge in task.graph.edges], dtype=torch.float64)
@@ -248,19 +306,22 @@ def random_scores(graph: ResidualGraph, seed: int = 0) -> Tensor:
     return torch.rand(len(graph.edges), generator=generator(seed, "random edge scores"), dtype=torch.float64)
 
 
-def greedy_pruning(task: EdgeTask, threshold: float, *, fold: int = 8) -> tuple[Tensor, pd.DataFrame]:
+def greedy_pruning(
+    task: EdgeTask, threshold: float, *, fold: int | None = None, memory: int | None = None
+) -> tuple[Tensor, pd.DataFrame]:
     """Ablate edges one after the other, from the output back, and keep those whose loss costs too much.
 
     An edge goes for good where the mean of the metric falls by less than `threshold`, against its value with all edges
     before it that went. The order and the rule are ACDC's (Conmy et al. 2023, arXiv 2304.14997).
 
-    The fast path runs `fold` edge sets in one pass, made as if every edge went: the next edge gone, the next two, and
-    so on. What holds up to the first edge that stays is used, and the rest done again. With `fold=1` every set is run
-    by itself; the result is the same.
+    The fast path tries `fold` edge sets at a time, made as if every edge went: the next edge gone, the next two, and so
+    on. What holds up to the first edge that stays is used, and the rest done again. With `fold=1` every set is run by
+    itself; the result is the same.
 
     Args:
         threshold: least fall of the metric for which an edge is kept, above 0.
-        fold: edge sets in one forward pass.
+        fold: edge sets that are tried at a time, in one pass; None: as many as are fast.
+        memory: as for `evaluate`.
 
     Returns:
         Mask `[edges]` with 1 at the edges that went; and the path, one row per edge in the order of trial: `source`,
@@ -274,9 +335,11 @@ def greedy_pruning(task: EdgeTask, threshold: float, *, fold: int = 8) -> tuple[
     if not threshold > 0:
         raise ValueError(f"threshold must be above 0; got {threshold}")
     mask = torch.zeros(len(task.graph.edges))
+    fold = _fold(task, next(iter(task.pairs))) if fold is None else fold
+    measured = _evaluator(task, len(task.graph.edges), fold, memory, keep=True)
 
     def mean(masks: Tensor) -> list[float]:
-        return evaluate(task, masks, fold=fold).double().mean(1).tolist()
+        return measured(masks).double().mean(1).tolist()
 
     value = mean(mask[None])[0]
     queue = _from_the_output(task.graph)
@@ -295,7 +358,7 @@ def greedy_pruning(task: EdgeTask, threshold: float, *, fold: int = 8) -> tuple[
     return mask, pd.DataFrame(path, columns=["source", "destination", "fall", "kept"])
 
 
-def greedy_scores(task: EdgeTask, thresholds: Sequence[float], *, fold: int = 8) -> Tensor:
+def greedy_scores(task: EdgeTask, thresholds: Sequence[float], *, fold: int | None = None) -> Tensor:
     """Return the largest threshold at which `greedy_pruning` keeps each edge, 0 for none `[edges]`."""
     scores = torch.zeros(len(task.graph.edges), dtype=torch.float64)
     for threshold in sorted(thresholds):

@@ -57,7 +57,9 @@ class Driver:
         bar = progress.bar(len(batches) if isinstance(batches, Sized) else 0, label)
         with torch.inference_mode(False), torch.no_grad(), unchanged(self.model), bar:
             self.model.eval()
-            given = self.task.dataset_values(self.model, self._wholes) if needs != "batch" else {}
+            given: dict[Site, Tensor] = {}
+            if needs != "batch":
+                given = self.task.dataset_values(self.model, self._sites.values(), self._ablated)
             for step in self.task.steps():
                 step = replace(step, inputs=owned(step.inputs))
                 if not self._item_bytes:
@@ -101,7 +103,7 @@ class Driver:
         place = self._within(site)
         if site.unit is None:
             return [Row(label, place, (unit,), unit) for unit in range(self._widths[place])]
-        return [Row(label, place, site.indices, site.unit if isinstance(site.unit, int) else _told(site.unit))]
+        return [Row(label, place, site.indices, site.unit if isinstance(site.unit, int) else told(site.unit))]
 
     def _within(self, site: Site) -> Site:
         place = self._places[site.whole]
@@ -143,9 +145,7 @@ class Driver:
         some = kinds.select(step.inputs, slice(0, COMPARED))
         if key not in self._engines:
             rows = [self.rows[at] for at in self._order]
-            self._engines = {
-                key: Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)
-            }
+            self._engines = {key: Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)}
         return self._engines[key]
 
     def _add(self, rows: list[int], answers: Tensor, step: Step, intact: Tensor | None) -> None:
@@ -191,7 +191,7 @@ class _Batch:
         return room
 
 
-def _told(units: range | tuple[int, ...] | int | None) -> str:
+def told(units: range | tuple[int, ...] | int | None) -> str:
     """Return a group in words: `0:64`, or its indices."""
     if isinstance(units, range) and units.step == 1:
         return f"{units.start}:{units.stop}"

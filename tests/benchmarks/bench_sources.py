@@ -17,7 +17,8 @@ from torch import Tensor
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairLoader, Pairs
-from nbutils.graphs.patch import patch_edges, run_edge_sets
+from nbutils.graphs.edge_sets import run_edge_sets
+from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.residual import ResidualGraph
 from studies.circuits.graph import transformer_graph
 from studies.circuits.transformer import Transformer

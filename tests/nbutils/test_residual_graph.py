@@ -5,7 +5,8 @@ from torch import nn
 from nbutils.ablation.edits import edits
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.graphs.patch import patch_edges, run_edge_sets
+from nbutils.graphs.edge_sets import run_edge_sets
+from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.residual import Edge, ResidualGraph, residual_graph
 from nbutils.hooks import edit
 from nbutils.sites import Site
@@ -137,6 +138,21 @@ def test_an_edge_changes_what_one_destination_reads_of_one_source(case):
             if name != edge.destination and graph.destination_depth[name] == graph.destination_depth[edge.destination]
         ]
         assert all(torch.equal(read[name], before[name]) for name in siblings)
+
+
+def test_units_may_be_named_in_any_order():
+    model, graph, clean, corrupt = transformer()
+    sources = dict(sorted(graph.sources.items(), reverse=True))
+    destinations = dict(sorted(graph.destinations.items(), reverse=True))
+    other = ResidualGraph.trace(model, clean, sources, destinations)
+    assert set(other.edges) == set(graph.edges)
+    assert list(other.sources) != list(graph.sources)
+    values = [src_ablations(model, one.sites, corrupt) for one in (graph, other)]
+    for edge in graph.edges[::5]:
+        by_both = [patched(model, g, [edge], clean, v) for g, v in zip((graph, other), values, strict=True)]
+        assert torch.allclose(*by_both, atol=1e-12)
+    with pytest.raises(ValueError, match="as one, or unit by unit"):
+        ResidualGraph.trace(model, clean, {"pair": Site("blocks.0.attention.heads", (0, 1), axis=2)}, {})
 
 
 def test_fractions_interpolate_what_is_read(case):

@@ -15,7 +15,8 @@ from torch import Tensor
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairLoader
-from nbutils.graphs.patch import run_edge_sets
+from nbutils.graphs.edge_sets import run_edge_sets
+from nbutils.graphs.nodes import Values
 from nbutils.graphs.residual import ResidualGraph
 from nbutils.graphs.scores import EdgeTask
 from studies.circuits.answers import logit_difference
@@ -129,6 +130,7 @@ def _measure(
     """
     loader = PairLoader(prompts, len(prompts))
     (batch,) = loader
+    values: Values
     if kind is None:
         inputs, values = prompts.corrupt, src_ablations(model, graph.sites, prompts.clean, stack=True)
     else:
