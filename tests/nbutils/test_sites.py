@@ -36,6 +36,8 @@ def test_the_axis_of_units_is_what_the_module_says(model):
         }
     )
     said = {name: Site(name).on(parts).axis for name in parts}
+    attention = nn.ModuleDict({"a": nn.MultiheadAttention(4, 2, batch_first=True)})
+    assert [Site("a", item=item).on(attention).axis for item in (None, 0, 1)] == [-1, -1, None]
     assert said == {"norm": None, "plain": -1, "image": None, "act": None, "pool": 1}
     assert (Site("0").on(model).axis, Site("3").on(model).axis) == (1, -1)
     assert Site("0", axis=3).on(model).axis == 3  # one's own counts
