@@ -175,7 +175,7 @@ class AblationType(metaclass=_Members):
 
     @property
     def site_by_site(self) -> bool:
-        """Whether what stands in is found for each site by itself, by `fit`; else a unit has its part of its module's."""
+        """Whether what stands in is found for each site by itself, by `fit`; else a unit has part of its module's."""
         return type(self).fit is not AblationType.fit
 
     def __setattr__(self, name: str, value: object) -> None:
