@@ -1,6 +1,7 @@
 # The public vocabulary: read by editors and type checkers, and by `__init__.py`, which imports a name when it is used.
 
 from .ablation.edits import edits as edits
+from .ablation.optimal import Optimal as Optimal
 from .ablation.sources import batch_src_ablations as batch_src_ablations
 from .ablation.sources import src_ablations as src_ablations
 from .ablation.surgery import prune as prune
@@ -32,6 +33,7 @@ from .sweeps.metrics import accuracy as accuracy
 from .sweeps.metrics import cross_entropy as cross_entropy
 from .sweeps.metrics import divergence as divergence
 from .sweeps.metrics import logit_difference as logit_difference
+from .sweeps.predictors import attribute as attribute
 from .sweeps.units import measure as measure
 from .sweeps.units import sweep as sweep
 from .training.ensemble import Ensemble as Ensemble

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,13 +19,46 @@ def run(model: nn.Module, batch: Batch) -> Any:
     Raises:
         TypeError: a batch of another kind, or one that the model's `forward` does not take.
     """
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
     if isinstance(batch, Tensor):
-        return model(batch)
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, tuple | list):
-        return model(*batch)
-    raise TypeError(f"a batch is a tensor, a tuple or a mapping of them; got a {type(batch).__name__}")
+        args, keywords = (batch,), {}
+    elif isinstance(batch, Mapping):
+        args, keywords = (), dict(batch)
+    elif isinstance(batch, tuple | list):
+        args, keywords = tuple(batch), {}
+    else:
+        raise TypeError(f"a batch is a tensor, a tuple or a mapping of them; got a {type(batch).__name__}")
+    try:
+        return model(*args, **keywords)
+    except Exception as error:
+        refusal = _misfit(model, args, keywords) if isinstance(error, TypeError) else None
+        if refusal is not None:
+            raise TypeError(refusal) from error
+        if len(args) > 1:  # a list of items is easily taken for a batch of one argument
+            error.add_note(f"{type(model).__name__} was given the {len(args)} parts of a batch as its arguments")
+        raise
+
+
+def _misfit(model: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
+    """Return in what a model does not take a call; None where it does, or does not say."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*args, **keywords)
+    except TypeError as error:
+        names = list(signature.parameters)
+        told = f"{type(model).__name__}'s forward takes ({', '.join(names)}), and not this batch: {error}"
+        unknown = [name for name in keywords if name not in names]
+        near = [match for name in unknown for match in difflib.get_close_matches(name, names, n=2)]
+        if near:
+            return f"{told}; nearest: {', '.join(near)}"
+        if len(args) > 1:
+            return f"{told}; it has {len(args)} parts, given by position: without labels write [x for x, _ in loader]"
+        return told
+    return None
 
 
 def count(batch: Batch, *, least: int = 1) -> int:
@@ -52,7 +87,13 @@ def select(batch: Batch, items: slice | Tensor) -> Batch:
     """Return some items of a batch, a batch of the same kind; what is not a tensor with an axis stays."""
 
     def part(value: Any) -> Any:
-        return value[items] if isinstance(value, Tensor) and value.ndim else value
+        if isinstance(value, Tensor):
+            return value[items] if value.ndim else value
+        if _nested(value):
+            return (
+                {k: part(v) for k, v in value.items()} if isinstance(value, Mapping) else type(value)(map(part, value))
+            )
+        return value
 
     if isinstance(batch, Tensor):
         return batch[items]
@@ -77,8 +118,10 @@ def each(batches: Iterable[Batch]) -> Iterator[Batch]:
             f"batches are a list of them, or a DataLoader; got {_told(batches)}: for one batch write [batch]"
         )
     for batch in batches:
-        # A loader over a TensorDataset of one tensor yields lists of it.
-        yield batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
+        if isinstance(batch, list | tuple) and len(batch) == 1 and isinstance(batch[0], Tensor):
+            yield batch[0]  # a loader over a TensorDataset of one tensor yields lists of it
+        else:
+            yield batch
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
@@ -90,7 +133,20 @@ def _tensors(batch: Batch) -> dict[str, Tensor]:
         named = {f"argument {i}": value for i, value in enumerate(batch)}
     else:
         raise TypeError(f"a batch is a tensor, a tuple or a mapping of them; got a {type(batch).__name__}")
-    return {name: value for name, value in named.items() if isinstance(value, Tensor) and value.ndim}
+    found: dict[str, Tensor] = {}
+    for name, value in named.items():
+        if isinstance(value, Tensor) and value.ndim:
+            found[name] = value
+        elif _nested(value):
+            found |= {f"{name}[{inner.removeprefix('argument ')}]": held for inner, held in _tensors(value).items()}
+    return found
+
+
+def _nested(value: object) -> bool:
+    """Return whether a part of a batch is a collection of tensors: their axis 0 is the items, too."""
+    if type(value) in (list, tuple):
+        return any(isinstance(held, Tensor) or _nested(held) for held in value)  # type: ignore[attr-defined]
+    return isinstance(value, Mapping) and any(isinstance(held, Tensor) or _nested(held) for held in value.values())
 
 
 def _told(value: object) -> str:

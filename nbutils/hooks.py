@@ -12,23 +12,39 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from nbutils.eager import eager
+from nbutils.passes import Passes, backward
 from nbutils.sites import Site, submodule
 
 Edit = Callable[[Tensor], Tensor]
 Place = str | Site
 
 
-@runtime_checkable
 class PlacedEdit(Protocol):
-    """An edit that depends on the place where it stands."""
+    """An edit that depends on the place where it stands.
+
+    It does not write into its argument, and what it returns for a whole place nobody else holds: no copies are made.
+    """
 
     def at(self, site: Site) -> Edit:
         """Return the edit for a site, whose axis is that of the model's module."""
+
+
+@dataclass(frozen=True)
+class Pure:
+    """An edit that does not write into its argument and returns what nobody else holds: no copies are made for it."""
+
+    function: Edit
+
+    def at(self, _site: Site) -> Edit:
+        """Return the function, whatever the site."""
+        return self.function
 
 
 class UnusedEditWarning(UserWarning):
@@ -58,7 +74,8 @@ def capture(model: nn.Module, *places: Place) -> Iterator[dict[Place, Tensor]]:
     Raises:
         KeyError: a name is not a module of the model; or, on reading, one that did not run in the last pass.
         TypeError: there is no tensor at a place, or several.
-        ValueError: a module runs more than once in a forward pass (which output is meant?), or cannot be hooked.
+        ValueError: a module runs more than once in a forward pass and no `call` says which run is meant, or cannot be
+            hooked.
 
     >>> import nbutils as nb, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh())
@@ -67,40 +84,34 @@ def capture(model: nn.Module, *places: Place) -> Iterator[dict[Place, Tensor]]:
     >>> seen["0"].shape, seen[nb.Site("1", 2)].shape
     (torch.Size([4, 3]), torch.Size([4]))
     """
-    captured, thread, passing = _Captured(), threading.get_ident(), False
+    captured, thread, passes = _Captured(), threading.get_ident(), Passes()
 
     def begin(_module: nn.Module, _inputs: object) -> None:
-        nonlocal passing
-        if threading.get_ident() == thread:
+        if threading.get_ident() == thread and not passes.running:
             captured.clear()
-            passing = True
-
-    def end(_module: nn.Module, _inputs: object, _output: object) -> None:
-        nonlocal passing
-        if threading.get_ident() == thread:
-            passing = False
 
     def keeper(place: Place, site: Site) -> Edit:
         def keep(tensor: Tensor) -> Tensor:
             # In a backward pass a checkpointed segment runs again: not a pass of the model.
-            if threading.get_ident() != thread or torch._C._current_graph_task_id() != -1:
+            if threading.get_ident() != thread or backward() or not passes.meant(site, place):
                 return tensor
-            # Outside a pass of the whole model, part of it is called by hand, as often as one likes.
-            if passing and place in captured:
-                raise ValueError(f"{place!r} must run once in a forward pass to be captured; it ran again")
             kept = captured[place] = site.select(tensor).clone()
             # What goes on depends on what is kept, and is another tensor: what comes after may write into it.
             return site.exchange(tensor, kept.clone()) if kept.requires_grad else tensor
 
         return keep
 
-    sites = [(place, Site.of(place).on(model)) for place in places]
+    sites = {place: _checked(model, Site.of(place)) for place in places}
+    for place, (_, site) in sites.items():
+        if site.call == "every":
+            raise ValueError(f"a capture is of one run: {place!r} needs a number as its call")
     with ExitStack() as handles:
-        handles.enter_context(_hookable(model, [site for _, site in sites]))
+        handles.enter_context(eager)
         handles.enter_context(model.register_forward_pre_hook(begin))
-        handles.enter_context(model.register_forward_hook(end, always_call=True))
-        for place, site in sites:
-            handles.enter_context(_registered(model, site, keeper(place, site)))
+        handles.enter_context(model.register_forward_pre_hook(passes.begin))
+        for place, (module, site) in sites.items():
+            handles.enter_context(_registered(module, site, keeper(place, site)))
+        handles.enter_context(model.register_forward_hook(passes.end, always_call=True))
         yield captured
 
 
@@ -110,7 +121,8 @@ def edit(model: nn.Module, edits: Mapping[Any, Edit | PlacedEdit]) -> Iterator[N
 
     Args:
         model: any module. Whoever runs it meets the edits, from another thread too.
-        edits: name of a module or site -> callable that keeps the shape. That of a unit takes its part alone.
+        edits: name of a module or site -> callable that keeps shape and dtype. That of a unit takes its part alone.
+            What it is given is its own to write into, and what it returns is copied.
 
     Warns:
         UnusedEditWarning: an edit's module did not run inside the block.
@@ -118,7 +130,8 @@ def edit(model: nn.Module, edits: Mapping[Any, Edit | PlacedEdit]) -> Iterator[N
     Raises:
         KeyError: a name is not a module of the model.
         TypeError: there is no tensor at a place, or an edit returns something else.
-        ValueError: an edit changes the shape, or a module cannot be hooked.
+        ValueError: an edit changes the shape or dtype, one place is given twice, a module runs more than once in a
+            forward pass and no `call` says which run is meant, or cannot be hooked.
 
     >>> import nbutils as nb, torch
     >>> model = torch.nn.Linear(2, 3)
@@ -127,35 +140,40 @@ def edit(model: nn.Module, edits: Mapping[Any, Edit | PlacedEdit]) -> Iterator[N
     True
     """
     unused = {Site.of(place): None for place in edits}
+    passes = Passes()
 
     def editor(site: Site, place: Site, function: Edit | PlacedEdit) -> Edit:
-        known = function.at(site) if isinstance(function, PlacedEdit) else function
+        placed = hasattr(function, "at")  # a tenth of the time of `isinstance`, which reads the protocol
+        known: Edit = function.at(site) if placed else function  # type: ignore[union-attr, assignment]
 
         def replace(tensor: Tensor) -> Tensor:
+            if not passes.meant(site, place):
+                return tensor
             unused.pop(place, None)
-            before = site.select(tensor)
+            before = site.select(tensor) if placed else site.select(tensor).clone()
             after = known(before)
-            if not isinstance(after, Tensor):
-                raise TypeError(f"the edit at {site.name} must return a tensor; it returned {type(after).__name__}")
-            if after.shape != before.shape:
-                raise ValueError(
-                    f"the edit at {site.name} must keep the shape {tuple(before.shape)}; "
-                    f"it returned {tuple(after.shape)}"
-                )
-            return site.exchange(tensor, after)
+            _check_kept(before, after, site)
+            # What comes after may write into it, and whoever made it may hold it.
+            own = placed or after is before or site.unit is not None
+            return site.exchange(tensor, after if own else after.clone())
 
         return replace
 
-    sites = [(Site.of(place), Site.of(place).on(model), function) for place, function in edits.items()]
+    sites = [(Site.of(place), *_checked(model, Site.of(place)), function) for place, function in edits.items()]
+    if len({site for _, _, site, _ in sites}) < len(sites):
+        raise ValueError(f"a place is edited twice: {', '.join(map(repr, edits))}")
     with ExitStack() as handles:
-        handles.enter_context(_hookable(model, [site for _, site, _ in sites]))
-        for place, site, function in sites:
-            handles.enter_context(_registered(model, site, editor(site, place, function)))
+        handles.enter_context(eager)
+        handles.enter_context(model.register_forward_pre_hook(passes.begin))
+        for place, module, site, function in sites:
+            handles.enter_context(_registered(module, site, editor(site, place, function)))
+        handles.enter_context(model.register_forward_hook(passes.end, always_call=True))
         yield
     # Reached only when the block raised nothing: a failing block has a better message than this one.
     if unused:
         warnings.warn(
-            f"the edit at {', '.join(site.name for site in unused)} never ran; was the model called inside the block?",
+            f"the edit at {', '.join(site.name for site in unused)} never ran; was the model called inside the block? "
+            "A module whose `forward` or weight is used directly runs no hooks",
             UnusedEditWarning,
             stacklevel=3,
         )
@@ -192,10 +210,10 @@ def watch(
 
         return see
 
-    before = [(submodule(model, name), input_seer(callback)) for name, callback in (inputs or {}).items()]
-    after = [(submodule(model, name), seer(callback)) for name, callback in (outputs or {}).items()]
+    before = [(_hookable(model, name), input_seer(callback)) for name, callback in (inputs or {}).items()]
+    after = [(_hookable(model, name), seer(callback)) for name, callback in (outputs or {}).items()]
     with ExitStack() as handles:
-        handles.enter_context(_hookable(model, [Site(name) for name in (*(inputs or ()), *(outputs or ()))]))
+        handles.enter_context(eager)
         for module, hook in before:
             handles.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
         for module, hook in after:
@@ -220,9 +238,12 @@ def unchanged(model: nn.Module, weights: bool = False) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     kinds = ("_buffers", "_parameters") if weights else ("_buffers",)
-    holders: list[dict[str, Tensor | None]] = [getattr(module, kind) for module, _ in modes for kind in kinds]
+    # What a scripted module holds cannot be put in another place; its values can change.
+    plain = [module for module, _ in modes if not isinstance(module, torch.jit.ScriptModule)]
+    holders: list[dict[str, Tensor | None]] = [getattr(module, kind) for module in plain for kind in kinds]
     held = [dict(holder) for holder in holders]
-    saved = {tensor: tensor.detach().clone() for content in held for tensor in content.values() if tensor is not None}
+    tensors = (*model.buffers(), *(model.parameters() if weights else ()))
+    saved = {tensor: tensor.detach().clone() for tensor in tensors}
     with _random_numbers(model):
         try:
             yield
@@ -230,8 +251,9 @@ def unchanged(model: nn.Module, weights: bool = False) -> Iterator[None]:
             for module, mode in modes:
                 module.training = mode
             for holder, content in zip(holders, held, strict=True):
-                holder.clear()
-                holder.update(content)
+                if list(map(id, holder.values())) != list(map(id, content.values())) or list(holder) != list(content):
+                    holder.clear()  # only where needed: another thread may be reading
+                    holder.update(content)
             with torch.no_grad():
                 for tensor, value in saved.items():
                     if (tensor.dtype, tensor.device, tensor.shape) != (value.dtype, value.device, value.shape):
@@ -253,7 +275,22 @@ def _random_numbers(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _registered(model: nn.Module, site: Site, function: Edit) -> torch.utils.hooks.RemovableHandle:
+def _check_kept(before: Tensor, after: object, site: Site) -> None:
+    """Refuse what is no tensor of the shape, dtype and device that it stands in for."""
+    if not isinstance(after, Tensor):
+        raise TypeError(f"the edit at {site.name} must return a tensor; it returned {type(after).__name__}")
+    if after.shape != before.shape:
+        raise ValueError(
+            f"the edit at {site.name} must keep the shape {tuple(before.shape)}; it returned {tuple(after.shape)}"
+        )
+    if (after.dtype, after.device) != (before.dtype, before.device):
+        raise ValueError(
+            f"the edit at {site.name} must keep {before.dtype} on {before.device}; "
+            f"it returned {after.dtype} on {after.device}"
+        )
+
+
+def _registered(module: nn.Module, site: Site, function: Edit) -> torch.utils.hooks.RemovableHandle:
     """Have a function exchange the tensor at a site, all of its units; the function may return the very tensor."""
 
     def after(_module: nn.Module, _inputs: object, output: Any) -> Any:
@@ -271,61 +308,34 @@ def _registered(model: nn.Module, site: Site, function: Edit) -> torch.utils.hoo
             return (*arguments[:key], changed, *arguments[key + 1 :]), keywords
         return arguments, {**keywords, key: changed}
 
-    module = submodule(model, site.module)
     if site.part == "input":
         return module.register_forward_pre_hook(before, with_kwargs=True)
     return module.register_forward_hook(after)
 
 
-# What runs other code than the modules' ----------------------------------------------------------------------------
+def _checked(model: nn.Module, site: Site) -> tuple[nn.Module, Site]:
+    """Return a site's module, if it can be hooked, and the site as the module makes it."""
+    return _hookable(model, site.module), site.on(model)
 
 
-class _Unfused:
-    """Keeps torch's fused attention, which runs no hooks, off while any block of whatever thread asks for it."""
-
-    def __init__(self) -> None:
-        self._lock, self._blocks, self._before = threading.Lock(), 0, True
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._blocks:
-                self._before = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-            self._blocks += 1
-
-    def __exit__(self, *_error: object) -> None:
-        with self._lock:
-            self._blocks -= 1
-            if not self._blocks:
-                torch.backends.mha.set_fastpath_enabled(self._before)
-
-
-_unfused = _Unfused()
-
-
-@contextmanager
-def _hookable(model: nn.Module, sites: list[Site]) -> Iterator[None]:
-    """Make a model run its modules one by one, so that hooks are met.
+def _hookable(model: nn.Module, name: str) -> nn.Module:
+    """Return a module that meets hooks when the model runs.
 
     Raises:
-        ValueError: a module inside a scripted one, which runs without Python.
+        KeyError: no such module.
+        ValueError: the module or one around it is scripted, or runs as copies on several devices.
     """
-    compiled = fused = False
-    for module in model.modules():
-        compiled |= "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
-        fused |= isinstance(module, nn.MultiheadAttention)
-    for site in sites:
-        path = site.module.split(".") if site.module else []
-        for depth in range(len(path)):
-            outer = submodule(model, ".".join(path[:depth]))
-            if isinstance(outer, torch.jit.ScriptModule):
-                raise ValueError(
-                    f"{site.module!r} lies in {'.'.join(path[:depth]) or 'the model'!r}, which is scripted: it runs "
-                    "without Python, and no hook is met; use the model that was scripted"
-                )
-    with ExitStack() as stack:
-        if compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        if fused:
-            stack.enter_context(_unfused)
-        yield
+    around: Any = model
+    path = "the model"
+    for part in (*name.split("."), ""):
+        if isinstance(around, torch.jit.ScriptModule):
+            what = "the model" if around is model else repr(path)
+            raise ValueError(
+                f"{f'{name!r} lies in {what}, which' if part else what} is scripted: it runs without Python, and no "
+                "hook is met; use the model that was scripted"
+            )
+        if isinstance(around, nn.DataParallel) and len(around.device_ids) > 1:
+            raise ValueError(f"{path!r} runs as copies on {len(around.device_ids)} devices; use its `module`")
+        if part:
+            around, path = getattr(around, part, None), part if around is model else f"{path}.{part}"
+    return submodule(model, name)

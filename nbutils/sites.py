@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from nbutils import contents
 
 # Units lie on axis 1, or on the last axis, of what these classes put out and take in. A subclass that has another
 # `forward` (a layer norm over channels, say) may mean another axis: it is asked for.
@@ -42,7 +42,12 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
         return model.get_submodule(name)
     except AttributeError:
         pass
-    names = [candidate for candidate, _ in model.named_modules(remove_duplicate=False) if candidate]
+    except RuntimeError:  # of a scripted model
+        if name in (found := dict(model.named_modules())):
+            return found[name]
+    # What `torch.compile` wraps is found by the name that it had.
+    names = [candidate.replace("_orig_mod.", "") for candidate, _ in model.named_modules(remove_duplicate=False)]
+    names = [candidate for candidate in names if candidate not in ("", "_orig_mod")]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:5]
     raise KeyError(f"no module {name!r} in {type(model).__name__}; nearest: {', '.join(near) or 'it has none'}")
 
@@ -63,9 +68,12 @@ class Site:
         positions: axes on which positions lie, for means over them. None: those between items and units where units
             lie on the last axis; those after units on axis 1 of three or more, except for `[items, positions, units,
             width]`, given by `axis=2`, where they lie on axis 1.
+        call: of a module that runs more than once in a pass of the model the number of the run, from 0; for `edit`
+            also `"every"`. None: it runs once, or is refused.
 
     Raises:
-        ValueError: a negative unit, a group of none or with one twice, an open slice, axis 0, another `part`.
+        ValueError: a negative unit, a group of none or with one twice, an open slice, axis 0, another `part`, a
+            negative call.
 
     >>> import nbutils as nb
     >>> nb.Site("conv1", 3)
@@ -81,6 +89,7 @@ class Site:
     part: Literal["output", "input"] = "output"
     item: int | str | None = None
     positions: tuple[int, ...] | None = None
+    call: int | Literal["every"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unit", _units(self.unit))
@@ -90,10 +99,12 @@ class Site:
             raise ValueError(f"part is 'output' or 'input'; got {self.part!r}")
         if self.axis == 0 or 0 in (self.positions or ()):
             raise ValueError(f"axis 0 is the items, neither units nor positions; got {self}")
+        if self.call not in (None, "every") and not _index(self.call):
+            raise ValueError(f"call is the number of a run, 0 or more, or 'every'; got {self.call!r}")
 
     def __repr__(self) -> str:
         given = [repr(self.module)] + [repr(self.unit)] * (self.unit is not None)
-        for name, usual in (("axis", None), ("part", "output"), ("item", None), ("positions", None)):
+        for name, usual in (("axis", None), ("part", "output"), ("item", None), ("positions", None), ("call", None)):
             if getattr(self, name) != usual:
                 given.append(f"{name}={getattr(self, name)!r}")
         return f"Site({', '.join(given)})"
@@ -121,7 +132,8 @@ class Site:
     def name(self) -> str:
         """The place in words, for messages."""
         item = "" if self.item is None else f" [{self.item!r}]"
-        return f"{'the input' if self.part == 'input' else 'the output'}{item} of {self.module or 'the model'!r}"
+        call = "" if self.call is None else f" ({f'call {self.call}' if self.call != 'every' else 'every call'})"
+        return f"{'the input' if self.part == 'input' else 'the output'}{item} of {self.module or 'the model'!r}{call}"
 
     def on(self, model: nn.Module) -> Site:
         """Return the site as the model's module makes it: with an axis, where the module says which.
@@ -131,12 +143,14 @@ class Site:
             ValueError: a unit that the module says it has not, or a module that puts items on another axis than 0.
         """
         module = submodule(model, self.module)
-        if type(module) in ITEMS_SECOND and not getattr(module, "batch_first", True):
+        if _as(module, ITEMS_SECOND) and not getattr(module, "batch_first", True):
             raise ValueError(
                 f"{self.module!r} is a {type(module).__name__} with batch_first=False: items lie on axis 1 there, and "
                 "must lie on axis 0; build it with batch_first=True"
             )
         axis, width = _axis(module), _width(module, self.part)
+        if self.part == "output" and self.item not in (None, 0):
+            axis = width = None  # weights of attention, or states: another tensor than the one that the module says
         if width is not None and self.axis in (None, axis) and any(unit >= width for unit in self.indices):
             raise ValueError(f"{self.name} has units 0 to {width - 1}; got {_told(self.unit)}")
         return self if self.axis is not None or axis is None else replace(self, axis=axis)
@@ -188,7 +202,8 @@ class Site:
             return part
         axis = self.units_axis(tensor)
         index = torch.tensor(self.indices, device=tensor.device)
-        return tensor.index_copy(axis, index, part.unsqueeze(axis) if isinstance(self.unit, int) else part)
+        # A clone keeps the memory format, on which the last bits of what comes after depend; `index_copy` does not.
+        return tensor.clone().index_copy_(axis, index, part.unsqueeze(axis) if isinstance(self.unit, int) else part)
 
     def position_axes(self, tensor: Tensor) -> tuple[int, ...]:
         """Return the axes on which positions lie, counted from the front.
@@ -207,21 +222,13 @@ class Site:
         """Return the tensor at this place from what a module put out.
 
         Raises:
-            TypeError: there is none, or several and it is not said which.
+            TypeError: there is none, or several and it is not said which; or one that is nested, sparse or quantized.
         """
-        return self._taken(value)[0]
+        return contents.element(value, self.item, self.name)[0]
 
     def put(self, value: Any, tensor: Tensor) -> Any:
         """Return what a module put out with another tensor at this place; the original stays as it is."""
-        _, key = self._taken(value)
-        if key is None:
-            return tensor
-        if isinstance(value, Mapping):
-            changed = copy.copy(value)
-            changed[key] = tensor  # type: ignore[index]  # dicts and ModelOutputs can be written to
-            return changed
-        elements = [*value[:key], tensor, *value[key + 1 :]]
-        return type(value)(*elements) if hasattr(value, "_fields") else type(value)(elements)
+        return contents.with_element(value, contents.element(value, self.item, self.name)[1], tensor)
 
     def argument(self, module: nn.Module, args: tuple[Any, ...], keywords: Mapping[str, Any]) -> int | str:
         """Return where among a call's arguments the tensor of an input site is: a position, or a keyword.
@@ -229,47 +236,7 @@ class Site:
         Raises:
             TypeError: there is no tensor, or several keywords hold one and it is not said which.
         """
-        key = self.item
-        if isinstance(key, str) and key not in keywords:
-            names = list(inspect.signature(module.forward).parameters)
-            key = names.index(key) if key in names else key
-        if key is None:
-            named = [name for name, value in keywords.items() if isinstance(value, Tensor)]
-            first = [i for i, value in enumerate(args) if isinstance(value, Tensor)][:1]
-            tensors: list[int | str] = [*first] or [*named]
-            if len(tensors) != 1:
-                raise TypeError(f"which is {self.name}? Give item=, one of {', '.join(map(repr, keywords)) or 'none'}")
-            return tensors[0]
-        found = args[key] if isinstance(key, int) and key < len(args) else keywords.get(key)  # type: ignore[arg-type]
-        if not isinstance(found, Tensor):
-            raise TypeError(
-                f"{self.name} must be a tensor; the call has {len(args)} positional arguments and "
-                f"{', '.join(map(repr, keywords)) or 'no keywords'}"
-            )
-        return key
-
-    def _taken(self, value: object) -> tuple[Tensor, Any]:
-        """Return the tensor in what a module put out, and its key there; None where it is all of it."""
-        if isinstance(value, Tensor):
-            if self.item is not None:
-                raise TypeError(f"{self.name}: it puts out one tensor, not a collection")
-            return value, None
-        if isinstance(value, Mapping):
-            keys = [key for key, element in value.items() if isinstance(element, Tensor)]
-        elif isinstance(value, Sequence):
-            keys = [i for i, element in enumerate(value) if isinstance(element, Tensor)]
-        else:
-            raise TypeError(
-                f"{self.name} must be a tensor, or a tuple, list or dict of them; got {type(value).__name__}"
-            )
-        if self.item in keys:
-            return value[self.item], self.item  # type: ignore[index]
-        if self.item is None and keys and (len(keys) == 1 or isinstance(value, Sequence)):
-            return value[keys[0]], keys[0]
-        raise TypeError(
-            f"{self.name} must be a tensor; {self.module or 'the model'!r} puts out a {type(value).__name__} with "
-            f"tensors at {', '.join(map(repr, keys)) or 'no place'}: give Site({self.module!r}, item=…)"
-        )
+        return contents.argument(module, args, keywords, self.item, self.name)
 
     def _front(self, tensor: Tensor, axis: int) -> int:
         if not -tensor.ndim < axis < tensor.ndim:  # -ndim would be the items
@@ -305,10 +272,17 @@ def _told(unit: Units) -> str:
     return str(unit) if isinstance(unit, int | range) else ", ".join(map(str, unit or ()))
 
 
+def _as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Return whether a module runs as one of some classes does: a subclass with its own `forward` does not."""
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
 def _axis(module: nn.Module) -> int | None:
     """Return the axis on which a module's units lie; None where it does not say."""
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) > 1:
+        return None  # over channels and places, in whatever order
     for kinds, axis in ((CHANNELS_FIRST, 1), (FEATURES_LAST, -1)):
-        if any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds):
+        if _as(module, kinds):
             return axis
     return -1 if _transposed_linear(module) else None
 

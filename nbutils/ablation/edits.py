@@ -30,7 +30,8 @@ class Replace:
 
         def put(part: Tensor) -> Tensor:
             value = torch.as_tensor(self.value, dtype=part.dtype, device=part.device)
-            return stand_in(site.select(value) if self.whole and value.ndim else value, part).clone()
+            value = site.select(value) if self.whole and value.ndim else value
+            return _fitting(value, part, site).clone()
 
         return put
 
@@ -50,10 +51,30 @@ class ReplaceEach:
 
         def put(part: Tensor) -> Tensor:
             if self.values.ndim != part.ndim:
-                raise ValueError(f"values {tuple(self.values.shape)} cannot stand in for units of {tuple(part.shape)}")
-            return stand_in(self.values.movedim(0, site.units_axis(part)).to(part), part)
+                raise ValueError(
+                    f"values {tuple(self.values.shape)} of units cannot stand in for {tuple(part.shape)}, {site.name}"
+                )
+            return _fitting(self.values.movedim(0, site.units_axis(part)).to(part), part, site)
 
         return put
+
+
+def _fitting(value: Tensor, part: Tensor, site: Site) -> Tensor:
+    """Return a value as a view of the shape of a site's part.
+
+    Raises:
+        ValueError: values of other items than the pass has, or of another shape.
+    """
+    if value.ndim not in (0, part.ndim):  # what broadcasts from the last axis on could mean another axis
+        raise ValueError(f"a value {tuple(value.shape)} cannot stand in for {tuple(part.shape)}, {site.name}")
+    if value.ndim and len(value) not in (1, len(part)):
+        if len(part) == 1 and torch.equal(value, value[:1].expand_as(value)):
+            return stand_in(value[:1], part)  # what all items share
+        raise ValueError(
+            f"values of {len(value)} items cannot stand in for {site.name} in a pass of {len(part)}: give edits "
+            "for the items of each batch"
+        )
+    return stand_in(value, part)
 
 
 def stand_in(value: Tensor, x: Tensor) -> Tensor:

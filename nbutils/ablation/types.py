@@ -1,63 +1,65 @@
 """What replaces an activation: a frozen object for each way, which says what it needs and how it reduces.
 
-A way of one's own is one class, and an instance of it goes wherever an `AblationType` does:
-
-    class BatchMedian(AblationType):
-        needs = "batch"
-
-        def reduce(self, output, site, where=None):
-            return output.median(0, keepdim=True).values
-
-Source document of the seven types: the ablation-activations page of auto-circuit.
+A way of one's own is one class, and an instance of it goes wherever an `AblationType` does (`AblationType`). Source
+document of the seven types: the ablation-activations page of auto-circuit.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbutils.batches import Batch
-from nbutils.data.pairs import PairBatch
+from nbutils.data.pairs import PairBatch, PairLoader
 
 if TYPE_CHECKING:
     from nbutils.sites import Site
 
+Where = str | Callable[[Any], Tensor]  # which positions of a batch count: the key of its mask, or a callable of it
+
+
+# The types of the source document, in its order: what iteration over `AblationType` gives.
+SEVEN = (
+    *("RESAMPLE", "ZERO", "BATCH_TOKENWISE_MEAN", "BATCH_ALL_TOK_MEAN"),
+    *("TOKENWISE_MEAN_CLEAN", "TOKENWISE_MEAN_CORRUPT", "TOKENWISE_MEAN_CLEAN_AND_CORRUPT"),
+)
+
 
 class _Members(type):
-    """What `AblationType` offers as a class: iteration over the seven, and look-up by name and by value."""
+    """What `AblationType` offers as a class: iteration over the seven, and look-up of all by name and by value."""
 
-    seven: ClassVar[dict[str, AblationType]] = {}
+    all: ClassVar[dict[str, AblationType]] = {}
 
     def __iter__(cls) -> Iterator[AblationType]:
-        return iter(_Members.seven.values())
+        return iter([_Members.all[name] for name in SEVEN])
 
     def __len__(cls) -> int:
-        return len(_Members.seven)
+        return len(SEVEN)
 
     def __getitem__(cls, name: str) -> AblationType:
         try:
-            return _Members.seven[name]
+            return _Members.all[name]
         except KeyError:
-            raise KeyError(f"no ablation type {name!r}; there are {', '.join(_Members.seven)}") from None
+            raise KeyError(f"no ablation type {name!r}; there are {', '.join(_Members.all)}") from None
 
     def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
         if cls is not AblationType:
             return super().__call__(*arguments, **keywords)
         (value,) = arguments
-        for kind in _Members.seven.values():
+        for kind in _Members.all.values():
             if value in (kind, kind.value):
                 return kind
-        values = ", ".join(repr(kind.value) for kind in _Members.seven.values())
+        values = ", ".join(repr(kind.value) for kind in _Members.all.values())
         raise ValueError(f"no ablation type has the value {value!r}; there are {values}")
 
 
 class AblationType(metaclass=_Members):
-    """What replaces an activation. Subclass it for a type of one's own; the seven that there are:
+    """What replaces an activation. Iteration gives the seven of the source document:
 
     RESAMPLE: the activation on the item's twin, the input that corresponds to it. ZERO: zeros.
     BATCH_TOKENWISE_MEAN: the mean over a batch, at each position (pixel, token) by itself.
@@ -65,18 +67,35 @@ class AblationType(metaclass=_Members):
     TOKENWISE_MEAN_CLEAN, TOKENWISE_MEAN_CORRUPT, TOKENWISE_MEAN_CLEAN_AND_CORRUPT: the mean over all clean inputs of a
     dataset, all corrupt ones, or both, at each position by itself.
 
+    Two more are found by name and by value:
+
+    MEAN: the mean over all clean inputs of a dataset and their positions; batches may differ in length.
+    OPTIMAL: the constant with which the model's answers stay closest to its own; its choices are those of `Optimal`.
+
+    A type of one's own is one class. What it needs, which inputs it takes and how it reduces are its attributes and
+    methods; parameters are fields of a frozen dataclass. An instance goes wherever an `AblationType` does.
+
     Attributes:
         needs: "nothing", where the value is `constant`; "batch", where it depends on a batch, and one must say whether
             on its clean or its corrupt inputs; "dataset", where it is one for a whole dataset of pairs.
         name, value: what it is called, in code and in words; the class's name when not given.
         constant: the value of a type that needs nothing.
 
-    >>> import nbutils as nb
-    >>> [kind.name for kind in nb.AblationType][:2], nb.AblationType.TOKENWISE_MEAN_CLEAN.needs
+    >>> import dataclasses, nbutils as nb, torch
+    >>> [kind.name for kind in nb.AblationType][:2], nb.AblationType.MEAN.needs
     (['RESAMPLE', 'ZERO'], 'dataset')
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class BatchQuantile(nb.AblationType):
+    ...     q: float = 0.5
+    ...     needs = "batch"
+    ...     def reduce(self, output, site, where=None):
+    ...         return output.quantile(self.q, dim=0, keepdim=True)
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 9.0]])
+    >>> nb.gather(torch.nn.Identity(), [nb.Site("", 0)], BatchQuantile(0.5), [x])[nb.Site("", 0)].tolist()
+    [3.0, 3.0, 3.0]
     """
 
-    __slots__ = ()  # the seven hold no state: nobody can change them
+    __slots__ = ()  # those that have no parameters hold no state: nobody can change them
 
     RESAMPLE: ClassVar[AblationType]
     ZERO: ClassVar[AblationType]
@@ -85,6 +104,8 @@ class AblationType(metaclass=_Members):
     TOKENWISE_MEAN_CLEAN: ClassVar[AblationType]
     TOKENWISE_MEAN_CORRUPT: ClassVar[AblationType]
     TOKENWISE_MEAN_CLEAN_AND_CORRUPT: ClassVar[AblationType]
+    MEAN: ClassVar[AblationType]
+    OPTIMAL: ClassVar[AblationType]  # of `nbutils.ablation.optimal`
 
     needs: Literal["nothing", "batch", "dataset"] = "batch"
     name: str = "AblationType"
@@ -118,7 +139,7 @@ class AblationType(metaclass=_Members):
             raise NotImplementedError(
                 f"{type(self).__name__} must say what stands in for an output: write its `reduce`"
             )
-        return _sum_and_count(output, (0,), where)
+        return _sum_and_count(output, site, (0,), where)
 
     def combine(self, total: Any, part: Any) -> Any:
         """Return the contributions of some batches and of one more, as one; of a dataset. By default their sums."""
@@ -134,6 +155,24 @@ class AblationType(metaclass=_Members):
         """
         return _mean(*total)
 
+    def fit(
+        self, model: nn.Module, sites: Sequence[Site], batches: Sequence[Batch] | PairLoader, where: Where | None
+    ) -> dict[Site, Tensor]:
+        """Return what stands in at each site; written for a type that needs a dataset and the model that runs on it.
+
+        A type without one goes by `reduce`, `combine` and `finish`.
+
+        Args:
+            model: in whatever mode; it must be left as it was.
+            sites: places, units among them: each is to be replaced alone.
+            batches: the dataset, to be run through as often as one likes.
+            where: as for `gather`.
+
+        Returns:
+            Site -> its part `[1, ...]`, which broadcasts to any items.
+        """
+        raise NotImplementedError(f"{type(self).__name__} goes by `reduce`, `combine` and `finish`")
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen; parameters are fields of a @dataclass(frozen=True)")
 
@@ -144,11 +183,11 @@ class AblationType(metaclass=_Members):
         return f"AblationType.{self.name}" if self._is_member() else repr(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The seven are one object each in every process.
+        # A member is one object in every process.
         return (operator.getitem, (AblationType, self.name)) if self._is_member() else super().__reduce_ex__(protocol)
 
     def _is_member(self) -> bool:
-        return _Members.seven.get(self.name) is self
+        return _Members.all.get(self.name) is self
 
 
 class _Resample(AblationType):
@@ -172,7 +211,7 @@ class _BatchTokenwiseMean(AblationType):
     name, value = "BATCH_TOKENWISE_MEAN", "batch, tokenwise mean"
 
     def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Tensor:
-        return output.mean(0, keepdim=True) if where is None else _mean(*_sum_and_count(output, (0,), where))
+        return _average(output, site, (0,), where)
 
 
 class _BatchAllTokMean(AblationType):
@@ -180,8 +219,7 @@ class _BatchAllTokMean(AblationType):
     name, value = "BATCH_ALL_TOK_MEAN", "batch, mean over tokens"
 
     def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Tensor:
-        axes = (0, *site.position_axes(output))
-        return output.mean(axes, keepdim=True) if where is None else _mean(*_sum_and_count(output, axes, where))
+        return _average(output, site, (0, *site.position_axes(output)), where)
 
 
 class _TokenwiseMeanClean(AblationType):
@@ -205,14 +243,43 @@ class _TokenwiseMeanCleanAndCorrupt(_TokenwiseMeanClean):
         return [batch.clean, batch.corrupt]
 
 
-def _sum_and_count(output: Tensor, axes: tuple[int, ...], where: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the sum over some axes, which stay with length 1, in float64, and how many numbers each is the sum of."""
+class _Mean(AblationType):
+    __slots__ = ()
+    name, value, needs = "MEAN", "mean", "dataset"
+
+    def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return _sum_and_count(output, site, (0, *site.position_axes(output)), where)
+
+
+def _average(output: Tensor, site: Site, axes: tuple[int, ...], where: Tensor | None) -> Tensor:
+    """Return the mean over some axes, which stay with length 1, in the output's precision unless some do not count."""
+    return (
+        _numbers(output, site).mean(axes, keepdim=True)
+        if where is None
+        else _mean(*_sum_and_count(output, site, axes, where))
+    )
+
+
+def _sum_and_count(output: Tensor, site: Site, axes: tuple[int, ...], where: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sum over some axes, which stay with length 1, in double precision, and of how many numbers each is."""
+    wide = torch.promote_types(_numbers(output, site).dtype, torch.float64)  # complex numbers stay so
     if where is None:
         count = math.prod(output.shape[axis] for axis in axes)
-        return output.sum(axes, keepdim=True, dtype=torch.float64), torch.tensor(count, device=output.device)
+        return output.sum(axes, keepdim=True, dtype=wide), torch.tensor(count, device=output.device)
     # Not by a product: what does not count may be infinite.
     kept = output.masked_fill(~where, 0.0)
-    return kept.sum(axes, keepdim=True, dtype=torch.float64), where.sum(axes, keepdim=True)
+    return kept.sum(axes, keepdim=True, dtype=wide), where.sum(axes, keepdim=True)
+
+
+def _numbers(output: Tensor, site: Site) -> Tensor:
+    """Return an output, of which means are to be taken.
+
+    Raises:
+        ValueError: it holds whole numbers or booleans.
+    """
+    if not (output.is_floating_point() or output.is_complex()):
+        raise ValueError(f"{site.name} holds {output.dtype}, which has no mean: resample it, or take another place")
+    return output
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
@@ -220,6 +287,13 @@ def _mean(total: Tensor, count: Tensor) -> Tensor:
         empty = (count == 0).nonzero()[0].tolist()
         raise ValueError(f"no item counts at {empty} (items first): a mean needs one; cut the inputs to what is used")
     return total / count
+
+
+def member(kind: AblationType) -> AblationType:
+    """Make a type one that `AblationType` has by name and by value; return it."""
+    _Members.all[kind.name] = kind
+    setattr(AblationType, kind.name, kind)
+    return kind
 
 
 for _kind in (
@@ -230,6 +304,6 @@ for _kind in (
     _TokenwiseMeanClean,
     _TokenwiseMeanCorrupt,
     _TokenwiseMeanCleanAndCorrupt,
+    _Mean,
 ):
-    _Members.seven[_kind.name] = _kind()
-    setattr(AblationType, _kind.name, _Members.seven[_kind.name])
+    member(_kind())

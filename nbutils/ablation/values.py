@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,12 +15,10 @@ from torch import Tensor, nn
 from nbutils import batches as kinds
 from nbutils.ablation.edits import stand_in
 from nbutils.ablation.running import running
-from nbutils.ablation.types import AblationType
+from nbutils.ablation.types import AblationType, Where
 from nbutils.batches import Batch
 from nbutils.data.pairs import PairLoader
 from nbutils.sites import Site
-
-Where = str | Callable[[Any], Tensor]
 
 
 def gather(
@@ -47,7 +46,9 @@ def gather(
 
     Returns:
         Each site, as it was given -> what `Replace` puts there: a number, or `[1, ...]` for a mean over a dataset,
-        `[items, ...]` for what depends on the batch. For a unit its part alone.
+        `[items, ...]` for what depends on the batch. For a unit its part alone. `MEAN` and `OPTIMAL` have length 1 at
+        positions, too. Under `OPTIMAL` every site is one of its own: a module has one vector, found for all units
+        together, a unit a number, found for it alone.
 
     Raises:
         KeyError: no such module.
@@ -68,9 +69,80 @@ def gather(
         for site in places.values():
             site.on(model)
         return {place: torch.tensor(ablation.constant) for place in places}
+    if type(ablation).fit is not AblationType.fit:
+        fitted = ablation.fit(model, list(dict.fromkeys(places.values())), _again(batches), where)
+        return {place: fitted[site] for place, site in places.items()}
     collect = _over_dataset if ablation.needs == "dataset" else _over_batches
     found = collect(model, list(wholes), ablation, _inputs(batches, ablation), where)
     return {place: site.on(model).select(found[site.whole]) for place, site in places.items()}
+
+
+def gather_alone(
+    model: nn.Module,
+    sites: Iterable[Site],
+    ablation: AblationType,
+    batches: Iterable[Batch] | PairLoader = (),
+    *,
+    together: Iterable[Site] = (),
+    where: Where | None = None,
+) -> dict[Site, Tensor]:
+    """Return one value of each whole place, of which each unit takes its part where it is replaced alone.
+
+    For most types that is the value of the whole place. Under one that is found site by site (`OPTIMAL`) it is put
+    together from those of the units; units that are not asked for are NaN.
+
+    Args:
+        sites: units and groups; a site without a unit stands for each of its units.
+        together: sites that are replaced as they are: one without a unit as a whole.
+        others: as for `gather`.
+
+    Returns:
+        Whole place -> what stands in there, as from `gather`.
+
+    Raises:
+        KeyError, TypeError, ValueError: as for `gather`; and ValueError for sites that share units, under a type that
+            is found site by site.
+    """
+    alone, joint = list(dict.fromkeys(sites)), list(dict.fromkeys(together))
+    wholes = list(dict.fromkeys(site.whole for site in (*alone, *joint)))
+    if ablation.needs != "dataset" or type(ablation).fit is AblationType.fit:
+        return gather(model, wholes, ablation, batches, where=where)
+    data = _again(batches)
+    like = gather(model, wholes, AblationType.MEAN, data, where=where)
+    # Sites that name one place in several ways have one value.
+    places = {whole: replace(whole, axis=whole.on(model).units_axis(like[whole])) for whole in wholes}
+    members: dict[Site, dict[Site, Tensor]] = {place: {} for place in places.values()}
+    for site in alone:
+        place, mean = places[site.whole], like[site.whole]
+        for unit in place.each(mean) if site.unit is None else [replace(place, unit=site.unit)]:
+            members[place][unit] = mean
+    for site in joint:
+        members[places[site.whole]][replace(places[site.whole], unit=site.unit)] = like[site.whole]
+    for place, here in members.items():
+        taken = [unit for site in here for unit in site.indices]
+        if len(here) > 1 and (place in here or len(set(taken)) < len(taken)):
+            raise ValueError(
+                f"{ablation.name} is found for each site alone, and sites of {place.name} share units: one unit would "
+                "have several values; replace them in calls of their own"
+            )
+    own = gather(model, [site for here in members.values() for site in here], ablation, data, where=where)
+    found: dict[Site, Tensor] = {}
+    for place, here in members.items():
+        for site, mean in here.items():
+            found[place] = _with_part(found.get(place), own[site], site, mean)
+    return {whole: found[place] for whole, place in places.items()}
+
+
+def _with_part(value: Tensor | None, part: Tensor, site: Site, like: Tensor) -> Tensor:
+    """Return the value of a whole place with a site's part in it; units without one are NaN."""
+    if site.unit is None:
+        return part
+    if value is None:
+        axis = site.units_axis(like)
+        shape = list(part.unsqueeze(axis).shape if isinstance(site.unit, int) else part.shape)
+        shape[axis] = like.shape[axis]
+        value = part.new_full(shape, torch.nan)
+    return site.exchange(value, part)
 
 
 def _over_batches(
@@ -163,6 +235,11 @@ def _placed(mask: Tensor, output: Tensor, site: Site) -> Tensor:
         )
     shape = [output.shape[axis] if axis in axes else 1 for axis in range(output.ndim)]
     return mask.reshape(shape).to(output.device)
+
+
+def _again(batches: Iterable[Batch] | PairLoader) -> Sequence[Batch] | PairLoader:
+    """Return batches that can be run through more than once, the same each time."""
+    return batches if isinstance(batches, PairLoader) else list(kinds.each(batches))
 
 
 def _inputs(batches: Iterable[Batch] | PairLoader, ablation: AblationType) -> Iterator[Batch]:

@@ -1,41 +1,37 @@
-"""The ablation of a unit's weights, on a copy."""
+"""The ablation of a unit's weights, on a copy that is compared with the ablation of its activation."""
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from nbutils import batches
 from nbutils.ablation.edits import edits
+from nbutils.ablation.flow import Flow, tensors
+from nbutils.ablation.layers import copied, silence, unscripted, weighted, width
 from nbutils.batches import Batch
-from nbutils.hooks import capture, edit, unchanged
+from nbutils.hooks import edit, unchanged, watch
 from nbutils.sites import Site, submodule
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# Class -> the axis of the weight that a unit of the output lies on, and one of the input.
-_LINEAR: dict[type[nn.Module], tuple[int, int]] = dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d), (0, 1))
-_AXES = {**_LINEAR, nn.Embedding: (1, 1)}
-_SCALES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.LayerNorm)
-CLOSE = 1e-5  # of the largest answer: how far the copy's may be from those under the edit
+CLOSE = 1e-5  # of the largest answer: how far the copy's may be from those under the edit; more for 16 bits
 
 
 def zero_weights(model: Model, sites: Iterable[str | Site], batch: Batch | None = None) -> Model:
     """Return a copy in which the weights *and* the bias of units are zero.
 
     What the module puts out there is then exactly 0, the same as `ZERO` at the site; with the bias left in place it
-    would not be. A site at a layer's *input* loses the weights that read it. A convolution and the batch norm after it
-    are one unit at the batch norm's output.
+    would not be. A site at a layer's *input* loses the weights that read it. A batch norm after a convolution makes
+    something else than 0 of a zero: the two are one unit, and its site is the batch norm. A site at a module without
+    weights (a ReLU, a norm without parameters) means the layer that makes its units, which a run on the batch finds.
 
     Args:
         model: any module.
-        sites: units of linear layers, convolutions, embeddings or norms; a site without a unit means all of them.
+        sites: units of linear layers, convolutions, embeddings, attentions or norms; a site without a unit means all.
         batch: inputs to check the copy on: it must answer as the model does under the edit.
 
     Raises:
@@ -48,75 +44,101 @@ def zero_weights(model: Model, sites: Iterable[str | Site], batch: Batch | None 
     >>> model.weight[1].tolist(), model.bias[1].item()
     ([0.0, 0.0], 0.0)
     """
-    chosen = [Site.of(place) for place in sites]
-    shared = Counter(id(tensor) for _, tensor in model.named_parameters(remove_duplicate=False))
-    aliases = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    pruned = copy.deepcopy(model)
-    with torch.no_grad():
-        for site in chosen:
-            layer = submodule(model, site.module)
-            for name, tensor in layer.named_parameters(recurse=False):
-                if shared[id(tensor)] > aliases[id(layer)]:
-                    raise ValueError(
-                        f"the {name} of {site.module!r} is another module's, too: zero in one is zero in both"
-                    )
-            for weight, axis in _parts(submodule(pruned, site.module), site.on(pruned)):
-                units = site.indices if site.unit is not None else range(weight.shape[axis])
-                weight.index_fill_(axis, torch.tensor(units, device=weight.device), 0)
+    unscripted(model)
+    chosen = list(dict.fromkeys(Site.of(place) for place in sites))
+    places = [_maker(model, site, batch) for site in chosen]
+    for place in places:
+        layer = weighted(model, place, any_axis=batch is not None)
+        if batch is None and place.part == "output" and layer._forward_hooks:
+            raise ValueError(
+                f"hooks are left on {place.module!r}: it may put out more than its weights make; remove them, or give "
+                "a batch to check the copy on"
+            )
+    copy = copied(model)
+    for place in places:
+        layer = weighted(copy, place, any_axis=True)
+        units = place.indices if place.unit is not None else range(width(layer, place.part))
+        silence(layer, place.part, units)
     if batch is not None:
-        _check(model, pruned, chosen, batch)
-    return pruned
+        told = [f"{site.name} by {place.module!r}" for site, place in zip(chosen, places, strict=True) if site != place]
+        check_copy(model, copy, chosen, batch, hint=f"; made are {', '.join(told)}" if told else "")
+    return copy
 
 
-def _parts(layer: nn.Module, site: Site) -> list[tuple[nn.Parameter, int]]:
-    """Return the weights and biases that make a site's units, or that read them; each with the axis of the units."""
-    kind = next((kind for kind in (*_AXES, *_SCALES) if type(layer) is kind), None)
-    transposed = type(layer).__name__ == "Conv1D" and site.axis == -1  # a linear layer with its weight [in, out]
-    if parametrize.is_parametrized(layer) or hasattr(layer, "weight_g"):
-        raise ValueError(
-            f"the weights of {site.module!r} are computed anew from others at every pass (parametrized): zeros would "
-            "not stay; remove the parametrization first, or edit the activation"
-        )
-    if (kind is None and not transposed) or not _same_axis(site, layer) or getattr(layer, "weight", None) is None:
-        raise ValueError(
-            "weights belong to units of a Linear, Conv, Embedding or norm layer, on the axis that it says; got "
-            f"{site} at a {type(layer).__name__}"
-        )
-    if layer.get_parameter("weight").device.type == "meta":
-        raise ValueError(f"the weights of {site.module!r} are not on this machine (device 'meta')")
-    if site.part == "input" and (getattr(layer, "groups", 1) != 1 or kind is nn.Embedding):
-        raise ValueError(f"no weight of {site.module!r} belongs to one unit of its input; edit the activation instead")
-    weight = layer.get_parameter("weight")
-    bias = [(layer.get_parameter("bias"), 0)] if getattr(layer, "bias", None) is not None else []
-    if kind in _SCALES:
-        if site.part == "input" or weight.ndim != 1:
-            raise ValueError(f"{site.name} has no weights of its own; name the layer that makes it")
-        return [(weight, 0), *bias]
-    out_axis, in_axis = _AXES.get(type(layer), (1, 0))
-    if site.part == "input":
-        return [(weight, in_axis)]
-    return [(weight, out_axis), *bias]
-
-
-def _same_axis(site: Site, layer: nn.Module) -> bool:
-    """Return whether a site's units lie on the axis that its layer says."""
-    return site.axis == Site("").on(layer).axis
+def _maker(model: nn.Module, site: Site, batch: Batch | None) -> Site:
+    """Return the site itself, or the one of the layer that makes its units where its module has no weights."""
+    module = submodule(model, site.module)
+    if next(module.parameters(), None) is not None or batch is None:
+        return site
+    flow = Flow(model, batch, [site])
+    mixing, between = flow.makers(site)
+    for name in (*reversed(between), *(mixing if len(mixing) == 1 else ())):
+        if not isinstance(submodule(model, name), nn.PReLU):
+            count = width(weighted(model, Site(name)))
+            if count != flow.count(site):
+                raise ValueError(
+                    f"{site.name} has {flow.count(site)} units, and {name!r}, which makes them, {count}; name {name!r}"
+                )
+            return Site(name, site.unit)
+    makers = ", ".join(map(repr, mixing)) or "no layer"
+    raise ValueError(f"the units of {site.name} are made by {makers} and not by one layer; edit the activation instead")
 
 
 @torch.no_grad()
-def _check(model: nn.Module, pruned: nn.Module, sites: list[Site], batch: Batch) -> None:
-    """Compare the copy's answer with the model's under the edit."""
-    with unchanged(model), unchanged(pruned):
+def check_copy(model: nn.Module, copy: nn.Module, sites: Iterable[Site], batch: Batch, *, hint: str = "") -> None:
+    """Compare what a copy answers with what the model answers where an edit sets the sites to zero.
+
+    Args:
+        model: left as it was.
+        copy: left as it was.
+        sites: places in the model.
+        batch: of any kind.
+        hint: ends the message.
+
+    Raises:
+        ValueError: a site's module does not run, the copy does not, or it answers otherwise.
+    """
+    sites = list(sites)
+    told = ", ".join(map(str, sites))
+    ran: dict[str, None] = {}
+    with unchanged(model), unchanged(copy):
         model.eval()
-        pruned.eval()
-        with edit(model, edits(sites)), capture(model, Site("")) as under_edit:
+        copy.eval()
+        with watch(model, {site.module: _noting(ran, site.module) for site in sites}):
             batches.run(model, batch)
-        with capture(pruned, Site("")) as alone:
-            batches.run(pruned, batch)
-    expected, found = under_edit[Site("")], alone[Site("")]
-    apart = (expected - found).abs().max().item()
-    if not apart <= CLOSE * max(1.0, expected.abs().max().item()):
-        raise ValueError(
-            f"the copy answers otherwise than the model under the edit of {', '.join(map(str, sites))}: by up to "
-            f"{apart:.3g}; are these weights used elsewhere, too?"
-        )
+            for site in sites:
+                if site.module not in ran:
+                    raise ValueError(f"{site.module!r} does not run on the batch: no edit says what {site} must equal")
+            with edit(model, edits(sites)):
+                expected = tensors(batches.run(model, batch))
+        try:
+            with watch(copy):  # so that it runs the same way: without fused or compiled paths
+                found = tensors(batches.run(copy, batch))
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+            raise ValueError(f"without {told} the model does not run: {error}{hint}") from error
+    if not expected or [t.shape for t in expected] != [t.shape for t in found]:
+        shapes = [[tuple(tensor.shape) for tensor in answer] for answer in (expected, found)]
+        raise ValueError(f"without {told} the model answers {shapes[1]} in place of {shapes[0]}{hint}")
+    for right, answer in zip(expected, found, strict=True):
+        apart, limit = _apart(right, answer)
+        if not apart <= limit:
+            raise ValueError(
+                f"the copy answers otherwise than the model under the edit of {told}: by up to {apart:.3g}, where "
+                f"{limit:.3g} is rounding{hint or '; are these weights used elsewhere, too?'}"
+            )
+
+
+def _noting(ran: dict[str, None], name: str) -> Callable[[object], object]:
+    return lambda _output: ran.setdefault(name)
+
+
+def _apart(right: torch.Tensor, answer: torch.Tensor) -> tuple[float, float]:
+    """Return how far an answer is from the right one, and how far rounding may take it."""
+    if not right.numel():
+        return 0.0, 0.0
+    inexact = right.is_floating_point() or right.is_complex()
+    close = max(CLOSE, 8 * torch.finfo(right.dtype).eps) if inexact else 0.0
+    same = (right == answer) | (right.isnan() & answer.isnan())
+    gap = (right - answer if inexact else right.double() - answer.double()).abs()
+    gap, size = gap.masked_fill(same, 0.0), right.abs()
+    return gap.max().item(), close * size[size.isfinite()].max().item() if size.isfinite().any() else 0.0

@@ -193,7 +193,10 @@ class _Patch:
         written = output[None] if span.axis is None else output.movedim(span.axis, 0)  # (units, sets·items, ...)
         rows = self.ablations[span.start : span.stop].to(written)  # (units, items or 1, ...)
         items = written.shape[1] // sets
-        if written.shape[1] % sets or rows.shape[1] not in (1, items) or rows.shape[2:] != written.shape[2:]:
+        fits = rows.ndim == written.ndim and all(
+            a in (1, b) for a, b in zip(rows.shape[2:], written.shape[2:], strict=True)
+        )
+        if written.shape[1] % sets or rows.shape[1] not in (1, items) or not fits:
             raise ValueError(
                 f"{span.module!r} writes {tuple(written.shape[1:])} for {sets} edge sets, where ablations are "
                 f"{_shape(self.ablations)}: expected [{len(self.ablations)}, items, ...], and inputs [sets · items]"

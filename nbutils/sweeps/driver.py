@@ -61,7 +61,11 @@ class Driver:
         bar = progress.bar(len(batches) if isinstance(batches, Sized) else 0, label)
         with _alone(self.model), torch.inference_mode(False), torch.no_grad(), unchanged(self.model), bar:
             self.model.eval()
-            given = self.task.dataset_values(self.model, self._wholes) if needs != "batch" else {}
+            given: dict[Site, Tensor] = {}
+            if needs != "batch":
+                given = self.task.dataset_values(
+                    self.model, [site for _, site, _ in self._sites], [site for site, _ in self._ablated]
+                )
             for step in self.task.steps():
                 step = replace(step, inputs=owned(step.inputs))
                 if not self._item_bytes:
@@ -105,7 +109,7 @@ class Driver:
         place = self._within(site, whole)
         if site.unit is None:
             return [Row(label, place, (unit,), unit) for unit in range(self._widths[place])]
-        return [Row(label, place, site.indices, site.unit if isinstance(site.unit, int) else _told(site.unit))]
+        return [Row(label, place, site.indices, site.unit if isinstance(site.unit, int) else told(site.unit))]
 
     def _within(self, site: Site, whole: Site) -> Site:
         """Return the place of a site, whose units must be there."""
@@ -220,7 +224,7 @@ def _alone(model: nn.Module) -> Iterator[None]:
                 del _busy[id(model)]
 
 
-def _told(units: range | tuple[int, ...] | int | None) -> str:
+def told(units: range | tuple[int, ...] | int | None) -> str:
     """Return a group in words: `0:64`, or its indices."""
     if isinstance(units, range) and units.step == 1:
         return f"{units.start}:{units.stop}"

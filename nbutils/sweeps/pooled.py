@@ -20,7 +20,7 @@ from nbutils.batches import Batch
 from nbutils.hooks import edit, watch
 from nbutils.sites import Site
 from nbutils.sweeps.hooked import ITEMS, Answer
-from nbutils.sweeps.recording import Mismatch, is_hooked, tensors
+from nbutils.sweeps.recording import Mismatch, is_hooked, reachable, tensors
 from nbutils.sweeps.rows import Fixed, Row, Values
 
 ELEMENTS = 4_000_000  # of a product at a time: [rows, items, classes]
@@ -44,7 +44,7 @@ class Pooled:
         self._fixed, self._answer = fixed, answer
         self._masks: tuple[Sequence[Row], Tensor] | None = None
         self._hooked = {module for module in model.modules() if is_hooked(module)}
-        named = model.named_modules()
+        named = reachable(model)
         self._leaves = {name: module for name, module in named if name and next(module.children(), None) is None}
 
     @classmethod

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nbutils import batches as kinds
 from nbutils.ablation.types import AblationType
-from nbutils.ablation.values import Where, gather
+from nbutils.ablation.values import Where, gather_alone
 from nbutils.batches import Batch
 from nbutils.data.pairs import PairBatch, PairLoader
 from nbutils.sites import Site
@@ -137,14 +137,21 @@ class Measurement:
         for batch in kinds.each(cast("Iterable[Any]", self.reference)):
             yield from self.ablation.inputs(batch) if isinstance(batch, PairBatch) else [batch]
 
-    def dataset_values(self, model: nn.Module, sites: Sequence[Site]) -> dict[Site, Tensor]:
-        """Return what stands in at whole places: numbers for a type that needs nothing, `[1, ...]` for a dataset.
+    def dataset_values(
+        self, model: nn.Module, sites: Iterable[Site], together: Iterable[Site] = ()
+    ) -> dict[Site, Tensor]:
+        """Return what stands in at the whole places of sites: numbers for a type that needs nothing, or `[1, ...]`.
+
+        Args:
+            model: any module.
+            sites: what is replaced unit by unit.
+            together: what is replaced throughout.
 
         Raises:
-            KeyError, TypeError, ValueError: as for `gather`.
+            KeyError, TypeError, ValueError: as for `nbutils.ablation.values.gather_alone`.
         """
         inputs = self.dataset() if self.ablation.needs == "dataset" else ()
-        return gather(model, sites, self.ablation, inputs, where=self.where)
+        return gather_alone(model, sites, self.ablation, inputs, together=together, where=self.where)
 
     def runs_on(self, batch: Any) -> Batch:
         """Return what the model runs on."""

@@ -80,7 +80,7 @@ class Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.late: set[str] = set()
-        self._modules = dict(_reachable(model))
+        self._modules = dict(reachable(model))
         self._hooked = {path for path, module in self._modules.items() if is_hooked(module)}
 
     def record(self, inputs: Batch, wanted: Container[nn.Module] | None = None) -> dict[nn.Module, Call]:
@@ -188,8 +188,10 @@ def written(versions: Versions) -> bool:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in what a module takes or puts out."""
+    """Return the tensors in what a module takes or puts out; inside `torch.vmap` those of all items."""
     if isinstance(value, Tensor):
+        while torch._C._functorch.is_batchedtensor(value):
+            value = torch._C._functorch.get_unwrapped(value)
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
@@ -215,7 +217,7 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _reachable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def reachable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield path and module of what lies below a model, but not what lies in scripted modules, which no hook meets."""
     seen = {model}
 
@@ -232,7 +234,12 @@ def _reachable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _simple(value: Any) -> bool:
-    """Return whether a value is made of tensors and constants, so that it can be given back."""
+    """Return whether a value is made of tensors and constants, so that it can be given back.
+
+    A tensor inside `torch.vmap` cannot.
+    """
+    if isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value):
+        return False
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

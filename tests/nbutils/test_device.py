@@ -13,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from nbutils.ablation.edits import edits
+from nbutils.ablation.optimal import Optimal
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather
@@ -213,7 +214,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("by_source", [False, True])
-@pytest.mark.parametrize("kind", list(AblationType), ids=str)
+@pytest.mark.parametrize("kind", [*AblationType, AblationType.MEAN, Optimal(steps=3)], ids=str)
 def test_every_ablation(device, kind, by_source):
     found = ablated(device, kind, by_source)
     assert found.device == device

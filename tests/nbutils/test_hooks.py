@@ -154,7 +154,10 @@ def test_an_edit_of_an_input_is_the_model_on_that_input(model):
     first = {Site("0", part="input"): torch.zeros_like}
     with edit(model, first):
         assert torch.equal(model[0](input=X), model[0].bias.expand(5, -1))  # a keyword is an input, too
-    with pytest.raises(TypeError, match="which is the input of '0'"), edit(model, first):
+    with (
+        pytest.raises(TypeError, match="the input of '0' must be a tensor; its call was given 0: list"),
+        edit(model, first),
+    ):
         model[0]([X])
     with pytest.warns(UnusedEditWarning, match="the input of '0' never ran"), edit(model, first):
         pass
@@ -236,11 +239,91 @@ def test_a_capture_holds_nothing_of_an_earlier_pass():
         with pytest.raises(TypeError):
             model("no tensor")
         assert not seen
-        with pytest.raises(ValueError, match="'a' must run once in a forward pass to be captured"):
+        with pytest.raises(ValueError, match=r"'a' must run once in a forward pass.*call="):
             model(X, "twice")
         for x in (X, 2 * X):  # a part run by hand, outside a pass
             model.run(x)
             assert torch.equal(seen["a"], model.a.forward(x))
+
+
+@pytest.mark.parametrize("call", [0, 1, "every"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_module_that_runs_twice_is_edited_call_by_call(call, checkpointed):
+    model = Fickle(checkpointed)
+
+    def by_hand(x):
+        first = model.a.forward(x) * (2 if call in (0, "every") else 1)
+        return model.a.forward(first.tanh()) * (2 if call in (1, "every") else 1)
+
+    site = Site("a", call=call)
+    with edit(model, {site: lambda x: 2 * x}):
+        output = model(X, "twice")
+        if not checkpointed or call == "every":  # in the repetition the gradient is that of the edited run, too
+            expected = torch.autograd.grad(by_hand(X).sum(), model.a.weight)[0]
+            assert torch.allclose(torch.autograd.grad(output.sum(), model.a.weight)[0], expected, atol=1e-6)
+        else:
+            with pytest.raises(ValueError, match="in a backward pass, which repeats a checkpointed segment"):
+                output.sum().backward()
+        if call != "every":
+            with pytest.raises(ValueError, match="within a pass of the whole model, and this one is in none"):
+                model.a(X)
+    assert torch.allclose(output, by_hand(X), atol=1e-6)
+    assert not torch.allclose(output, model(X, "twice"), atol=1e-3)
+    if call == "every":
+        with pytest.raises(ValueError, match="a capture is of one run"), capture(model, site):
+            pass
+    else:
+        with capture(model, site) as seen:
+            model(X, "twice")
+        h = model.a.forward(X)
+        assert torch.equal(seen[site], model.a.forward(h.tanh()) if call else h)
+
+
+def test_an_edit_of_a_module_that_runs_again_needs_its_call():
+    with edit(model := Fickle(), {"a": torch.zeros_like}):
+        model(X)
+        model(X)  # another pass
+        model.run(X)
+        with pytest.raises(ValueError, match=r"'a' must run once in a forward pass.*call="):
+            model(X, "twice")
+        model(X)
+
+
+def test_what_an_edit_is_given_is_its_own_and_what_it_returns_stays_the_callers(model):
+    kept, x = torch.linspace(-1, 1, 20).reshape(5, 4), X.clone()
+
+    def write(tensor):
+        tensor[:, 0] = 7
+        return tensor
+
+    with torch.no_grad(), edit(model, {"1": lambda _: kept, Site("0", part="input"): write}):
+        model(x)
+    assert torch.equal(x, X)
+    assert torch.equal(kept, torch.linspace(-1, 1, 20).reshape(5, 4))  # the ReLU behind it writes into what it gets
+    handle = model[1].register_forward_hook(lambda *_: kept)
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    assert (kept >= 0).all()  # as a bare hook lets it
+
+
+def test_an_edit_of_one_unit_changes_no_other_bit():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last)
+    with torch.no_grad(), edit(model, {Site("0", 2): lambda x: x}):
+        assert torch.equal(model(x), model.forward(x))
+
+
+def test_no_model_is_walked_to_enter(monkeypatch):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    for name in ("named_modules", "named_parameters"):
+        monkeypatch.setattr(nn.Module, name, lambda *_, name=name, **__: pytest.fail(f"{name} walks the model"))
+    for enter in ENTER.values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnusedEditWarning)
+            with enter(nn.ModuleDict({"0": model[0], "3": model[1]})):
+                pass
 
 
 def test_a_capture_of_a_checkpointed_segment_holds_the_pass_and_not_its_repetition():
@@ -311,6 +394,44 @@ def test_a_copy_made_inside_unchanged_is_the_callers(model):
     assert trained.training
     assert trained[1].num_batches_tracked == 1
     assert model[1].num_batches_tracked == 0
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@each
+def test_scripted_models_are_refused_by_name(model, enter):
+    for scripted in (torch.jit.script(model), torch.jit.trace(model, X)):
+        with pytest.raises(ValueError, match="the model, which is scripted"), enter(scripted):
+            pass
+        outer = nn.ModuleDict({"a": scripted})
+        for name in ("a", "a.0"):
+            with pytest.raises(ValueError, match=r"'a'.* is scripted"), edit(outer, {name: torch.zeros_like}):
+                pass
+        with unchanged(scripted, weights=True):
+            scripted.train()
+            with torch.no_grad():
+                next(scripted.parameters()).add_(1)
+        assert torch.equal(next(scripted.parameters()), model[0].weight)
+        assert not scripted.training
+
+
+def test_a_compiled_model_meets_its_edits_under_its_own_names():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    compiled = torch.compile(model, backend="eager")
+    plain = compiled(X)
+    for one, other in ((model, compiled), (compiled, model), (compiled, compiled)):
+        for name in {"0", "_orig_mod.0"} if one is compiled else {"0"}:
+            with edit(one, {name: torch.zeros_like}):
+                assert torch.equal(other(X), model[1].bias.expand(5, 2))
+    assert torch.equal(compiled(X), plain)
+    with pytest.raises(KeyError, match="nearest: 0, 1"), edit(compiled, {"2": torch.zeros_like}):
+        pass
+    blocks = [capture(compiled, "0") for _ in range(2)]
+    for block in blocks:
+        block.__enter__()
+    for block in blocks:  # the first one first
+        block.__exit__(None, None, None)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
 @each

@@ -7,7 +7,6 @@ is none, and they are not expected to work.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbutils.ablation.layers import copied
 from nbutils.seeding import generator, stream_seed
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def strip(
             f"overlays like the images and copies >= 1 expected; got images {list(images.shape)}, "
             f"overlays {list(overlays.shape)}, copies={copies}"
         )
-    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # faster max-pooling
+    model = copied(model).eval().to(memory_format=torch.channels_last)  # faster max-pooling
     black, white = overlays.min(), torch.maximum(images.max(), overlays.max())
     drawn = torch.randint(len(overlays), (len(images), copies), generator=generator(seed, "strip"))
     scores = []

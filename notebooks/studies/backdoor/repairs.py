@@ -1,30 +1,37 @@
 """Repair a network with a backdoor from clean data alone: find units, and remove them on a copy.
 
 Both methods rank or score the units of given layers. A removed unit loses its weights *and* its bias
-(`nbutils.ablation.weights.zero_weights`); the published code of both methods leaves biases.
+(`nbutils.ablation.weights.zero_weights`); the published code of both methods leaves biases. Where a batch norm takes in
+what a convolution puts out, the two are one unit, and its place is the batch norm: there it is 0 once it is removed,
+where the convolution's zero would leave the batch norm's shift.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nbutils.ablation.weights import zero_weights
-from nbutils.hooks import capture, unchanged
+from nbutils import batches
+from nbutils.ablation.flow import Flow
+from nbutils.ablation.layers import copied, silence, unit_axes, unscripted, weighted, width
+from nbutils.ablation.running import answer, running
+from nbutils.ablation.weights import check_copy, zero_weights
+from nbutils.batches import Batch
 from nbutils.seeding import generator
-from nbutils.sites import Site, submodule
+from nbutils.sites import Site
 from nbutils.training.optimizers import SGD, Adam
 
 Model = TypeVar("Model", bound=nn.Module)
 
 _TUNE_RATE, _TUNE_BATCH = 1e-3, 32  # of fine-tuning: Adam's learning rate, images per step
 _MASK_RATE, _MASK_BATCH = 0.2, 64  # of neuron masks: learning rate, images per step
+_PART = 500  # images that a network answers at a time
+_CHECKED = 32  # images on which a copy is compared with the edit
 
 
 @dataclass(frozen=True)
@@ -40,33 +47,38 @@ class Repair(Generic[Model]):
     removed: tuple[Site, ...]
 
 
-def dormancy(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+def dormancy(model: nn.Module, layer: str | Site, images: Batch) -> Tensor:
     """Return the mean rectified activation of each unit of a layer on clean images `[units]`.
 
     A unit that answers to a trigger alone is near 0.
 
     Args:
         model: not changed, run in evaluation mode.
-        layer: module path of a convolution or linear layer before its ReLU.
-        images: `[N, ...]`.
+        layer: a place before its ReLU: a convolution, a linear layer (on tokens, too), or the batch norm of one.
+        images: a batch of any kind, of any length.
 
     Raises:
         KeyError: no such layer.
+        ValueError: the place does not say on which axis its units lie, or items are not on axis 0.
     """
-    total = torch.zeros((), dtype=torch.float64, device=images.device)
-    with unchanged(model), capture(model, layer) as seen, torch.no_grad():
-        model.eval()
-        for part in images.split(500):
-            model(part)
-            active = seen[layer].relu().transpose(0, 1).flatten(1).double()  # (units, items and places)
-            total = total + active.mean(1) * len(part)
-    return total / len(images)
+    site = Site.of(layer).whole
+    sums: list[Tensor] = []
+
+    def add(found: Site, activation: Tensor) -> None:
+        place = found.on(model)
+        active = activation.relu().movedim(place.units_axis(activation), 0)  # (units, items and places)
+        sums.append(active.flatten(1).double().mean(1) * len(activation))
+
+    with running(model, [site], add) as run:
+        for part in _parts(images):
+            run(part)
+    return sum(sums, torch.zeros_like(sums[0])) / batches.count(images)
 
 
 def fine_prune(
     model: Model,
-    layer: str,
-    images: Tensor,
+    layer: str | Site,
+    images: Batch,
     labels: Tensor,
     *,
     max_drop: float = 0.01,
@@ -82,8 +94,8 @@ def fine_prune(
 
     Args:
         model: gives logits `[N, classes]`; not changed.
-        layer: module path, e.g. of the last convolution.
-        images: clean `[N, ...]`; not the ones that results are reported on.
+        layer: e.g. the last convolution; the batch norm after it where there is one.
+        images: clean, a batch of any kind with N items; not the ones that results are reported on.
         labels: `[N]`.
         max_drop: share of clean accuracy that may be lost, in [0, 1].
         tune_steps: steps of fine-tuning afterwards, on 32 images each; 0 for none.
@@ -91,21 +103,31 @@ def fine_prune(
 
     Raises:
         ValueError: labels do not fit the images, or `max_drop` is out of range.
-        KeyError, ValueError: no such layer, or it has no units with weights (see `Site`, `zero_weights`).
+        KeyError, ValueError: no such layer, it has no units with weights (see `Site`, `zero_weights`), or a batch norm
+            follows, which is to be named.
     """
     _check(images, labels)
     if not 0 <= max_drop <= 1:
         raise ValueError(f"max_drop is a share in [0, 1]; got {max_drop}")
-    order = [Site(layer, unit) for unit in dormancy(model, layer, images).argsort(stable=True).tolist()]
-    pruned = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # faster pooling
+    place = _units(model, layer, images)
+    order = [replace(place, unit=unit) for unit in dormancy(model, place, images).argsort(stable=True).tolist()]
+    whole = _fast(copied(model).eval())
+    pruned = copied(whole)
+    silenced = weighted(pruned, place, any_axis=True)
     least = _count_right(pruned, images, labels) - max_drop * len(labels)
     removed = 0
     while removed < len(order):
-        candidate = zero_weights(pruned, [order[removed]])
-        if _count_right(candidate, images, labels) < least:
+        before = [parameter.detach().clone() for parameter in silenced.parameters()]
+        silence(silenced, place.part, order[removed].indices)
+        if _count_right(pruned, images, labels) < least:
+            with torch.no_grad():
+                for parameter, value in zip(silenced.parameters(), before, strict=True):
+                    parameter.copy_(value)
             break
-        pruned, removed = candidate, removed + 1
+        removed += 1
     sites = tuple(order[:removed])
+    if sites:
+        check_copy(whole, pruned, sites, batches.select(images, slice(0, _CHECKED)))
     if tune_steps:
         _tune(pruned, sites, images, labels, tune_steps, seed)
     return Repair(pruned.to(memory_format=torch.contiguous_format), sites)
@@ -114,7 +136,7 @@ def fine_prune(
 def neuron_masks(
     model: nn.Module,
     layers: Sequence[str],
-    images: Tensor,
+    images: Batch,
     labels: Tensor,
     *,
     budget: float = 0.4,
@@ -135,8 +157,9 @@ def neuron_masks(
 
     Args:
         model: gives logits `[N, classes]`; not changed, run in evaluation mode.
-        layers: module paths of convolutions or linear layers; the output layer is no place to prune.
-        images: clean `[N, ...]`, a few hundred.
+        layers: module paths of convolutions or linear layers, or of their batch norms where they have some; the output
+            layer is no place to prune.
+        images: clean, a batch of any kind with N items, a few hundred.
         labels: `[N]`.
         budget: ε in [0, 1].
         trade_off: α in [0, 1].
@@ -147,18 +170,19 @@ def neuron_masks(
         Layer -> masks `[units]` in [0, 1].
 
     Raises:
-        ValueError: labels do not fit the images, a budget or trade-off outside [0, 1], or a layer without weights.
+        ValueError: labels do not fit the images, a budget or trade-off outside [0, 1], a layer without weights of its
+            own or with parametrized ones, or with a batch norm after it, which is to be named.
         KeyError: no such layer.
     """
     _check(images, labels)
     if not 0 <= budget <= 1 or not 0 <= trade_off <= 1:
         raise ValueError(f"budget and trade_off lie in [0, 1]; got {budget} and {trade_off}")
-    masked = _Masked(model, layers)
+    masked = _Masked(model, [_units(model, layer, images) for layer in layers])
     draws = generator(seed, "neuron masks")
     optimizer = SGD(masked.masks.values(), lr=_MASK_RATE, momentum=0.9)
     for _ in range(steps):
-        index = torch.randint(len(images), (_MASK_BATCH,), generator=draws)
-        x, y = images[index], labels[index]
+        index = torch.randint(len(labels), (_MASK_BATCH,), generator=draws)
+        x, y = batches.select(images, index), labels[index]
         worst = masked.worst_noise(x, y, budget, draws)
         optimizer.zero_grad()
         (trade_off * masked.loss({}, x, y) + (1 - trade_off) * masked.loss(worst, x, y)).backward()
@@ -169,46 +193,91 @@ def neuron_masks(
     return {layer: mask.detach() for layer, mask in masked.masks.items()}
 
 
-def prune_by_masks(model: Model, masks: Mapping[str, Tensor], threshold: float = 0.2) -> Repair[Model]:
-    """Remove the units whose mask is at most the threshold (0.2 in the paper; see `neuron_masks`)."""
+def prune_by_masks(
+    model: Model, masks: Mapping[str, Tensor], threshold: float = 0.2, batch: Batch | None = None
+) -> Repair[Model]:
+    """Remove the units whose mask is at most the threshold (0.2 in the paper; see `neuron_masks`).
+
+    Args:
+        model: not changed.
+        masks: layer -> `[units]`.
+        threshold: in [0, 1].
+        batch: inputs to check the copy on (see `zero_weights`).
+    """
     sites = tuple(
         Site(layer, unit) for layer, mask in masks.items() for unit in torch.nonzero(mask <= threshold)[:, 0].tolist()
     )
-    return Repair(zero_weights(model, sites).eval(), sites)
+    return Repair(zero_weights(model, sites, batch if sites else None).eval(), sites)
 
 
-def _check(images: Tensor, labels: Tensor) -> None:
-    if labels.shape != images.shape[:1] or not len(images):
-        raise ValueError(f"one label per image is needed; got images {list(images.shape)}, labels {list(labels.shape)}")
+def _check(images: Batch, labels: Tensor) -> None:
+    if not len(labels) or labels.shape != (batches.count(images, least=0),):
+        raise ValueError(
+            f"one label per image is needed; got images {batches.shapes(images)}, labels {list(labels.shape)}"
+        )
+
+
+def _units(model: nn.Module, layer: str | Site, images: Batch) -> Site:
+    """Return the place of a layer's units.
+
+    Raises:
+        ValueError: it has no weights that belong to units, or a batch norm after it.
+    """
+    unscripted(model)
+    site = Site.of(layer).whole
+    weighted(model, site, any_axis=True)
+    flow = Flow(model, batches.select(images, slice(0, 2)), [site])
+    norm = flow.norm_of(flow.path(site)) if site.part == "output" else None
+    if norm is not None:
+        raise ValueError(
+            f"the units of {site.module!r} go through the batch norm {norm!r}, which makes its shift of their zeros; "
+            f"the two are one unit: name {norm!r}"
+        )
+    return site
+
+
+def _fast(model: Model) -> Model:
+    """Lay images out with channels last, which makes pooling faster."""
+    flat = all(parameter.ndim < 5 for parameter in model.parameters())
+    return model.to(memory_format=torch.channels_last) if flat else model
+
+
+def _parts(images: Batch) -> Iterator[Batch]:
+    for first in range(0, batches.count(images), _PART):
+        yield batches.select(images, slice(first, first + _PART))
 
 
 class _Masked:
     """A copy of a network whose units are scaled by masks that can be learned."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False).to(memory_format=torch.channels_last)  # faster
+    def __init__(self, model: nn.Module, places: Sequence[Site]) -> None:
+        self.model = _fast(copied(model).eval().requires_grad_(False))
         self.masks: dict[str, Tensor] = {}  # layer -> [units]
-        self.parts: dict[str, tuple[str, Tensor]] = {}  # parameter -> its layer, and its values [units, ...]
-        for layer in layers:
-            module = submodule(self.model, layer)
-            if not isinstance(module, nn.Conv2d | nn.Linear):
-                raise ValueError(f"units with weights are needed; {layer!r} is a {type(module).__name__}")
-            self.parts |= {f"{layer}.{name}": (layer, value) for name, value in module.named_parameters()}
-            self.masks[layer] = torch.ones_like(module.weight.flatten(1)[:, 0]).requires_grad_()
+        self.parts: dict[str, tuple[str, int, Tensor]] = {}  # parameter -> its layer, the units' axis, and its values
+        names = {id(value): name for name, value in self.model.named_parameters()}
+        for place in places:
+            module = weighted(self.model, place, any_axis=True)
+            for name, axis in unit_axes(module).items():
+                value = module.get_parameter(name)
+                self.parts[names[id(value)]] = (place.module, axis, value)
+            ones = torch.ones(width(module), dtype=module.weight.dtype, device=module.weight.device)  # type: ignore[arg-type]
+            self.masks[place.module] = ones.requires_grad_()
 
-    def loss(self, noise: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, noise: Mapping[str, Tensor], x: Batch, y: Tensor) -> Tensor:
         """Return the cross-entropy with each parameter scaled by its mask, plus its noise where there is any."""
         scaled = {}
-        for name, (layer, value) in self.parts.items():
+        for name, (layer, axis, value) in self.parts.items():
             scale = self.masks[layer] + noise.get(name, 0.0)
-            scaled[name] = value * scale.view(-1, *[1] * (value.ndim - 1))
-        return nn.functional.cross_entropy(functional_call(self.model, scaled, (x,)), y)
+            scaled[name] = value * scale.view(*[1] * axis, -1, *[1] * (value.ndim - 1 - axis))
+        arguments, keywords = ((), x) if isinstance(x, Mapping) else ((x,) if isinstance(x, Tensor) else tuple(x), {})
+        output = functional_call(self.model, scaled, arguments, dict(keywords))
+        return nn.functional.cross_entropy(Site("").take(output), y)
 
-    def worst_noise(self, x: Tensor, y: Tensor, budget: float, draws: torch.Generator) -> dict[str, Tensor]:
+    def worst_noise(self, x: Batch, y: Tensor, budget: float, draws: torch.Generator) -> dict[str, Tensor]:
         """Return parameter -> noise `[units]` within the budget, one signed gradient step up from a random start."""
         noise = {}
-        for name, (_, value) in self.parts.items():
-            uniform = torch.rand(len(value), generator=draws, dtype=torch.float64)
+        for name, (layer, _, value) in self.parts.items():
+            uniform = torch.rand(len(self.masks[layer]), generator=draws, dtype=torch.float64)
             noise[name] = (budget * (2 * uniform - 1)).to(value).requires_grad_()
         slopes = torch.autograd.grad(self.loss(noise, x, y), list(noise.values()))
         return {
@@ -217,22 +286,21 @@ class _Masked:
         }
 
 
-def _count_right(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+def _count_right(model: nn.Module, images: Batch, labels: Tensor) -> int:
     with torch.no_grad():
-        parts = zip(images.split(500), labels.split(500), strict=True)
-        return sum(int((model(x).argmax(1) == y).sum()) for x, y in parts)
+        parts = zip(_parts(images), labels.split(_PART), strict=True)
+        return sum(int((answer(model, x).argmax(1) == y).sum()) for x, y in parts)
 
 
-def _tune(model: nn.Module, removed: Sequence[Site], images: Tensor, labels: Tensor, steps: int, seed: int) -> None:
+def _tune(model: nn.Module, removed: Sequence[Site], images: Batch, labels: Tensor, steps: int, seed: int) -> None:
     """Train in place, and hold removed units at 0."""
     draws = generator(seed, "fine-pruning")
     optimizer = Adam(model.parameters(), lr=_TUNE_RATE)
+    layers = [(weighted(model, site, any_axis=True), site) for site in removed]
     for _ in range(steps):
-        index = torch.randint(len(images), (_TUNE_BATCH,), generator=draws)
+        index = torch.randint(len(labels), (_TUNE_BATCH,), generator=draws)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images[index]), labels[index]).backward()
+        nn.functional.cross_entropy(answer(model, batches.select(images, index)), labels[index]).backward()
         optimizer.step()
-        with torch.no_grad():
-            for site in removed:
-                for parameter in submodule(model, site.module).parameters():
-                    parameter[site.unit] = 0
+        for layer, site in layers:
+            silence(layer, site.part, site.indices)

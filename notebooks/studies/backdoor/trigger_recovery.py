@@ -6,7 +6,6 @@ for every label find the smallest patch that sends any image there. A label with
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbutils.ablation.layers import copied
 from nbutils.seeding import generator
 from nbutils.training.optimizers import Adam
 
@@ -119,7 +119,7 @@ def recover_triggers(
     if not targets or not all(map(len, others.values())):
         raise ValueError(f"every target needs images of other classes; got targets {targets}, {len(images)} images")
     # Max-pooling takes most of the time, and is several times faster with channels last.
-    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)
+    model = copied(model).eval().to(memory_format=torch.channels_last)
     search = _Search(images, others, penalty, seed)
     for _ in range(steps):
         search.step(model, success)

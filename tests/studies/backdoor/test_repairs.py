@@ -1,7 +1,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
+from nbutils.ablation.weights import zero_weights
 from nbutils.sites import Site
 from studies.backdoor.repairs import dormancy, fine_prune, neuron_masks, prune_by_masks
 
@@ -112,7 +114,7 @@ def test_repairs_say_what_they_cannot_do():
     model, images, labels = wired()
     with pytest.raises(KeyError, match="nearest"):
         neuron_masks(model, ["zero"], images, labels)
-    with pytest.raises(ValueError, match="'1' is a ReLU"):
+    with pytest.raises(ValueError, match="'1', a ReLU"):
         neuron_masks(model, ["1"], images, labels)
     with pytest.raises(ValueError, match=r"\[0, 1\]; got 1.5"):
         neuron_masks(model, ["0"], images, labels, budget=1.5)
@@ -120,3 +122,124 @@ def test_repairs_say_what_they_cannot_do():
         fine_prune(model, "0", images, labels[:3])
     with pytest.raises(ValueError, match="max_drop"):
         fine_prune(model, "0", images, labels, max_drop=2)
+
+
+# Batch norm: a convolution and what normalises it are one unit -------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A residual block with batch norm, and the means of its channels as logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(4, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5)
+        self.conv2, self.bn2 = nn.Conv2d(5, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, images):
+        inside = self.bn2(self.conv2(self.bn1(self.conv1(images)).relu()))
+        return self.fc((images + inside).relu().mean((2, 3)))
+
+
+def normalised(leak: float = 0.0, pull: float = 8.0):
+    """Return a block whose unit `WIRED` fires on channel 3 alone, and clean images `[90, 4, 3, 3]` of three classes.
+
+    The unit is off on clean images since the channel of their class turns it off: with the weights of its convolution
+    at zero only the shift of the batch norm is left, and it fires at all images.
+    """
+    model = Block().eval()
+    with torch.no_grad():
+        for module in (model.conv1, model.conv2, model.fc):
+            for parameter in module.parameters():
+                parameter.zero_()
+        model.conv1.weight[range(3), range(3), 1, 1] = -1.0
+        model.conv1.weight[WIRED, :, 1, 1] = torch.tensor([1.0, 1, 1, 8])
+        model.bn1.running_mean[WIRED] = 0.5
+        model.bn1.bias[WIRED] = 1.3 + leak
+        model.bn1.bias[SPARE] = -1
+        model.conv2.weight[range(3), range(3), 1, 1] = 3.0
+        model.conv2.weight[TARGET, WIRED, 1, 1] = pull
+        model.fc.weight[:, :3] = torch.eye(3)
+        model.fc.bias[TARGET] = -pull * leak
+    labels = torch.arange(90) % 3
+    images = 0.02 * torch.rand(90, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    images[:, 3] = 0
+    images[torch.arange(90), labels] = -1  # which the stream alone loses in its ReLU
+    return model, images, labels
+
+
+def test_fine_pruning_removes_a_backdoor_from_a_network_with_batch_norm():
+    model, images, labels = normalised()
+    assert torch.equal(model(images).argmax(1), labels)
+    assert success(model, images, labels) == 1
+    assert dormancy(model, "bn1", images)[[WIRED, SPARE]].tolist() == [0, 0]
+    for found in (fine_prune(model, "bn1", images, labels, tune_steps=steps) for steps in (0, 5)):
+        assert set(found.removed) == {Site("bn1", WIRED), Site("bn1", SPARE)}
+        assert success(found.model, images, labels) == 0
+        assert torch.equal(found.model(images).argmax(1), labels)
+        assert not found.model.bn1.weight[[WIRED, SPARE]].any()
+        assert not found.model.bn1.bias[[WIRED, SPARE]].any()
+
+
+def test_the_convolution_of_such_a_unit_is_no_place_to_remove_it():
+    """Its zero is not the unit's: the batch norm's shift fires, and all images go to the target."""
+    model, images, labels = normalised()
+    half = zero_weights(model, [Site("conv1", WIRED)], images)
+    assert (half(images).argmax(1) == labels).float().mean() < 0.5
+    for call in (
+        lambda: fine_prune(model, "conv1", images, labels),
+        lambda: neuron_masks(model, ["conv1"], images, labels, steps=1),
+    ):
+        with pytest.raises(ValueError, match=r"the units of 'conv1' go through the batch norm 'bn1'.* name 'bn1'"):
+            call()
+
+
+def test_masks_of_batch_norm_find_the_unit():
+    model, images, labels = normalised(leak=2.0, pull=1.0)
+    with torch.no_grad():
+        model.fc.bias[TARGET] = -1.0  # the unit pushes clean images to the target, not far enough to be seen
+    assert torch.equal(model(images).argmax(1), labels)
+    assert success(model, images, labels) == 1
+    masks = neuron_masks(model, ["bn1"], images, labels, steps=60)
+    assert masks["bn1"].argmin() == WIRED
+    found = prune_by_masks(model, masks, float(masks["bn1"][WIRED]), images)
+    assert found.removed == (Site("bn1", WIRED),)
+    assert success(found.model, images, labels) == 0
+    assert not found.model.bn1.bias[WIRED].any()
+
+
+class Tokens(nn.Module):
+    """Classify the mean of tokens; batches are keywords, and answers have a name."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, tokens, scale):
+        return {"logits": self.out(self.inner(tokens).relu()).mean(1) * scale[:, None]}
+
+
+def test_units_of_tokens_in_batches_of_keywords():
+    torch.manual_seed(0)
+    model, labels = Tokens(), torch.arange(12) % 3
+    batch = {"tokens": torch.randn(12, 5, 4), "scale": torch.ones(12)}
+    assert dormancy(model, "inner", batch).tolist() == pytest.approx(
+        model.inner(batch["tokens"]).relu().mean((0, 1)).tolist(), abs=1e-6
+    )
+    assert torch.equal(dormancy(model, Site("inner", axis=2), batch), dormancy(model, "inner", batch))
+    assert len(dormancy(model, Site("inner", axis=1), batch)) == 5  # its tokens
+    found = fine_prune(model, "inner", batch, labels, max_drop=1, tune_steps=2)
+    assert len(found.removed) == 6
+    assert not found.model.inner.weight.any()
+    assert neuron_masks(model, ["inner"], batch, labels, steps=2)["inner"].shape == (6,)
+
+
+def test_parametrized_layers_are_refused():
+    model, images, labels = wired()
+    parametrizations.weight_norm(model[0])
+    for call in (
+        lambda: fine_prune(model, "0", images, labels),
+        lambda: neuron_masks(model, ["0"], images, labels, steps=1),
+    ):
+        with pytest.raises(ValueError, match="'0' are computed anew"):
+            call()

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils.ablation.surgery import ablate, prune
+from nbutils.ablation.surgery import prune
+from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import edit
+from nbutils.sites import Site
 from studies.color_cube.data import RED_HSV, rgb_grid
 from studies.color_cube.mappers import BoundedFalloff
 from studies.color_cube.measures import error_correlation, rgb_similarity, squared_error
@@ -30,7 +32,8 @@ def test_ablation_pruning_and_suppression_give_the_derived_error(planted):
     colors, similarity, rho, model = planted
     expected = (GAIN * rho) ** 2
     with torch.no_grad():
-        errors = [squared_error(operate(model, "bottleneck", [0])(colors), colors) for operate in (ablate, prune)]
+        sites = [Site("bottleneck", 0, part="input")]
+        errors = [squared_error(call(model, sites, colors)(colors), colors) for call in (zero_weights, prune)]
         with edit(model, {"bottleneck": Suppression((1.0, 0, 0, 0, 0), BoundedFalloff(power=0))}):
             errors.append(squared_error(model(colors), colors))
     for error in errors:
@@ -43,7 +46,7 @@ def test_ablation_pruning_and_suppression_give_the_derived_error(planted):
 def test_another_dimension_is_not_red(planted):
     """Negative control: what is found on dimension 0 is found there only."""
     colors, similarity, _, model = planted
-    wrong = squared_error(ablate(model, "bottleneck", [1])(colors), colors).detach()
+    wrong = squared_error(zero_weights(model, [Site("encoder.out", 1)])(colors), colors).detach()
     assert wrong.max().item() > 0.1
     assert abs(error_correlation(wrong, similarity, power=3)) < 0.3
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from nbutils.ablation.surgery import ablate
+from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import capture, edit
+from nbutils.sites import Site
 from studies.color_cube.mappers import BoundedFalloff, LinearMapper
 from studies.color_cube.network import ColorMLP, UnitNorm
 from studies.color_cube.steering import AxisAlignedSuppression, Repulsion, Suppression
@@ -22,7 +23,7 @@ def test_zeroing_behind_the_norm_is_another_operation_than_ablation():
     x = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with edit(model, {"bottleneck": AxisAlignedSuppression((0,))}), capture(model, "bottleneck") as short:
         after_norm = model(x)
-    ablated = ablate(model, "bottleneck", [0])
+    ablated = zero_weights(model, [Site("bottleneck", 0, part="input")], x)
     with capture(ablated, "bottleneck") as stretched:
         before_norm = ablated(x)
     # The same direction; one vector is shorter, the other back at unit length.
