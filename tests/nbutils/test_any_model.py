@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import nbutils as nb
 from nbutils.hooks import UnusedEditWarning
+from nbutils.sweeps.engines import EngineWarning
 
 CASES = [*any_vision.CASES, *any_sequences.CASES, *any_oddities.CASES]
 if importlib.util.find_spec("transformers"):
@@ -207,10 +208,12 @@ def swept(draw: Draw, hand: ByHand, model: nn.Module, note: Notes) -> None:
     if draw.unit is None and width > 16:
         return
     before = state(model)
-    frame = note(
-        "sweep",
-        lambda: nb.sweep(model, {"here": site}, loader, metric(case), kind, reference=reference, output=case.key),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EngineWarning)  # says why a faster engine is not used
+        frame = note(
+            "sweep",
+            lambda: nb.sweep(model, {"here": site}, loader, metric(case), kind, reference=reference, output=case.key),
+        )
     assert same_state(before, state(model)), f"{draw}: a sweep left the model otherwise than it was"
     if isinstance(frame, Refused):
         return
