@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import tempfile
 from collections.abc import Callable
 from html import escape
@@ -29,6 +30,7 @@ class _Print(Exporter):
     def __init__(self, document: Document, folder: Path, out: Path) -> None:
         super().__init__(document, (), out)
         self.folder = folder
+        self.secret = secrets.token_bytes(16)
         self.alts: dict[str, str] = {}  # by file name, because pandoc drops them
 
     def math(self, tex: str, display: bool) -> str:
@@ -37,7 +39,8 @@ class _Print(Exporter):
 
     def image(self, content: bytes, mime: str, alt: str, width: str | None, dark: bytes | None) -> str:
         suffix = next(suffix for suffix, kind in IMAGE_TYPES.items() if kind == mime)
-        name = hashlib.sha256(content).hexdigest()[:16] + suffix
+        # The secret, because alt texts are put in by name: no text of the notebook may look like one.
+        name = hashlib.sha256(self.secret + content).hexdigest()[:16] + suffix
         (self.folder / name).write_bytes(content)
         self.alts[name] = alt
         pixels = int(width) if width and str(width).isdigit() else PRINT_WIDTH
@@ -50,6 +53,8 @@ class _Print(Exporter):
     def finish(self, soup: BeautifulSoup) -> None:
         for tag in soup.find_all("details", class_="figure-description"):
             tag.decompose()  # the picture carries it
+        for tag in soup.find_all("svg"):  # pandoc would make a picture of it that typst cannot find
+            tag.replace_with("[a drawing, in the HTML supplement only]")
         for table in soup.find_all("table"):
             rows = [[cell.get_text().strip() for cell in row.find_all(["td", "th"])] for row in table.find_all("tr")]
             widest = max((sum(map(len, row)) + 2 * len(row) for row in rows), default=0)
