@@ -136,7 +136,8 @@ def _page(position: int, screens: Sequence[_Screen]) -> str:
     }
     outputs = [output for _, cell in code_cells(document.notebook) for output in cell.outputs]
     figures = [figure for output in outputs if drawable(figure := output.get("data", {}).get(PLOTLY))]
-    scripts = [get_plotlyjs(), f"\n{(TEMPLATES / 'plotly-figures.js').read_text(encoding="utf-8").strip()}\n"] if figures else []
+    draw = (TEMPLATES / "plotly-figures.js").read_text(encoding="utf-8")
+    scripts = [get_plotlyjs(), f"\n{draw.strip()}\n"] if figures else []
     return screen.html(
         title=document.title,
         provenance=document.provenance,

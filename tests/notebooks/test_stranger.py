@@ -299,7 +299,7 @@ def server() -> Iterator[_Server]:
 CLICKS = """<script>
 addEventListener("load", () => setTimeout(() => {
   for (const link of document.querySelectorAll("a, summary, button, area"))
-    if (!/^https?:|^mailto:|\\.html/.test(link.href ?? "")) link.click();
+    if (!/^https?:|^mailto:|[.]html/.test(link.href ?? "")) link.click();
   setTimeout(() => { document.title = "REPORT " + document.title; }, 500);
 }, 500));
 </script>"""
