@@ -67,7 +67,9 @@ _CLASS = re.compile(
     r"[a-z]{1,2}\d?|(?:row|col|level)\d+|(?:row|col)_heading|highlight|dataframe|figure-description|data|blank|"
     r"index_name|math|inline|display|language-[\w+-]+"
 )
-_ID = re.compile(r"(?!(?:content|dark-theme)$)[\w.:·-]+")  # not those of the page
+_ANY = re.compile("(?s:.*)")
+_VALUES = dict.fromkeys(["colspan", "rowspan", "span", "start"], re.compile(r"\d{1,4}"))
+_VALUES["id"] = re.compile(r"(?!(?:content|dark-theme)$)[\w.:·-]+")  # not those of the page
 _PROPERTY = re.compile(
     r"background(?:-color)?|border(?:-[a-z-]+)?|caption-side|color|display|float|font(?:-[a-z-]+)?|height|line-height|"
     r"(?:max|min)-(?:width|height)|(?:margin|padding)(?:-[a-z]+)?|opacity|overflow(?:-[xy])?|text-[a-z-]+|"
@@ -106,7 +108,7 @@ def _attributes(tag: Tag) -> None:
             text = " ".join(part for part in text.split() if _CLASS.fullmatch(part))
         elif name == "style":
             text = style(text)
-        elif name not in _ALLOWED[tag.name] or (name == "id" and not _ID.fullmatch(text)):
+        elif name not in _ALLOWED[tag.name] or not _VALUES.get(name, _ANY).fullmatch(text):
             del tag[name]
             continue
         elif drawing and re.search(r"[\\:]|//|url", _REFERENCE.sub("", text)) and name not in _EVERYWHERE:

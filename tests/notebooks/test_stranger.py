@@ -20,14 +20,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from test_render import CHROMIUM
 
 from nbutils.notebook.document import PLOTLY, Document, read
-from nbutils.notebook import clean
+from nbutils.notebook import clean, export, pdf
 from nbutils.notebook.render import _Screen as Screen
 from nbutils.notebook.render import external_references, render_all
 
 WEB = "http://127.0.0.1:9"  # in a browser, the address of a server that counts
 RUN = "document.title='RAN'"
 CSS = "background:url(WEB/a.png)"
-PIXEL = "R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 PICTURE = "<svg xmlns='http://www.w3.org/2000/svg'><image href='WEB/a.png'/><script>alert()</script></svg>"
 
 HTML = [
@@ -239,11 +239,11 @@ def test_what_a_reader_needs_is_kept(screen: Screen) -> None:
 
 
 def test_pictures_are_of_the_folder_or_the_project(screen: Screen, stranger: Path) -> None:
-    (stranger.parent / "own.gif").write_bytes(base64.b64decode(PIXEL))
-    for source, embedded in [("own.gif", True), ("./own.gif", True), ("../secret.png", False), ("link.png", False)]:
+    (stranger.parent / "own.png").write_bytes(base64.b64decode(PIXEL))
+    for source, embedded in [("own.png", True), ("./own.png", True), ("../secret.png", False), ("link.png", False)]:
         assert (PIXEL in screen.tidy(f'<img src="{source}" alt="told">')) is embedded
     assert screen.tidy('<img src="../secret.png" alt="told">') == "told"
-    assert screen.tidy(f'<img src="data:image/gif;base64,{PIXEL}" alt="told">').count(PIXEL) == 1
+    assert screen.tidy(f'<img src="data:image/png;base64,{PIXEL}" alt="told">').count(PIXEL) == 1
 
 
 def test_a_page_with_all_of_it_names_its_scripts_and_nothing_else_runs(stranger: Path, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_page_with_all_of_it_names_its_scripts_and_nothing_else_runs(stranger:
         assert not re.search(r"unsafe-eval|script-src[^;]*unsafe-inline", policy)
         for tag in soup.find_all("script"):
             tag.decompose()
-        for tag in soup.main.find_all("article"):
+        for tag in soup.main.find_all(["article", "section", "noscript"]):
             tag.unwrap()
         assert Seen(soup.main.decode_contents()).found == []
     figures = BeautifulSoup(page.read_text(), "html.parser").find_all("script", type="application/json")
@@ -335,3 +335,41 @@ def test_in_a_browser_nothing_runs_and_nothing_is_fetched(server: _Server, tmp_p
     _, page = render_all([hostile(tmp_path, web)], tmp_path / "out")
     assert browsed(page, tmp_path, "127.0.0.1").startswith("REPORT 09")
     assert server.asked == []
+
+
+PRINTED = [
+    "<p data-typst:text:fill='CODE'>x</p><span data-typst:text:fill='CODE'>x</span><div data-typst:inset='CODE'>x</div>",
+    "<table data-typst:align='CODE'><tr><td data-typst:fill='CODE'>x</td></tr></table>",
+    "<p>#CODE $#CODE$ \\(#CODE\\) \\(\\text{\" #CODE \"}\\) \\(\\operatorname{#CODE}\\) \\[ \\frac{ #CODE \\]</p>",
+    "<pre>```\n#CODE\n```</pre><pre><code>`````````\n#CODE</code></pre><code>` #CODE `</code><code>```` #CODE</code>",
+    "<h2 id='x> #CODE'>x> #CODE</h2><p id='x> #CODE <y'>x</p><a href='#x> #CODE'>x</a><a href='#nowhere'>x</a>",
+    "<h2>same</h2><h2>same</h2><a href='#same'>x</a><a href='https://a.b/\") #CODE (\"'>x</a>",
+    "<pre class='raw typst {=typst}\n#CODE'>#CODE</pre><span class='math inline'>#CODE</span>",
+    "<p>*/ #CODE /* // @x &lt;y> ~ = - +</p><p>= x</p><p>https://a.b/#CODE</p><cite>@x</cite>",
+    f"<img src='data:image/png;base64,{PIXEL}' alt='\") #CODE (\"'>",
+    f"<img src='data:image/png;base64,{PIXEL}' alt='```\n#CODE'><pre>image(\"NAME.png\"</pre>",
+    "<svg><text>#CODE</text></svg><span style='background:#ff0000\") #CODE'> </span>",
+    "<table><caption>#CODE</caption><tr><td colspan='2) #CODE'>x</td><td colspan=1000000>x</td></tr></table>",
+    "<ol type='#CODE' start=-9><li>x</li></ol><figure><figcaption>#CODE</figcaption>]#CODE</figure>",
+]
+
+
+def test_a_pdf_runs_no_code_of_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pypandoc", "typst"):
+        pytest.importorskip(module, reason="the extra 'pdf' is not installed")
+    name = hashlib.sha256(base64.b64decode(PIXEL)).hexdigest()[:16]
+    parts = [part.replace("CODE", 'panic("RAN")').replace("NAME", name) for part in PRINTED]
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'>{filled(PICTURE)}</svg>"
+    outputs = [shown({"text/html": part}) for part in parts] + [shown({"image/svg+xml": svg})]
+    outputs += [new_output("stream", name="stdout", text='```\n#panic("RAN")\n` \x1b[31m')]
+    fenced = '```{=typst}\n#panic("RAN")\n```\n\n$#panic("RAN")$ $\\mathrm{"#panic("RAN")}$'
+    cells = [new_markdown_cell('# 09 " #panic("RAN") \\ "'), new_markdown_cell(fenced)]
+    cells += [new_code_cell("x", execution_count=1, outputs=outputs)]
+    path = tmp_path / "09-print.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    print_pdf = pdf.printer()
+    document = Document(path, read(path))
+    assert print_pdf(document, tmp_path / "out").startswith(b"%PDF")
+    monkeypatch.setattr(export, "clean", lambda soup: None)
+    with pytest.raises(ValueError, match=r"09-print\.ipynb: typst: "):  # the control
+        print_pdf(document, tmp_path / "out")
