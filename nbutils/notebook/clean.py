@@ -81,6 +81,17 @@ _SELECTOR = re.compile(r"#([\w-]+)(?:[\w\s.#:>()-]*)")
 _REFERENCE = re.compile(r"\burl\(#[\w-]+\)")
 
 
+def parsed(html: str) -> BeautifulSoup:
+    """Return a fragment of HTML as a tree, in a time that grows with its length.
+
+    For every tag or comment that does not end the parser would read on to the last character.
+    """
+    for start, end in (("<!--", "-->"), ("<", ">")):
+        closed = html.rfind(end) + 1
+        html = html[:closed] + html[closed:].replace(start, start.replace("<", "&lt;"))
+    return BeautifulSoup(html, "html.parser")
+
+
 def clean(soup: BeautifulSoup) -> None:
     """Take out all that is not allowed: elements, attributes, styles, comments and their kin.
 

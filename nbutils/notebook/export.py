@@ -23,7 +23,7 @@ from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from nbutils import layout
-from nbutils.notebook.clean import clean, drawable, figure_parts, scheme
+from nbutils.notebook.clean import clean, drawable, figure_parts, parsed, scheme
 from nbutils.notebook.document import PLOTLY, Document, alt_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -140,16 +140,16 @@ class Exporter(HTMLExporter):
             html: a fragment.
             dollars: typeset `$…$` in its text, as JupyterLab does for outputs; code is left alone.
         """
-        soup = BeautifulSoup(html, "html.parser")
+        soup = parsed(html)
         clean(soup)
         if dollars:
             for node in soup.find_all(string=re.compile(r"\$[^$]+\$")):
                 if not node.find_parent(["code", "pre", "style"]):
-                    typeset = _fragment(self._typeset(str(node)))
+                    typeset = parsed(self._typeset(str(node)))
                     clean(typeset)
                     node.replace_with(typeset)
         for tag in soup.find_all("img"):
-            tag.replace_with(_fragment(self._embedded(tag)))
+            tag.replace_with(parsed(self._embedded(tag)))
         for tag in soup.find_all("a", href=True):
             self._link(tag)
         for tag in soup.find_all(re.compile(r"^h[1-6]$")):
@@ -217,7 +217,3 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(text)
     except ValueError:
         return b""
-
-
-def _fragment(html: str) -> BeautifulSoup:
-    return BeautifulSoup(html, "html.parser")
