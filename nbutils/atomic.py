@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
@@ -18,7 +19,8 @@ def write(path: Path, content: str | bytes) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Of this thread's own, because two may write one file at a time: the last one's is there then.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(partial, path)
