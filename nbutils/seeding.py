@@ -66,6 +66,20 @@ def seeded(seed: int, *stream: str | int) -> Iterator[None]:
             torch.set_rng_state(state)
 
 
+@contextmanager
+def kept() -> Iterator[None]:
+    """Put torch's global generator back after the block, but not while another thread is in one that seeds it."""
+    import torch
+
+    with _global:
+        state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        with _global:
+            torch.set_rng_state(state)
+
+
 def pin(threads: int = 1) -> None:
     """Make runs reproducible: in this process and those it starts, and from one x86-64 machine to another.
 

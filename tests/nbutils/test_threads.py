@@ -126,6 +126,33 @@ def test_edits_of_two_models_stay_apart() -> None:
     assert mixed(lambda: within(one, 1.0), lambda: within(two, -1.0)) == 0
 
 
+def test_edits_of_one_model_come_and_go_while_another_thread_runs_it() -> None:
+    model = network()
+    edited = model[2](torch.ones(2, 4))
+
+    def within() -> bool:
+        with nb.edit(model, {"1": torch.ones_like}):
+            return torch.equal(model(torch.zeros(2, 3)), edited)
+
+    assert mixed(within, within, times=300) == 0
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_unchanged_puts_no_numbers_back_into_a_seeded_block() -> None:
+    model = network()
+
+    def draws() -> torch.Tensor:
+        with seeded(1, "x"):
+            return torch.stack([torch.rand(3) for _ in range(20)])
+
+    def measured() -> bool:
+        with nb.unchanged(model):
+            return not model.eval().training
+
+    expected = draws()
+    assert mixed(lambda: torch.equal(draws(), expected), measured, times=300) == 0
+
+
 def test_training_under_the_capture_of_another_thread_is_as_alone() -> None:
     x = torch.randn(8, 3, generator=generator(0, "x"))
 
