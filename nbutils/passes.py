@@ -13,9 +13,9 @@ from nbutils.sites import Site
 class Passes:
     """Numbers the runs of sites within a pass of the model: those of each thread by themselves.
 
-    `begin` and `end` are hooks of the model, and the block for which they are there is entered once all hooks are: what
-    other threads run while hooks come or go is not meant. Parts of it that are called by hand, outside a pass of the whole, are no
-    part of one and not counted.
+    `begin` and `end` are hooks of the model, and this is entered when all hooks are there: what other threads run while
+    hooks come or go is not meant. Parts of the model that are called by hand, outside a pass of the whole, are no part
+    of one and not counted.
     """
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ from bs4 import BeautifulSoup, Tag
 from bs4.element import PreformattedString
 
 _TEXT = (
-    "a abbr b blockquote br caption cite code col colgroup dd del details dfn div dl dt em figcaption figure h1 h2 h3 h4"
-    " h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong style sub summary sup table tbody td tfoot th"
+    "a abbr b blockquote br caption cite code col colgroup dd del details dfn div dl dt em figcaption figure h1 h2 h3"
+    " h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong style sub summary sup table tbody td tfoot th"
     " thead tr u ul var"
 )
 _MATH = (
@@ -26,7 +26,6 @@ _MATH = (
 )
 _DRAWING = "svg circle defs ellipse g line lineargradient marker path polygon polyline radialgradient rect stop text"
 _DRAWING += " tspan clippath"
-TAGS = frozenset(f"{_TEXT} {_MATH} {_DRAWING}".split())
 # Whose text is no text, or is another one for another parser.
 _DROPPED = [
     *("script", "link", "iframe", "object", "embed", "base", "meta", "form", "applet", "audio", "video", "canvas"),
@@ -34,33 +33,26 @@ _DROPPED = [
     *("annotation", "annotation-xml", "animate", "desc", "foreignobject", "metadata", "set", "use"),
 ]
 
-_EVERYWHERE = frozenset("id class style title lang dir aria-hidden aria-label".split())
-_CELL = frozenset("colspan rowspan scope align valign halign".split())
-_OWN = {
-    "a": frozenset(["href"]),
-    "img": frozenset(["src", "alt", "width"]),
-    "details": frozenset(["open"]),
-    "ol": frozenset(["start", "type", "reversed"]),
-    "table": frozenset(["border"]),
-    "col": frozenset(["span"]),
-    "td": _CELL,
-    "th": _CELL,
-}
-_OF_MATH = frozenset(
-    "accent accentunder alttext columnalign columnlines columnspacing depth display displaystyle fence form frame height"
-    " largeop linethickness lspace mathbackground mathcolor mathsize mathvariant maxsize minsize movablelimits notation"
-    " rowalign rowlines rowspacing rspace scriptlevel separator stretchy symmetric voffset width xmlns".split()
+_CELL = "colspan rowspan scope align valign halign"
+_OWN = {"a": "href", "img": "src alt width", "details": "open", "ol": "start type reversed", "table": "border"}
+_OWN |= {"col": "span", "td": _CELL, "th": _CELL}
+_ON_ALL = "id class style title lang dir aria-hidden aria-label"
+_ON_MATH = (
+    "accent accentunder alttext columnalign columnlines columnspacing depth display displaystyle fence form frame"
+    " height largeop linethickness lspace mathbackground mathcolor mathsize mathvariant maxsize minsize movablelimits"
+    " notation rowalign rowlines rowspacing rspace scriptlevel separator stretchy symmetric voffset width xmlns"
 )
-_OF_DRAWING = frozenset(
+_ON_DRAWING = (
     "clip-path clip-rule color cx cy d dominant-baseline dx dy fill fill-opacity fill-rule font-family font-size"
     " font-style font-weight fx fy gradienttransform gradientunits height marker-end marker-mid marker-start"
     " markerheight markerunits markerwidth offset opacity orient points preserveaspectratio r refx refy rx ry"
     " stop-color stop-opacity stroke stroke-dasharray stroke-dashoffset stroke-linecap stroke-linejoin"
-    " stroke-miterlimit stroke-opacity stroke-width text-anchor transform version viewbox width x x1 x2 y y1 y2".split()
+    " stroke-miterlimit stroke-opacity stroke-width text-anchor transform version viewbox width x x1 x2 y y1 y2"
 )
-_ALLOWED = {name: _EVERYWHERE | _OWN.get(name, frozenset()) for name in _TEXT.split()}
-_ALLOWED |= {name: _EVERYWHERE | _OF_MATH for name in _MATH.split()}
-_ALLOWED |= {name: _EVERYWHERE | _OF_DRAWING for name in _DRAWING.split()}
+_EVERYWHERE, _DRAWN = frozenset(_ON_ALL.split()), frozenset(_DRAWING.split())
+_ALLOWED = {name: _EVERYWHERE.union(_OWN.get(name, "").split()) for name in _TEXT.split()}
+_ALLOWED |= dict.fromkeys(_MATH.split(), _EVERYWHERE.union(_ON_MATH.split()))
+_ALLOWED |= dict.fromkeys(_DRAWN, _EVERYWHERE.union(_ON_DRAWING.split()))
 
 # Names that pandas, Pygments and this project give; others could borrow a look or a script from the page.
 _CLASS = re.compile(
@@ -103,7 +95,7 @@ def clean(soup: BeautifulSoup) -> None:
         tag.decompose()
     identifiers = {str(tag["id"]) for tag in soup.find_all(id=True)}
     for tag in soup.find_all(True):
-        if tag.name not in TAGS:
+        if tag.name not in _ALLOWED:
             tag.unwrap()
         elif tag.name == "style":
             _sheet(tag, identifiers)
@@ -112,7 +104,6 @@ def clean(soup: BeautifulSoup) -> None:
 
 
 def _attributes(tag: Tag) -> None:
-    drawing = tag.name not in _ALLOWED or _ALLOWED[tag.name] >= _OF_DRAWING
     for name, value in list(tag.attrs.items()):
         text = " ".join(value) if isinstance(value, list) else str(value)
         if name == "class":
@@ -122,7 +113,7 @@ def _attributes(tag: Tag) -> None:
         elif name not in _ALLOWED[tag.name] or not _VALUES.get(name, _ANY).fullmatch(text):
             del tag[name]
             continue
-        elif drawing and re.search(r"[\\:]|//|url", _REFERENCE.sub("", text)) and name not in _EVERYWHERE:
+        elif tag.name in _DRAWN and name not in _EVERYWHERE and re.search(r"[\\:]|//|url", _REFERENCE.sub("", text)):
             text = ""
         if text or name in ("alt", "open", "reversed"):
             tag[name] = text

@@ -31,6 +31,8 @@ IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
 IMAGE_TYPES |= {".svg": "image/svg+xml", ".webp": "image/webp"}
 SHOWN = [PLOTLY, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
 
+MOST_UNCLOSED = 100  # environments of LaTeX; for each that does not end, the parser reads on to the last character
+
 
 class _Markdown(IPythonRenderer):
     """Markdown with formulas handed to a typesetter; a picture that is attached nowhere is its alt text."""
@@ -118,7 +120,9 @@ class Exporter(HTMLExporter):
         return self.markdown(source, context.get("cell", {}).get("attachments", {}))
 
     def markdown(self, source: str, attachments: dict[str, dict[str, str]] | None = None) -> str:
-        """Return Markdown as tidy HTML with typeset formulas."""
+        """Return Markdown as tidy HTML with typeset formulas; one that is no Markdown but long is left as it is."""
+        if _unclosed(source) > MOST_UNCLOSED:
+            return self.preformatted(source)
         renderer = _Markdown(self.math, attachments or {})
         return self.tidy(MarkdownWithMath(renderer=renderer).render(source), dollars=False)
 
@@ -210,6 +214,13 @@ class Exporter(HTMLExporter):
             return within and not Path(path).is_absolute() and target.exists()
         except (OSError, ValueError):  # no name of a file
             return False
+
+
+def _unclosed(source: str) -> int:
+    """Return how many environments of LaTeX do not end."""
+    last = {found[1]: found.start() for found in re.finditer(r"\\end\{(\w*\*?)\}", source)}
+    begun = re.finditer(r"\\begin\{(\w*\*?)\}", source)
+    return sum(last.get(found[1], -1) < found.start() for found in begun)
 
 
 def _decoded(text: str) -> bytes:

@@ -114,9 +114,9 @@ def test_an_array_that_no_file_holds_is_a_row_that_names_it(tmp_path):
     kinds |= {"'a', '<i4'": np.zeros(2, [("a", "i4")])}
 
     def wrong(seed):
-        return {"kept": seed} if seed == 0 else {"kept": seed, "v": array}
+        return {"kept": seed} if seed == 0 else {"kept": seed, "v": kinds[what]}
 
-    for what, array in kinds.items():
+    for what in kinds:
         table = runs.run(wrong, [{"seed": 0}, {"seed": 1}], tmp_path)
         assert table.kept[0] == 0
         assert re.search(f"dense arrays of numbers, .*; 'v' is .*{what}", table.error[1]), table.error[1]
