@@ -186,23 +186,29 @@ class EdgeSets:
         Args:
             sets: moment -> the number of a set that begins there.
         """
-        new = {start: i for start, i in sets.items() if start not in self.checked and start < NEVER}
-        groups = [({start}, [i]) for start, i in new.items()]
-        if min(fold, len(new)) > 1:
-            groups.append((set(new), list(new.values())[:fold]))
-        for moments, some in groups:
-            start = min(moments)
-            whole = self._outputs(masks[some], batch, None, 0)
-            try:
-                short = self._shortened(masks[some], batch, clean, start)
-            except Exception as error:  # the whole model ran: whatever this is, it comes of the clean run
-                return self._distrust(f"{type(error).__name__}: {error}")
-            scale, apart = whole.abs().max().item(), (whole - short).abs().max().item()
-            limit = min(1e3 * torch.finfo(whole.dtype).eps, 0.02) * scale
-            if not (apart <= limit or torch.equal(whole, short)):
-                return self._distrust(f"outputs differ by {apart:.3g}, where the largest is {scale:.3g}")
+        new = [start for start in sets if start not in self.checked and start < NEVER]
+        for first in range(0, len(new), fold):
+            some = new[first : first + fold]
+            these = masks[[sets[start] for start in some]]
+            whole = self._outputs(these, batch, None, 0)
+            alone = [slice(at, at + 1) for at in range(len(some))]
+            for group in [*alone, slice(None)] if len(some) > 1 else alone:
+                if why := self._differs(whole[group], these[group], batch, clean, min(some[group])):
+                    return self._distrust(why)
         self.checked |= set(new)
         return None
+
+    def _differs(self, whole: Tensor, masks: Tensor, batch: _Batch, clean: _Clean, start: int) -> str | None:
+        """Return how outputs from the clean run on differ from those of the whole model; None: not."""
+        try:
+            short = self._shortened(masks, batch, clean, start)
+        except Exception as error:  # the whole model ran: whatever this is, it comes of the clean run
+            return f"{type(error).__name__}: {error}"
+        scale, apart = whole.abs().max().item(), (whole - short).abs().max().item()
+        limit = min(1e3 * torch.finfo(whole.dtype).eps, 0.02) * scale
+        if apart <= limit or torch.equal(whole, short):
+            return None
+        return f"outputs differ by {apart:.3g}, where the largest is {scale:.3g}"
 
     def _distrust(self, why: str) -> None:
         self.skips = False
