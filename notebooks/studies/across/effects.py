@@ -85,8 +85,7 @@ def edge_effects(
 
     loader, metric = PairLoader(pairs, batch_size), _metric(measure)
     changes = {
-        kind.value: exact_scores(EdgeTask(model, graph, loader, kind, metric)).cpu().numpy()
-        for kind in AblationType
+        kind.value: exact_scores(EdgeTask(model, graph, loader, kind, metric)).cpu().numpy() for kind in AblationType
     }
     intact = measured(model, loader, metric).value.item()
     return Effects(intact, pd.DataFrame(changes, index=[str(edge) for edge in graph.edges]))
