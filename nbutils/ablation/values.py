@@ -190,7 +190,7 @@ def _over_dataset(
         for batch in batches:
             mask[0] = mask_of(where, batch)
             run(batch)
-    if not totals:
+    if len(totals) < len(sites):
         raise ValueError(f"{ablation.name} needs inputs to take the activations from; got none")
     return {site: ablation.finish(total).to(like[site].dtype) for site, total in totals.items()}
 

@@ -115,9 +115,7 @@ def test_sweeps_that_are_not_whole_are_refused():
 
 
 def path(seed: int, values: list[float], search: str = "conv1", metric: str = "attack success") -> pd.DataFrame:
-    return pd.DataFrame(
-        {"search": search, "seed": seed, "step": range(len(values)), "metric": metric, "value": values}
-    )
+    return pd.DataFrame({"search": search, "seed": seed, "step": range(len(values)), "metric": metric, "value": values})
 
 
 def test_a_search_that_ended_stays_in_the_median():
