@@ -283,7 +283,7 @@ def _numbers(output: Tensor, site: Site) -> Tensor:
         ValueError: it holds whole numbers or booleans.
     """
     if not (output.is_floating_point() or output.is_complex()):
-        raise ValueError(f"{site.name} holds {output.dtype}, which has no mean: resample it, or take another place")
+        raise ValueError(f"{site.name} is {output.dtype}: only of floating-point and complex numbers there is a mean")
     return output
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence, Sized
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,14 +59,13 @@ class Driver:
         """
         batches, needs = self.task.batches, self.task.ablation.needs
         bar = progress.bar(len(batches) if isinstance(batches, Sized) else 0, label)
-        with torch.inference_mode(False), torch.no_grad(), unchanged(self.model), bar:
+        with _alone(self.model), torch.inference_mode(False), torch.no_grad(), unchanged(self.model), bar:
             self.model.eval()
             given: dict[Site, Tensor] = {}
             if needs != "batch":
-                alone, together = self._wholes, []
-                if self.task.ablation.site_by_site:
-                    alone, together = [site for _, site, _ in self._sites], [site for site, _ in self._ablated]
-                given = self.task.dataset_values(self.model, alone, together)
+                given = self.task.dataset_values(
+                    self.model, [site for _, site, _ in self._sites], [site for site, _ in self._ablated]
+                )
             for step in self.task.steps():
                 step = replace(step, inputs=owned(step.inputs))
                 if not self._item_bytes:
@@ -189,13 +190,38 @@ class _Batch:
             if len(self.parts) == 1:  # for the next rows, too
                 self._kept = values, works
             at = 0
-            for found in self.engines.outputs(works, self.inputs(items), values, rows):
-                if room is None:
-                    room = found.new_empty(len(rows), self.step.items, *found.shape[2:])
-                room[at : at + len(found), items] = found
-                at += len(found)
+            # Closed at once when the sweep is stopped, because the model is edited until then.
+            with closing(self.engines.outputs(works, self.inputs(items), values, rows)) as some:
+                for found in some:
+                    if room is None:
+                        room = found.new_empty(len(rows), self.step.items, *found.shape[2:])
+                    room[at : at + len(found), items] = found
+                    at += len(found)
         assert room is not None  # there are rows
         return room
+
+
+_busy: dict[int, tuple[int, int]] = {}  # id of a model -> the thread that sweeps it, and how many sweeps deep
+_lock = threading.Lock()
+
+
+@contextmanager
+def _alone(model: nn.Module) -> Iterator[None]:
+    """Refuse a model that another thread sweeps: each would meet the other's edits. A metric may sweep it, too."""
+    own = threading.get_ident()
+    with _lock:
+        thread, depth = _busy.get(id(model), (own, 0))
+        if thread != own:
+            raise ValueError("another thread sweeps this model: each would meet the other's edits; give it a copy")
+        _busy[id(model)] = own, depth + 1
+    try:
+        yield
+    finally:
+        with _lock:
+            if depth:
+                _busy[id(model)] = own, depth
+            else:
+                del _busy[id(model)]
 
 
 def told(units: range | tuple[int, ...] | int | None) -> str:

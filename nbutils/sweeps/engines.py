@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
     def work(self, inputs: Batch, values: Values) -> Any: ...
 
-    def outputs(self, work: Any, rows: Sequence[Row]) -> Iterator[Tensor]: ...
+    def outputs(self, work: Any, rows: Sequence[Row]) -> Generator[Tensor, None, None]: ...
 
 
 class Engines:
@@ -101,7 +101,7 @@ class Engines:
                 self._distrust(place, engine, fault)
                 engine = self.hooked
             self.of[place] = engine
-        replay.forget()
+        replay.keep(place for place, engine in self.of.items() if engine is replay)
 
     def most(self, memory: int) -> int:
         """Return how many items to take at a time; 0 where one needs more than `memory` bytes."""
@@ -112,7 +112,9 @@ class Engines:
         """Bytes that one item needs."""
         return max((engine.least for engine in self.of.values()), default=self.hooked.least)
 
-    def outputs(self, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]) -> Iterator[Tensor]:
+    def outputs(
+        self, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]
+    ) -> Generator[Tensor, None, None]:
         """Yield the answers of rows, some at a time in their order `[rows, items, ...]`.
 
         Args:
@@ -136,11 +138,11 @@ class Engines:
     @staticmethod
     def _some(
         engine: Engine, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]
-    ) -> Iterator[Tensor]:
+    ) -> Generator[Tensor, None, None]:
         if id(engine) not in works:
             works[id(engine)] = engine.work(inputs, values)
         # Closed at once when the sweep is stopped, because the model is edited until then.
-        with closing(engine.outputs(works[id(engine)], rows)) as found:  # type: ignore[type-var]
+        with closing(engine.outputs(works[id(engine)], rows)) as found:
             yield from found
 
     def _fault(self, engine: Engine, rows: list[Row], inputs: Batch, values: Values) -> str | None:
@@ -152,8 +154,8 @@ class Engines:
         expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
         try:
             found = torch.cat(list(self._some(engine, {}, inputs, values, some)))
-        except Mismatch as fault:
-            return str(fault)
+        except Exception as fault:  # the same rows went through the model as it is, just now
+            return f"it raises {type(fault).__name__}: {fault}" if not isinstance(fault, Mismatch) else str(fault)
         if found.shape != expected.shape:
             return f"it answers {tuple(found.shape)} where {tuple(expected.shape)} is right"
         if not expected.is_floating_point():
@@ -178,6 +180,8 @@ def _say_why(model: nn.Module) -> None:
         _warn(f"hooks are left on {_names(found)}: they are met, by a slower engine; remove those that nobody needs")
     elif found := [name for name, m in named if "_orig_mod" in m._modules]:
         _warn(f"{_names(found)} is compiled, and runs without that here, by a slower engine; give the original model")
+    elif any(isinstance(m, torch.jit.ScriptModule) for _, m in named):
+        return  # its forward is its own
     elif found := [name for name, m in named if "forward" in vars(m)]:
         _warn(f"the forward of {_names(found)} was replaced: it is called, by a slower engine; put the original back")
 

@@ -6,7 +6,7 @@ logits of many groups are the product of their masks `[groups, units]` with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -96,7 +96,7 @@ class Pooled:
             effects = torch.einsum("nup,cup->ucn", change, weight)
         return answer, effects
 
-    def outputs(self, work: tuple[Tensor, Tensor], rows: Sequence[Row]) -> Iterator[Tensor]:
+    def outputs(self, work: tuple[Tensor, Tensor], rows: Sequence[Row]) -> Generator[Tensor, None, None]:
         """As `Chain.outputs`."""
         answer, effects = work
         units, classes, items = effects.shape

@@ -1,5 +1,6 @@
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
 
 import pytest
@@ -447,6 +448,30 @@ def test_the_model_is_left_as_it_was_also_when_a_metric_fails(build):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     with torch.inference_mode():
         assert len(sweep(model, [place], [images()], logit)) >= 10
+
+
+def test_a_metric_may_run_and_sweep_the_model_but_another_thread_may_not():
+    model, x = Residual().eval(), images(4)
+    expected = sweep(model, "norm", [x], logit).value[0]
+
+    def inside(output, batch):
+        assert sweep(model, Site("norm", 0), [x], logit).value[0] == expected
+        with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="another thread sweeps this model"):
+            pool.submit(sweep, model, "norm", [x], logit).result()
+        return output[:, 0] - model(batch)[:, 0]
+
+    assert sweep(model, Site("norm", 0), [x], inside).value[0] != 0
+    assert sweep(model, "norm", [x], logit).value[0] == expected
+
+
+def test_batches_of_several_lengths():
+    model, x = Residual().eval(), images(6)
+    lengths = [x, x[:, :, :19], x[:4, :, :19]]
+    with torch.no_grad(), edit(model, {Site("norm", 5): torch.zeros_like}):
+        expected = torch.cat([logit(model(batch), None) for batch in lengths]).mean().item()
+    assert sweep(model, "norm", lengths, logit).value[5] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="19 units in this batch and 28 in the first"):
+        sweep(model, Site("norm", axis=1), lengths, logit)
 
 
 class Live(TorchDispatchMode):
