@@ -295,8 +295,8 @@ def same(one: Tensor, other: Tensor) -> bool:
 def warn_mixed(model: nn.Module) -> None:
     """Say that passes do not share a batch."""
     warnings.warn(
-        f"{type(model).__name__} mixes the items of a batch: what it answers to some depends on the others; passes that "
-        "would share one batch run one at a time instead",
+        f"{type(model).__name__} mixes the items of a batch: what it answers to some depends on the others; passes "
+        "that would share one batch run one at a time instead",
         FoldWarning,
         stacklevel=5,
     )

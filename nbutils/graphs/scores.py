@@ -18,7 +18,7 @@ from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairBatch
 from nbutils.graphs.edge_sets import fold_of, same, warn_mixed
-from nbutils.graphs.gradients import read_gradients
+from nbutils.graphs.gradients import differentiable, read_gradients
 from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.prefix import Order
 from nbutils.graphs.residual import ResidualGraph
@@ -56,6 +56,7 @@ def exact_scores(task: EdgeTask, *, fold: int | None = None, memory: int | None 
     return means[1:] - means[0]
 
 
+@torch.inference_mode(False)
 def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,), *, fold: int | None = None) -> Tensor:
     """Return the gradient of the mean metric with respect to the mask `[points, edges]`, with all edges at a point.
 
@@ -111,9 +112,10 @@ def _gradients(task: EdgeTask, batch: PairBatch, masks: Tensor) -> Tensor:
     masks = masks.requires_grad_()
     logits = _answers(task, batch, masks)
     value = torch.stack([task.measure(one, batch).sum() for one in logits]).sum()
-    return torch.autograd.grad(value, masks)[0]
+    return torch.autograd.grad(differentiable(value), masks)[0]
 
 
+@torch.inference_mode(False)
 def attribution_scores(task: EdgeTask) -> Tensor:
     """Return edge attribution `[edges]`: the mean of (ablated − clean) · gradient at what the destination reads.
 

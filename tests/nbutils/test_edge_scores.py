@@ -332,6 +332,21 @@ def test_memory_bounds_what_is_done_at_a_time_and_changes_nothing():
         exact_scores(task, fold=0)
 
 
+def test_scores_by_gradients_in_inference_mode_and_of_metrics_that_have_none():
+    task = parallel_task()
+    expected = attribution_scores(task), integrated_gradients(task, steps=2)
+    task = parallel_task()
+    with torch.inference_mode():
+        exact_scores(task)  # takes the task's values
+        found = attribution_scores(task), integrated_gradients(task, steps=2)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    right = dataclasses.replace(task, metric=lambda logits, _batch: (logits.argmax(1) == 0).double())
+    assert exact_scores(right).abs().max() > 0
+    for score in (attribution_scores, integrated_gradients):
+        with pytest.raises(ValueError, match="a metric that is a differentiable function of the logits"):
+            score(right)
+
+
 def test_points_on_the_way_one_at_a_time_or_folded(case):
     points = [0.1, 0.5, 0.8]
     assert (mask_gradients(case, points, fold=1) - mask_gradients(case, points, fold=3)).abs().max() < 1e-12
