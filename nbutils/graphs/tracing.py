@@ -180,10 +180,27 @@ def trace(
                 fields["destination_depth"][name] = depth
                 fields["reads"][name] = tuple(source for names in seen.names[slice(*range_)] for source in names)
     fields["through"] = dict(through)
+    _check_apart(fields["destinations"], through)
     for span in spans(fields["destinations"], through):
         if span.through is not None:
             _check_way(seen, span)
     return fields
+
+
+def _check_apart(destinations: Mapping[str, Site], through: Mapping[str, str]) -> None:
+    """Refuse destinations that lie in each other: to patch what one reads would change the other."""
+    direct = {site.module: name for name, site in destinations.items() if name not in through}
+    owner: dict[tuple[str, bool, int | None], str] = {}
+    for name, site in destinations.items():
+        if (way := through.get(name)) in direct:
+            raise ValueError(f"{name!r} reads through {way!r}, which is a destination itself, {direct[str(way)]!r}")
+        for unit in site.indices or (None,):
+            key = site.module, name in through
+            taken = [owner.get((*key, unit)), owner.get((*key, None))]
+            taken += [one for place, one in owner.items() if unit is None and place[:2] == key]
+            if other := next(filter(None, taken), ""):
+                raise ValueError(f"{name!r} and {other!r} are one destination, or lie in each other: {site}")
+        owner |= {(site.module, name in through, unit): name for unit in site.indices or (None,)}
 
 
 def check(model: nn.Module, graph: Graph, batch: Batch) -> None:
