@@ -258,6 +258,17 @@ def test_one_item_does_not_stand_for_all_that_were_ablated(case):
         patched(model, graph, graph.edges, clean[:1], src_ablations(model, graph.sites, corrupt))
 
 
+def test_a_reader_that_is_left_out_is_noticed_though_what_comes_after_hides_it(case):
+    model, graph, clean, _ = case
+    kept = {name: site for name, site in graph.destinations.items() if name not in ("a1.0.k", "m2")}
+    assert len(kept) == len(graph.destinations) - 1
+    with pytest.raises(
+        ValueError, match=r"replaced where the destinations read it, .* something else reads the stream"
+    ):
+        ResidualGraph.trace(model, clean, graph.sources, kept)
+    assert ResidualGraph.trace(model, clean, graph.sources, graph.destinations).edges == graph.edges
+
+
 def test_destinations_that_lie_in_each_other_are_refused():
     model = ResidualMLP()
     sources = {"embedding": Site("embed"), **{f"m{i}": Site(f"blocks.{i}") for i in range(4)}}
