@@ -90,6 +90,12 @@ def _others(batch: Batch) -> Batch:
         known = [key for key in ("input_ids", "pixel_values", "inputs_embeds") if key in batch]
         tensors = [key for key, value in batch.items() if isinstance(value, Tensor) and value.ndim]
         key = (known or tensors)[0]
+        held, mask = batch[key], batch.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.shape == held.shape[:2] and not mask.all():
+            other, real = held.clone(), mask.bool()  # padding stays where it is: models look for its end
+            other[real] = held[real].flip(0)
+            if not torch.equal(other, held):
+                return {**batch, key: other}
         return {**batch, key: _others(batch[key])}
     first = next(i for i, value in enumerate(batch) if isinstance(value, Tensor) and value.ndim)
     return (*batch[:first], _others(batch[first]), *batch[first + 1 :])
