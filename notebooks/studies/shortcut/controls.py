@@ -16,6 +16,15 @@ RANDOM, MATCHED = "random", "matched random"  # controls by draw, not by rank
 
 
 @dataclass(frozen=True)
+class ChannelSet:
+    """Channels that are ablated at one time, and the control and draw they are of."""
+
+    control: str
+    draw: int
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Controls:
     """Sets of K channels: the first of each ranking, and draws at random.
 
@@ -58,27 +67,31 @@ class Controls:
         """Their number, C."""
         return len(next(iter(self.rankings.values())))
 
-    def masks(self, strength: Tensor) -> tuple[list[tuple[str, int, int]], Tensor]:
-        """Return the sets of channels: control, K and draw of each, and masks `[sets, C]`.
+    def sets(self, strength: Tensor) -> list[ChannelSet]:
+        """Return the sets of channels: of every K in turn, of every control, of every draw.
 
         Ranked controls, and K = 0, have the draw 0 only.
 
         Args:
             strength: `[C]`, for the match of random channels (see `strength`).
         """
-        rows: list[tuple[str, int, int]] = []
-        masks: list[Tensor] = []
+        found: list[ChannelSet] = []
         for k in self.ks:
-            sets = {name: top(order, k)[None] for name, order in self.rankings.items()}
+            masks = {name: top(order, k)[None] for name, order in self.rankings.items()}
             times = self.draws if k else 1
-            sets[RANDOM] = random_masks(self.channels, k, times, generator(self.seed, RANDOM, k))
+            masks[RANDOM] = random_masks(self.channels, k, times, generator(self.seed, RANDOM, k))
             if self.match is not None:
                 rng = generator(self.seed, MATCHED, k)
-                sets[MATCHED] = matched_masks(sets[self.match][0], strength, times, rng)
-            for name, some in sets.items():
-                rows += [(name, k, draw) for draw in range(len(some))]
-                masks.append(some)
-        return rows, torch.cat(masks)
+                masks[MATCHED] = matched_masks(masks[self.match][0], strength, times, rng)
+            for name, some in masks.items():
+                found += channel_sets(name, some)
+        return found
+
+
+def channel_sets(control: str, masks: Tensor) -> list[ChannelSet]:
+    """Return the sets of channels, all of one size, that masks `[draws, C]` choose."""
+    chosen = masks.nonzero()[:, 1].view(len(masks), -1).tolist()
+    return [ChannelSet(control, draw, tuple(some)) for draw, some in enumerate(chosen)]
 
 
 def head_weight(head: nn.Linear) -> Tensor:
