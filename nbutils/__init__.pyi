@@ -16,10 +16,10 @@ from .graphs.heads import heads as heads
 from .graphs.patch import patch_edges as patch_edges
 from .graphs.residual import ResidualGraph as ResidualGraph
 from .graphs.residual import residual_graph as residual_graph
-from .graphs.scores import EdgeTask as EdgeTask
 from .graphs.scores import attribution_scores as attribution_scores
 from .graphs.scores import exact_scores as exact_scores
 from .graphs.scores import integrated_gradients as integrated_gradients
+from .graphs.task import EdgeTask as EdgeTask
 from .hooks import capture as capture
 from .hooks import edit as edit
 from .hooks import unchanged as unchanged

@@ -149,6 +149,8 @@ class Site:
                 "must lie on axis 0; build it with batch_first=True"
             )
         axis, width = _axis(module), _width(module, self.part)
+        if self.part == "output" and self.item not in (None, 0):
+            axis = width = None  # weights of attention, or states: another tensor than the one that the module says
         if width is not None and self.axis in (None, axis) and any(unit >= width for unit in self.indices):
             raise ValueError(f"{self.name} has units 0 to {width - 1}; got {_told(self.unit)}")
         return self if self.axis is not None or axis is None else replace(self, axis=axis)

@@ -88,12 +88,15 @@ class Runner:
                     f"{site.name} has {length} on axis 0 for {first} items and {self._lengths[site]} for {len(index)}: "
                     "axis 0 must be the items"
                 )
-            if length == 1 < first and some[site].shape != self._some[site].shape:
-                raise ValueError(
-                    f"{site.name} is {tuple(some[site].shape)} for {first} items and {tuple(self._some[site].shape)} "
-                    f"for {len(index)}: axis 0 must be the items, or 1 for what all items share"
-                )
-            if _differ(some[site], self._some[site]):
+            before, after = some[site], self._some[site]
+            if self._lengths[site] == 1:  # shared by all items
+                before = before[:1]
+                if before.shape != after.shape:
+                    raise ValueError(
+                        f"{site.name} is {tuple(before.shape)} for {first} items and {tuple(after.shape)} for "
+                        f"{len(index)}: axis 0 must be the items, or 1 for what all items share"
+                    )
+            if _differ(before, after):
                 raise ValueError(
                     f"{site.name} has other values for {len(index)} items alone than for the same among {first}: axis "
                     "0 must be the items, each by itself, and nothing drawn at random"

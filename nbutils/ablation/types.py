@@ -139,7 +139,7 @@ class AblationType(metaclass=_Members):
             raise NotImplementedError(
                 f"{type(self).__name__} must say what stands in for an output: write its `reduce`"
             )
-        return _sum_and_count(output, (0,), where)
+        return _sum_and_count(output, site, (0,), where)
 
     def combine(self, total: Any, part: Any) -> Any:
         """Return the contributions of some batches and of one more, as one; of a dataset. By default their sums."""
@@ -172,6 +172,11 @@ class AblationType(metaclass=_Members):
             Site -> its part `[1, ...]`, which broadcasts to any items.
         """
         raise NotImplementedError(f"{type(self).__name__} goes by `reduce`, `combine` and `finish`")
+
+    @property
+    def site_by_site(self) -> bool:
+        """Whether what stands in is found for each site by itself, by `fit`; else a unit has part of its module's."""
+        return type(self).fit is not AblationType.fit
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen; parameters are fields of a @dataclass(frozen=True)")
@@ -211,7 +216,7 @@ class _BatchTokenwiseMean(AblationType):
     name, value = "BATCH_TOKENWISE_MEAN", "batch, tokenwise mean"
 
     def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Tensor:
-        return output.mean(0, keepdim=True) if where is None else _mean(*_sum_and_count(output, (0,), where))
+        return _average(output, site, (0,), where)
 
 
 class _BatchAllTokMean(AblationType):
@@ -219,8 +224,7 @@ class _BatchAllTokMean(AblationType):
     name, value = "BATCH_ALL_TOK_MEAN", "batch, mean over tokens"
 
     def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> Tensor:
-        axes = (0, *site.position_axes(output))
-        return output.mean(axes, keepdim=True) if where is None else _mean(*_sum_and_count(output, axes, where))
+        return _average(output, site, (0, *site.position_axes(output)), where)
 
 
 class _TokenwiseMeanClean(AblationType):
@@ -249,17 +253,38 @@ class _Mean(AblationType):
     name, value, needs = "MEAN", "mean", "dataset"
 
     def reduce(self, output: Tensor, site: Site, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return _sum_and_count(output, (0, *site.position_axes(output)), where)
+        return _sum_and_count(output, site, (0, *site.position_axes(output)), where)
 
 
-def _sum_and_count(output: Tensor, axes: tuple[int, ...], where: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the sum over some axes, which stay with length 1, in float64, and how many numbers each is the sum of."""
+def _average(output: Tensor, site: Site, axes: tuple[int, ...], where: Tensor | None) -> Tensor:
+    """Return the mean over some axes, which stay with length 1, in the output's precision unless some do not count."""
+    return (
+        _numbers(output, site).mean(axes, keepdim=True)
+        if where is None
+        else _mean(*_sum_and_count(output, site, axes, where))
+    )
+
+
+def _sum_and_count(output: Tensor, site: Site, axes: tuple[int, ...], where: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sum over some axes, which stay with length 1, in double precision, and of how many numbers each is."""
+    wide = torch.promote_types(_numbers(output, site).dtype, torch.float64)  # complex numbers stay so
     if where is None:
         count = math.prod(output.shape[axis] for axis in axes)
-        return output.sum(axes, keepdim=True, dtype=torch.float64), torch.tensor(count, device=output.device)
+        return output.sum(axes, keepdim=True, dtype=wide), torch.tensor(count, device=output.device)
     # Not by a product: what does not count may be infinite.
     kept = output.masked_fill(~where, 0.0)
-    return kept.sum(axes, keepdim=True, dtype=torch.float64), where.sum(axes, keepdim=True)
+    return kept.sum(axes, keepdim=True, dtype=wide), where.sum(axes, keepdim=True)
+
+
+def _numbers(output: Tensor, site: Site) -> Tensor:
+    """Return an output, of which means are to be taken.
+
+    Raises:
+        ValueError: it holds whole numbers or booleans.
+    """
+    if not (output.is_floating_point() or output.is_complex()):
+        raise ValueError(f"{site.name} is {output.dtype}: only of floating-point and complex numbers there is a mean")
+    return output
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:

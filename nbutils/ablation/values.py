@@ -69,7 +69,7 @@ def gather(
         for site in places.values():
             site.on(model)
         return {place: torch.tensor(ablation.constant) for place in places}
-    if type(ablation).fit is not AblationType.fit:
+    if ablation.site_by_site:
         fitted = ablation.fit(model, list(dict.fromkeys(places.values())), _again(batches), where)
         return {place: fitted[site] for place, site in places.items()}
     collect = _over_dataset if ablation.needs == "dataset" else _over_batches
@@ -105,7 +105,7 @@ def gather_alone(
     """
     alone, joint = list(dict.fromkeys(sites)), list(dict.fromkeys(together))
     wholes = list(dict.fromkeys(site.whole for site in (*alone, *joint)))
-    if ablation.needs != "dataset" or type(ablation).fit is AblationType.fit:
+    if not ablation.site_by_site:
         return gather(model, wholes, ablation, batches, where=where)
     data = _again(batches)
     like = gather(model, wholes, AblationType.MEAN, data, where=where)

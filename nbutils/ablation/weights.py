@@ -48,7 +48,12 @@ def zero_weights(model: Model, sites: Iterable[str | Site], batch: Batch | None 
     chosen = list(dict.fromkeys(Site.of(place) for place in sites))
     places = [_maker(model, site, batch) for site in chosen]
     for place in places:
-        weighted(model, place, any_axis=batch is not None)
+        layer = weighted(model, place, any_axis=batch is not None)
+        if batch is None and place.part == "output" and layer._forward_hooks:
+            raise ValueError(
+                f"hooks are left on {place.module!r}: it may put out more than its weights make; remove them, or give "
+                "a batch to check the copy on"
+            )
     copy = copied(model)
     for place in places:
         layer = weighted(copy, place, any_axis=True)

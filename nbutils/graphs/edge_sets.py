@@ -20,7 +20,7 @@ from nbutils.hooks import unchanged
 FOLD = 32  # edge sets in one forward pass, at most
 NARROW = 2 << 20  # bytes of the largest activation in one pass: what is larger is written to fresh pages every time
 MEMORY = 500_000_000  # bytes
-WORTH = 40  # passes, edge sets times batches, from which on clean runs and their check pay
+WORTH = 8  # edge sets times batches, for each place where they may begin, from which on clean runs and checks pay
 NEVER = 1 << 62
 
 See = Callable[[list[int], Tensor], None]
@@ -66,8 +66,9 @@ def run_edge_sets(
 class EdgeSets:
     """Runs a model under edge sets, batch after batch.
 
-    Before clean runs are trusted, a few edge sets of the first batch run in full as well; where they differ, or modules
-    are not called as in the clean run, every set runs in full, with a `PrefixWarning`.
+    A clean run is trusted from a module on when an edge set that begins there has been compared with the whole model,
+    on the first batch. Where they differ, or modules are not called as in the clean run, every set runs in full, with
+    a `PrefixWarning`.
 
     Args:
         model: the graph's.
@@ -89,13 +90,13 @@ class EdgeSets:
     expected: int = WORTH
     item: int | str | None = None
     order: Order | None = field(default=None, init=False)
-    checked: bool = field(default=False, init=False)
+    skips: bool = field(default=True, init=False)
+    checked: set[int] = field(default_factory=set, init=False)
     held: dict[Hashable, _Clean] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.fold is not None and self.fold < 1:
             raise ValueError(f"fold must be 1 or more; got {self.fold}")
-        self.skips = self.expected >= WORTH
 
     @torch.no_grad()
     def run(
@@ -122,8 +123,8 @@ class EdgeSets:
             clean = self._clean(batch, key) if self.skips else None
             starts = self._starts(masks)
             order = sorted(range(len(masks)), key=lambda i: -starts[i])  # those of no edges come first
-            if clean is not None and not self.checked:
-                self._check(masks, batch, clean, [i for i in order if starts[i] < NEVER])
+            if clean is not None:
+                self._check(masks, batch, clean, {start: i for i, start in enumerate(starts)}, fold)
             for some in _chunks(order, starts, fold):
                 see(some, self._outputs(masks[some], batch, clean, min(starts[i] for i in some)))
 
@@ -137,6 +138,7 @@ class EdgeSets:
         """Return how many sets run in one pass; clean runs that memory has no room for are given up."""
         if self.order is None:
             self.order = Order.of(self.model, batch.inputs)
+            self.skips = self.expected >= WORTH * len(set(self._moments().values()))
         items = batches.count(batch.inputs)
         largest = int(self.order.largest * items)
         written = batch.rows.nbytes // batch.rows.shape[1] * items
@@ -178,21 +180,28 @@ class EdgeSets:
             self.held[key] = clean
         return clean
 
-    def _check(self, masks: Tensor, batch: _Batch, clean: _Clean, sets: list[int]) -> None:
-        """Compare a few sets, alone and together, with the whole model."""
-        self.checked = True
-        few = sorted({sets[int(share * (len(sets) - 1))] for share in (0, 1)}) if sets else []
-        starts = self._starts(masks)
-        for some in [*([i] for i in few), *([few] if len(few) > 1 else [])]:
+    def _check(self, masks: Tensor, batch: _Batch, clean: _Clean, sets: dict[int, int], fold: int) -> None:
+        """Compare sets that begin at moments of which there was none before with the whole model, alone and folded.
+
+        Args:
+            sets: moment -> the number of a set that begins there.
+        """
+        new = {start: i for start, i in sets.items() if start not in self.checked and start < NEVER}
+        groups = [({start}, [i]) for start, i in new.items()]
+        if min(fold, len(new)) > 1:
+            groups.append((set(new), list(new.values())[:fold]))
+        for moments, some in groups:
+            start = min(moments)
             whole = self._outputs(masks[some], batch, None, 0)
             try:
-                short = self._shortened(masks[some], batch, clean, min(starts[i] for i in some))
+                short = self._shortened(masks[some], batch, clean, start)
             except Exception as error:  # the whole model ran: whatever this is, it comes of the clean run
                 return self._distrust(f"{type(error).__name__}: {error}")
             scale, apart = whole.abs().max().item(), (whole - short).abs().max().item()
             limit = min(1e3 * torch.finfo(whole.dtype).eps, 0.02) * scale
             if not (apart <= limit or torch.equal(whole, short)):
                 return self._distrust(f"outputs differ by {apart:.3g}, where the largest is {scale:.3g}")
+        self.checked |= set(new)
         return None
 
     def _distrust(self, why: str) -> None:

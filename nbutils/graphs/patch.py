@@ -192,7 +192,9 @@ class Patch:
         rows = self.rows[span.rows]  # (units, items or 1, ...)
         items, left = divmod(tensor.shape[1], sets)
         shared = tensor.shape[1] == 1  # vectors of positions, say, the same for every item
-        fits = rows.ndim == tensor.ndim and all(a in (1, b) for a, b in zip(rows.shape[2:], tensor.shape[2:], strict=True))
+        fits = rows.ndim == tensor.ndim and all(
+            a in (1, b) for a, b in zip(rows.shape[2:], tensor.shape[2:], strict=True)
+        )
         if (left and not shared) or not (shared or rows.shape[1] in (1, items)) or not fits:
             raise ValueError(
                 f"{span.module!r} writes {tuple(tensor.shape[1:])} for {sets} edge sets, where ablations are "

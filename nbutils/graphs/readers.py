@@ -14,7 +14,12 @@ _CLOSE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 
 def apart(a: Tensor, b: Tensor) -> float:
-    """Return how far two tensors are apart, in units of the largest value; infinite where one is not finite."""
+    """Return how far two tensors are apart, in units of the largest finite value; infinite where one alone is not."""
+    finite = a.isfinite() & b.isfinite()
+    if not finite.all():
+        if not torch.equal(a[~finite].nan_to_num(0.5), b[~finite].nan_to_num(0.5)):
+            return torch.inf
+        a, b = a[finite], b[finite]
     if not a.numel():
         return 0.0
     scale = max(a.abs().max().item(), b.abs().max().item())

@@ -55,7 +55,7 @@ class ResidualGraph(Graph):
 
         Args:
             model: any module; left as it was.
-            batch: inputs, of any kind; items that differ from each other.
+            batch: inputs, of any kind; of its items, which differ from each other, a few are used.
             sources: name -> output of a module that is added to the stream; or, with `part="input"`, units of the input
                 of a linear module whose output is added (`nb.heads`): they write their share of it.
             destinations: name -> module whose input, the first argument, is the stream, or a copy of it per unit; or,
@@ -74,8 +74,9 @@ class ResidualGraph(Graph):
         destinations = {
             name: site if name in through else replace(site, part="input") for name, site in destinations.items()
         }
-        graph = cls(**tracing.trace(model, batch, sources, destinations, through))
-        tracing.check(model, graph, batch)
+        some = tracing.few(batch)
+        graph = cls(**tracing.trace(model, some, sources, destinations, through))
+        tracing.check(model, graph, some)
         return graph
 
 
@@ -104,7 +105,7 @@ def residual_graph(
 
     Args:
         model: any module; left as it was.
-        batch: inputs, of any kind; two items or more that differ.
+        batch: inputs, of any kind; a few of its items are used, which should differ.
         embedding: path of the module that puts out h_0; None for a model of a family.
         branch: path of f_i, with `{}` for i: the module whose output is added to the stream.
         reader: path of the module that reads the stream in block i, with `{}` for i; that of the branch when not given.

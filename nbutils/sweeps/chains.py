@@ -8,7 +8,7 @@ several units at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +94,7 @@ class Chain:
             pins[at] = self._laid_out(at, values[place]), slice(None) if units is None else list(units)
         return _Work(self._run(self._enter(inputs), pins), values, pins)
 
-    def outputs(self, work: _Work, rows: Sequence[Row]) -> Iterator[Tensor]:
+    def outputs(self, work: _Work, rows: Sequence[Row]) -> Generator[Tensor, None, None]:
         """Yield what the model answers, some rows at a time, in their order: `[rows, items, classes]`."""
         for place, some in by_place(rows):
             at = self.at[place.module]
@@ -102,7 +102,7 @@ class Chain:
             for answers in self._replace_each(at, units, self._laid_out(at, work.values[place]), work):
                 yield answers[:, :, 0].transpose(1, 2)
 
-    def _replace_each(self, at: int, units: list[int], value: Tensor, work: _Work) -> Iterator[Tensor]:
+    def _replace_each(self, at: int, units: list[int], value: Tensor, work: _Work) -> Generator[Tensor, None, None]:
         output, after = work.kept[at], self._next[at]
         channels, items = output.shape[1], output.shape[-1]
         value = value.expand(1, channels, output.shape[2], -1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence, Sized
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,8 +40,10 @@ class Driver:
         self.rows: list[Row] = []
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        self._sites, self._ablated = sites, ablated
-        self._wholes = list(dict.fromkeys(site.whole for site in (*sites.values(), *ablated)))
+        self._sites = [(label, site, site.whole) for label, site in sites.items()]
+        self._ablated = [(site, site.whole) for site in ablated]
+        wholes: list[Site] = [whole for _, _, whole in self._sites] + [whole for _, whole in self._ablated]
+        self._wholes = list(dict.fromkeys(wholes))
         self._places: dict[Site, Site] = {}  # as given -> with its axis, counted from the front
         self._widths: dict[Site, int] = {}
         self._fixed = Fixed()
@@ -55,11 +59,14 @@ class Driver:
         """
         batches, needs = self.task.batches, self.task.ablation.needs
         bar = progress.bar(len(batches) if isinstance(batches, Sized) else 0, label)
-        with torch.inference_mode(False), torch.no_grad(), unchanged(self.model), bar:
+        with _alone(self.model), torch.inference_mode(False), torch.no_grad(), unchanged(self.model), bar:
             self.model.eval()
             given: dict[Site, Tensor] = {}
             if needs != "batch":
-                given = self.task.dataset_values(self.model, self._sites.values(), self._ablated)
+                alone, together = self._wholes, []
+                if self.task.ablation.site_by_site:
+                    alone, together = [site for _, site, _ in self._sites], [site for site, _ in self._ablated]
+                given = self.task.dataset_values(self.model, alone, together)
             for step in self.task.steps():
                 step = replace(step, inputs=owned(step.inputs))
                 if not self._item_bytes:
@@ -88,25 +95,26 @@ class Driver:
             site, shape = whole.on(self.model), shapes[whole]
             place = self._places[whole] = replace(site, axis=site.units_axis(shape))
             self._widths[place] = place.count(shape)
-        for label, site in self._sites.items():
-            self.rows += self._rows_of(label, site)
+        for label, site, whole in self._sites:
+            self.rows += self._rows_of(label, site, whole)
         number = {place: at for at, place in enumerate(self._widths)}
         self._order = sorted(range(len(self.rows)), key=lambda at: number[self.rows[at].place])
         units: dict[Site, tuple[int, ...] | None] = {}
-        for site in self._ablated:
-            place = self._within(site)
+        for site, whole in self._ablated:
+            place = self._within(site, whole)
             before = units.get(place, ())
             units[place] = None if site.unit is None or before is None else (*before, *site.indices)
         self._fixed = Fixed(units)
 
-    def _rows_of(self, label: Hashable, site: Site) -> list[Row]:
-        place = self._within(site)
+    def _rows_of(self, label: Hashable, site: Site, whole: Site) -> list[Row]:
+        place = self._within(site, whole)
         if site.unit is None:
             return [Row(label, place, (unit,), unit) for unit in range(self._widths[place])]
         return [Row(label, place, site.indices, site.unit if isinstance(site.unit, int) else told(site.unit))]
 
-    def _within(self, site: Site) -> Site:
-        place = self._places[site.whole]
+    def _within(self, site: Site, whole: Site) -> Site:
+        """Return the place of a site, whose units must be there."""
+        place = self._places[whole]
         if site.unit is not None and max(site.indices) >= self._widths[place]:
             raise ValueError(
                 f"{place.name} has units 0 to {self._widths[place] - 1} on axis {place.axis}; got {max(site.indices)}"
@@ -145,7 +153,8 @@ class Driver:
         some = kinds.select(step.inputs, slice(0, COMPARED))
         if key not in self._engines:
             rows = [self.rows[at] for at in self._order]
-            self._engines = {key: Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)}
+            made = Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)
+            self._engines[key] = made
         return self._engines[key]
 
     def _add(self, rows: list[int], answers: Tensor, step: Step, intact: Tensor | None) -> None:
@@ -182,13 +191,38 @@ class _Batch:
             if len(self.parts) == 1:  # for the next rows, too
                 self._kept = values, works
             at = 0
-            for found in self.engines.outputs(works, self.inputs(items), values, rows):
-                if room is None:
-                    room = found.new_empty(len(rows), self.step.items, *found.shape[2:])
-                room[at : at + len(found), items] = found
-                at += len(found)
+            # Closed at once when the sweep is stopped, because the model is edited until then.
+            with closing(self.engines.outputs(works, self.inputs(items), values, rows)) as some:
+                for found in some:
+                    if room is None:
+                        room = found.new_empty(len(rows), self.step.items, *found.shape[2:])
+                    room[at : at + len(found), items] = found
+                    at += len(found)
         assert room is not None  # there are rows
         return room
+
+
+_busy: dict[int, tuple[int, int]] = {}  # id of a model -> the thread that sweeps it, and how many sweeps deep
+_lock = threading.Lock()
+
+
+@contextmanager
+def _alone(model: nn.Module) -> Iterator[None]:
+    """Refuse a model that another thread sweeps: each would meet the other's edits. A metric may sweep it, too."""
+    own = threading.get_ident()
+    with _lock:
+        thread, depth = _busy.get(id(model), (own, 0))
+        if thread != own:
+            raise ValueError("another thread sweeps this model: each would meet the other's edits; give it a copy")
+        _busy[id(model)] = own, depth + 1
+    try:
+        yield
+    finally:
+        with _lock:
+            if depth:
+                _busy[id(model)] = own, depth
+            else:
+                del _busy[id(model)]
 
 
 def told(units: range | tuple[int, ...] | int | None) -> str:

@@ -1,4 +1,4 @@
-"""The engines of a sweep: for each place the fastest that can give its answers, and that was seen to give the right ones.
+"""The engines of a sweep: for each place the fastest that can give its answers, and was seen to give the right ones.
 
 An engine is trusted once it has been compared with one whole hooked forward per row, on a few items and rows of each
 place. One that fails gives way to that forward, with a warning.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
     def work(self, inputs: Batch, values: Values) -> Any: ...
 
-    def outputs(self, work: Any, rows: Sequence[Row]) -> Iterator[Tensor]: ...
+    def outputs(self, work: Any, rows: Sequence[Row]) -> Generator[Tensor, None, None]: ...
 
 
 class Engines:
@@ -79,7 +79,7 @@ class Engines:
         replay = Replay(model, widths, fixed, answer, some)
         self.hooked = Hooked(model, widths, fixed, answer, replay.least)
         chain = None
-        if all(isinstance(leaf, LINEAR + BETWEEN) for leaf in replay.leaves):
+        if rows and all(isinstance(leaf, LINEAR + BETWEEN) for leaf in replay.leaves):
             chain = Chain.of(model, batches.select(inputs, slice(0, 1)), fixed)
             if chain is None:
                 _say_why(model)
@@ -88,9 +88,7 @@ class Engines:
             engine: Engine = self.hooked
             if chain is not None and chain.holds(mine):
                 engine = chain
-            elif replay.ends_linearly(place) and (
-                pooled := Pooled.of(model, place, fixed, answer, replay.least, some)
-            ):
+            elif replay.ends_linearly(place) and (pooled := Pooled.of(model, place, fixed, answer, replay.least, some)):
                 engine = pooled
             elif replay.holds(mine):
                 engine = replay
@@ -103,6 +101,7 @@ class Engines:
                 self._distrust(place, engine, fault)
                 engine = self.hooked
             self.of[place] = engine
+        replay.forget()
 
     def most(self, memory: int) -> int:
         """Return how many items to take at a time; 0 where one needs more than `memory` bytes."""
@@ -113,7 +112,9 @@ class Engines:
         """Bytes that one item needs."""
         return max((engine.least for engine in self.of.values()), default=self.hooked.least)
 
-    def outputs(self, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]) -> Iterator[Tensor]:
+    def outputs(
+        self, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]
+    ) -> Generator[Tensor, None, None]:
         """Yield the answers of rows, some at a time in their order `[rows, items, ...]`.
 
         Args:
@@ -137,24 +138,24 @@ class Engines:
     @staticmethod
     def _some(
         engine: Engine, works: dict[int, Any], inputs: Batch, values: Values, rows: Sequence[Row]
-    ) -> Iterator[Tensor]:
+    ) -> Generator[Tensor, None, None]:
         if id(engine) not in works:
             works[id(engine)] = engine.work(inputs, values)
         # Closed at once when the sweep is stopped, because the model is edited until then.
-        with closing(engine.outputs(works[id(engine)], rows)) as found:  # type: ignore[type-var]
+        with closing(engine.outputs(works[id(engine)], rows)) as found:
             yield from found
 
     def _fault(self, engine: Engine, rows: list[Row], inputs: Batch, values: Values) -> str | None:
         """Return how an engine differs from a hooked forward on the first row, the last and one drawn; None: not."""
-        drawn = random.Random(len(rows)).randrange(len(rows))  # noqa: S311
-        some = [rows[at] for at in sorted({0, drawn, len(rows) - 1})]
-        expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
         if engine is self.hooked:
             return None
+        drawn = random.Random(len(rows)).randrange(len(rows))
+        some = [rows[at] for at in sorted({0, drawn, len(rows) - 1})]
+        expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
         try:
             found = torch.cat(list(self._some(engine, {}, inputs, values, some)))
-        except Mismatch as fault:
-            return str(fault)
+        except Exception as fault:  # the same rows went through the model as it is, just now
+            return f"it raises {type(fault).__name__}: {fault}" if not isinstance(fault, Mismatch) else str(fault)
         if found.shape != expected.shape:
             return f"it answers {tuple(found.shape)} where {tuple(expected.shape)} is right"
         if not expected.is_floating_point():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Hooked:
         """As `Chain.work`."""
         return inputs, values
 
-    def outputs(self, work: tuple[Batch, Values], rows: Sequence[Row]) -> Iterator[Tensor]:
+    def outputs(self, work: tuple[Batch, Values], rows: Sequence[Row]) -> Generator[Tensor, None, None]:
         """As `Chain.outputs`."""
         inputs, values = work
         items = batches.count(inputs)

@@ -1,4 +1,4 @@
-"""Answers with groups of units replaced, all in one matrix product: where nothing but pooling and a linear head follows.
+"""Answers with groups of units replaced, in one matrix product: where nothing but pooling and a linear head follows.
 
 Replacing units S by r adds Σ_{c∈S} (r_c − a_c)·w_c to the logits, a being what the head reads and w its weights. So the
 logits of many groups are the product of their masks `[groups, units]` with the effects of single units.
@@ -6,10 +6,12 @@ logits of many groups are the product of their masks `[groups, units]` with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from nbutils.batches import Batch
 from nbutils.hooks import edit, watch
 from nbutils.sites import Site
 from nbutils.sweeps.hooked import ITEMS, Answer
-from nbutils.sweeps.recording import Mismatch, is_hooked, tensors
+from nbutils.sweeps.recording import Mismatch, is_hooked, reachable, tensors
 from nbutils.sweeps.rows import Fixed, Row, Values
 
 ELEMENTS = 4_000_000  # of a product at a time: [rows, items, classes]
@@ -42,7 +44,7 @@ class Pooled:
         self._fixed, self._answer = fixed, answer
         self._masks: tuple[Sequence[Row], Tensor] | None = None
         self._hooked = {module for module in model.modules() if is_hooked(module)}
-        named = model.named_modules()
+        named = reachable(model)
         self._leaves = {name: module for name, module in named if name and next(module.children(), None) is None}
 
     @classmethod
@@ -94,7 +96,7 @@ class Pooled:
             effects = torch.einsum("nup,cup->ucn", change, weight)
         return answer, effects
 
-    def outputs(self, work: tuple[Tensor, Tensor], rows: Sequence[Row]) -> Iterator[Tensor]:
+    def outputs(self, work: tuple[Tensor, Tensor], rows: Sequence[Row]) -> Generator[Tensor, None, None]:
         """As `Chain.outputs`."""
         answer, effects = work
         units, classes, items = effects.shape
@@ -108,7 +110,7 @@ class Pooled:
         """Return which units each row replaces `[rows, units]`, ones and zeros."""
         if self._masks is None or self._masks[0] is not rows:
             lengths = torch.tensor([len(row.units) for row in rows])
-            columns = torch.tensor([unit for row in rows for unit in row.units])
+            columns = torch.from_numpy(np.fromiter(chain.from_iterable(row.units for row in rows), dtype=np.int64))
             masks = torch.zeros(len(rows), units, dtype=like.dtype)
             masks[torch.arange(len(rows)).repeat_interleave(lengths), columns] = 1
             self._masks = rows, masks.to(like.device)
@@ -147,7 +149,11 @@ class _Path:
         last = self._last[0]
         if type(module) is nn.Linear and output.ndim == 2 and module not in self._hooked:
             self.head = module
-        elif type(module) in CHANNELWISE and module not in self._hooked and last.ndim == 2 + int(type(module).__name__[-2]):
+        elif (
+            type(module) in CHANNELWISE
+            and module not in self._hooked
+            and last.ndim == 2 + int(type(module).__name__[-2])
+        ):
             self.pools.append(module)
         else:
             self.need(_view(output, *self._last))

@@ -49,8 +49,8 @@ class Measurement:
         batches: an iterable of batches. A batch is what a model runs on (`nbutils.batches`), a `PairBatch`, of which
             the clean inputs run, or anything else from which `inputs` takes what runs.
         metric: `(output, batch) -> [items]`, or a pair of such tensors, values and which items count; or several by
-            name. One with a method `each`, `(outputs [ablations, items, ...], batch) -> [ablations, items]`, is called once
-            for many ablations. One with `against_intact = True` is given what the intact model answers, too.
+            name. One with a method `each`, `(outputs [ablations, items, ...], batch) -> [ablations, items]`, is called
+            once for many ablations. One with `against_intact = True` is given what the intact model answers, too.
         ablation: what replaces activations.
         inputs: batch -> what the model runs on.
         reference: what the replacement comes from: a callable, batch -> inputs item by item; or, for a type that needs

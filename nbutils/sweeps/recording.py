@@ -80,7 +80,7 @@ class Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.late: set[str] = set()
-        self._modules = dict(_reachable(model))
+        self._modules = dict(reachable(model))
         self._hooked = {path for path, module in self._modules.items() if is_hooked(module)}
 
     def record(self, inputs: Batch) -> tuple[dict[nn.Module, Call], Any]:
@@ -134,7 +134,7 @@ def answering(stand_ins: Iterable[Call], unmoved: Iterable[Call]) -> Iterator[Ca
     """
     met: dict[str, int] = {}
     own: dict[nn.Module, Any] = {}
-    before = [call for call in stand_ins]
+    before = list(stand_ins)
 
     def answer(call: Call) -> Callable[..., Any]:
         def forward(*_arguments: Any, **_keywords: Any) -> Any:
@@ -181,8 +181,10 @@ def written(versions: Versions) -> bool:
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """Return the tensors in what a module takes or puts out."""
+    """Return the tensors in what a module takes or puts out; inside `torch.vmap` those of all items."""
     if isinstance(value, Tensor):
+        while torch._C._functorch.is_batchedtensor(value):
+            value = torch._C._functorch.get_unwrapped(value)
         return [value]
     if isinstance(value, Mapping):
         value = list(value.values())
@@ -208,7 +210,7 @@ def is_hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _reachable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def reachable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield path and module of what lies below a model, but not what lies in scripted modules, which no hook meets."""
     seen = {model}
 
@@ -225,7 +227,12 @@ def _reachable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _simple(value: Any) -> bool:
-    """Return whether a value is made of tensors and constants, so that it can be given back."""
+    """Return whether a value is made of tensors and constants, so that it can be given back.
+
+    A tensor inside `torch.vmap` cannot.
+    """
+    if isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value):
+        return False
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -248,7 +255,8 @@ def _copied(value: Any) -> Any:
 
 
 def _layout(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.shape, tensor.stride(), tensor.is_neg(), tensor.is_conj()
+    place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+    return *place, tensor.is_neg(), tensor.is_conj()
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -256,8 +264,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one is other or type(one) is not type(other) or one.dtype != other.dtype:
             return one is other
-        same = one.untyped_storage()._cdata == other.untyped_storage()._cdata
-        return same and one.storage_offset() == other.storage_offset() and _layout(one) == _layout(other)
+        return _layout(one) == _layout(other)
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
-    return isinstance(one, Simple) and type(one) is type(other) and one == other
+    return isinstance(one, Simple) and type(one) is type(other) and bool(one == other)

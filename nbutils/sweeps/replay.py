@@ -6,7 +6,7 @@ called with the very tensors they were called with then: nothing that leads to t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,8 @@ class Replay:
         self._widths, self._fixed, self._answer = widths, fixed, answer
         self._recorder = Recorder(model)
         calls, _ = self._recorder.record(sample)
-        self._first = calls
+        self._first: dict[nn.Module, Call] = calls
+        self._sample: Batch | None = sample
         called = [module for module, call in calls.items() if call.calls]
         self.leaves = [module for module in called if next(module.children(), None) is None]
         made = {t.untyped_storage()._cdata: t.nbytes for call in calls.values() for t in tensors(call.output)}
@@ -78,12 +79,18 @@ class Replay:
         weighted = [module for module in later if next(module.parameters(recurse=False), None) is not None]
         return len(weighted) == 1 and isinstance(weighted[0], nn.Linear)
 
+    def forget(self) -> None:
+        """Free what the sample left: from here on `ends_linearly` says no."""
+        self._first, self._sample = {}, None
+
     def work(self, inputs: Batch, values: Values) -> _Work:
         """As `Chain.work`."""
+        if inputs is self._sample and not self._fixed.units:
+            return _Work(inputs, values, self._first)
         with edit(self.model, self._fixed.edits(values)):
             return _Work(inputs, values, self._recorder.record(inputs)[0])
 
-    def outputs(self, work: _Work, rows: Sequence[Row]) -> Iterator[torch.Tensor]:
+    def outputs(self, work: _Work, rows: Sequence[Row]) -> Generator[torch.Tensor, None, None]:
         """As `Chain.outputs`.
 
         Raises:

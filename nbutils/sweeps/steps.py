@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.hooks import watch
+from nbutils.sweeps.recording import reachable
 
 Step = Callable[[Tensor], Tensor]
 LINEAR = (nn.Conv2d, nn.Linear)
@@ -128,7 +129,7 @@ def _trace(model: nn.Module, sample: Tensor) -> list[Leaf] | None:
     passed: list[tuple[Tensor, int]] = [(sample, sample._version)]
     broken = False
     # A model without modules below it is no chain of them.
-    found = {path: module for path, module in model.named_modules() if path and next(module.children(), None) is None}
+    found = {path: module for path, module in reachable(model) if path and next(module.children(), None) is None}
 
     def before(*inputs: object, **keywords: object) -> None:
         nonlocal broken

@@ -1,5 +1,6 @@
-"""All 112 units of conv1, conv2 and fc1 of the digit network on 20,000 images, one thread on every side.
+"""All 112 units of conv1, conv2 and fc1 of the digit network on 20,000 images; a layer of ResNet-18; groups of a pool.
 
+One thread on every side.
 Seconds are processor time of this process, so that other work on the machine counts less. captum is not a dependency:
 its row says so where it cannot be imported.
 """
@@ -8,16 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import itemgetter
 
 import torch
+import torchvision
 from memory import peak_gigabytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbutils.ablation.edits import edits
 from nbutils.hooks import edit
 from nbutils.sites import Site
-from nbutils.sweeps import engines, units
-from nbutils.sweeps.measures import Measures
+from nbutils.sweeps.metrics import accuracy
+from nbutils.sweeps.units import sweep as swept_by
 from studies.backdoor.network import LAYERS, MnistNet
 
 IMAGES = 20_000
@@ -25,6 +28,9 @@ UNITS = {"conv1": 32, "conv2": 64, "fc1": 16}
 TIMED = {"conv1": 5, "conv2": 37, "fc1": 3}  # the plain loop is timed on these units and extrapolated
 BATCH = 250  # of the plain loop; 64 is as fast here, 1,000 is slower
 CAPTUM_IMAGES = 250
+RESNET_SITE = "layer3.0.conv1"
+RESNET_BATCHES, RESNET_IMAGES, RESNET_SIZE = 2, 16, 64
+GROUPS, CHANNELS, POOLED_ITEMS = 2400, 512, 800
 
 
 def measure() -> list[dict[str, object]]:
@@ -43,14 +49,13 @@ def _measure() -> list[dict[str, object]]:
     count = sum(UNITS.values())
     swept, frame = min((_timed(lambda: sweep(model, images, labels, UNITS)) for _ in range(2)), key=lambda run: run[0])
     alone = {layer: _timed(lambda layer=layer: sweep(model, images, labels, [layer]))[0] for layer in UNITS}
-    prefix = _timed(lambda: units.measure(model, right(images, labels)))[0]
-    parts = ", ".join(f"{layer} {max(0, seconds - prefix):.2g} s" for layer, seconds in alone.items())
+    parts = ", ".join(f"{layer} {seconds:.2g} s" for layer, seconds in alone.items())
     seconds, difference, apart = 0.0, 0.0, 0
     for layer, unit in TIMED.items():
         logits, spent = plain(model, images, Site(LAYERS[layer], unit))
         seconds += spent / len(TIMED)
         difference = max(difference, (logits - ours(model, images, layer)[:, unit]).abs().max().item())
-        row = frame[(frame.layer == layer) & (frame.unit == unit)]
+        row = frame[(frame.site == layer) & (frame.unit == unit)]
         apart = max(apart, abs(round(row.value.item() * IMAGES) - int((logits.argmax(1) == labels).sum())))
     agreement = f"reference: the limit; accuracies differ by {apart} of {IMAGES} items at most"
     extrapolated = f"extrapolated from {len(TIMED)} units"
@@ -59,12 +64,19 @@ def _measure() -> list[dict[str, object]]:
         "import bench_sweep as b; b.sweep(b.network(), b.digits(b.IMAGES), torch.zeros(b.IMAGES, dtype=int), b.UNITS)"
     )
     return [
-        _row(f"{count} units, one full hooked forward each", swept, count * seconds, "s", extrapolated),
+        _row(
+            f"{count} units, one full hooked forward each",
+            swept,
+            count * seconds,
+            "s",
+            f"{extrapolated}; layers alone: {parts}",
+        ),
         _row("the same, channels last", swept, count * last, "s", "extrapolated from 1 unit"),
         _captum(model, images[:CAPTUM_IMAGES], swept),
-        _row("where the time goes: the network once", swept, prefix, "s", f"the rest: {parts}; see chains.py"),
         _row("largest difference of logits, of the timed units", difference, 1e-4, "", agreement),
         _row("peak memory of the sweep, whole process", peak, 2.0, "GB", "reference: the limit"),
+        *_resnet(),
+        _groups(),
     ]
 
 
@@ -82,11 +94,26 @@ def digits(count: int) -> Tensor:
 
 
 def sweep(model: MnistNet, images: Tensor, labels: Tensor, layers):
-    return units.sweep(model, {name: LAYERS[name] for name in layers}, right(images, labels))
+    sites = {name: LAYERS[name] for name in layers}
+    return swept_by(model, sites, batches(images, labels), accuracy(), inputs=itemgetter(0))
 
 
-def right(images: Tensor, labels: Tensor) -> Measures:
-    return Measures({"x": images}, {"right": ("x", labels)})
+def batches(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+
+
+class Answers:
+    """A metric that keeps the answers it is given: `[units, items, classes]` of each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, output: Tensor, batch: object) -> Tensor:
+        raise NotImplementedError
+
+    def each(self, outputs: Tensor, batch: object) -> Tensor:
+        self.seen.append(outputs)
+        return outputs[..., 0]
 
 
 @torch.no_grad()
@@ -101,14 +128,11 @@ def plain(model, images, site: Site | None = None, layout=torch.contiguous_forma
     return logits, spent
 
 
-@torch.no_grad()
-def ours(model: MnistNet, images: Tensor, layer: str) -> Tensor:
+def ours(model: nn.Module, images: Tensor, layer: str) -> Tensor:
     """Return `[items, units, classes]`: the logits behind the sweep's counts."""
-    site = Site(LAYERS[layer])
-    runner = engines.choose(model, [site], images[:1])
-    size = runner.plan(units.MEMORY)
-    chunks = ([logits for _, _, logits in runner.unit_logits(x, [site], [], {})] for x in images.split(size))
-    return torch.cat([torch.cat(chunk).transpose(0, 1) for chunk in chunks])
+    answers = Answers()
+    swept_by(model, LAYERS.get(layer, layer), images.split(BATCH), answers)
+    return torch.cat(answers.seen, 1).transpose(0, 1)
 
 
 def _captum(model: MnistNet, images: Tensor, swept: float) -> dict[str, object]:
@@ -129,10 +153,69 @@ def _captum(model: MnistNet, images: Tensor, swept: float) -> dict[str, object]:
             )
             whole = model(images)[:, :1]
         seconds += spent
-        effect = effect.reshape(len(images), units, -1)[:, :, 0]
+        effect = effect.reshape(len(images), count, -1)[:, :, 0]
         difference = max(difference, (whole - effect - ours(model, images, layer)[:, :, 0]).abs().max().item())
     note = f"extrapolated from {len(images)} images; logits differ by {difference:.1g} at most"
     return _row(name, swept, seconds * IMAGES / len(images), "s", note)
+
+
+def _resnet() -> list[dict[str, object]]:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=10).eval()
+    images = torch.randn(RESNET_BATCHES, RESNET_IMAGES, 3, RESNET_SIZE, RESNET_SIZE)
+    answers = Answers()
+    swept, _ = _timed(lambda: swept_by(model, RESNET_SITE, list(images), answers))
+    hand, expected = _timed(lambda: torch.cat([_by_hand(model, batch) for batch in images], 1))
+    apart = (torch.cat(answers.seen, 1) - expected).abs().max().item()
+    units = len(expected)
+    what = f"{units} units of ResNet-18's {RESNET_SITE}"
+    note = f"the prefix and the skip once, then the rest for each unit; logits differ by {apart:.1g} at most"
+    rows = [_row(f"{what}, careful code by hand", swept, hand, "s", note)]
+    try:
+        from captum.attr import LayerFeatureAblation
+    except ImportError:
+        return rows
+    ablation = LayerFeatureAblation(model, model.get_submodule(RESNET_SITE))
+    mask = torch.arange(units).view(1, units, 1, 1)
+    with torch.no_grad():
+        spent = _timed(lambda: ablation.attribute(images[0], target=0, layer_mask=mask))[0]
+    return [*rows, _row(f"{what}, captum", swept, spent * RESNET_BATCHES, "s", "extrapolated from one batch")]
+
+
+@torch.no_grad()
+def _by_hand(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits `[units, items, classes]` with each unit of `RESNET_SITE` zero."""
+    block, after = model.layer3
+    x = model.layer2(model.layer1(model.maxpool(model.relu(model.bn1(model.conv1(images))))))
+    first, skip = block.conv1(x), block.downsample(x)
+    found = []
+    for unit in range(first.shape[1]):
+        x = first.clone()
+        x[:, unit] = 0
+        x = block.bn2(block.conv2(block.relu(block.bn1(x))))
+        x = model.layer4(after(block.relu(x.add_(skip))))
+        found.append(model.fc(model.avgpool(x).flatten(1)))
+    return torch.stack(found)
+
+
+def _groups() -> dict[str, object]:
+    torch.manual_seed(0)
+    features, labels, head = torch.randn(POOLED_ITEMS, CHANNELS), torch.arange(POOLED_ITEMS) % 2, nn.Linear(CHANNELS, 2)
+    sites = {group: Site("0", torch.randperm(CHANNELS)[: 4 + group % 120].tolist()) for group in range(GROUPS)}
+    model = nn.Sequential(nn.Identity(), head)
+    work = lambda: swept_by(model, sites, [(features, labels)], accuracy(), inputs=itemgetter(0))  # noqa: E731
+    swept, frame = min((_timed(work) for _ in range(3)), key=itemgetter(0))
+    few = range(0, GROUPS, 48)
+    masks = torch.zeros(len(few), CHANNELS, dtype=torch.bool)
+    for mask, group in zip(masks, few, strict=True):
+        mask[list(sites[group].indices)] = True
+    with torch.no_grad():
+        spent, right = _timed(lambda: [head(features.masked_fill(mask, 0)).argmax(1) == labels for mask in masks])
+    apart = max(abs(frame.value[group] - one.double().mean().item()) for group, one in zip(few, right, strict=True))
+    note = f"extrapolated from {len(few)}; accuracies differ by {apart * POOLED_ITEMS:.0f} items at most"
+    return _row(
+        f"{GROUPS} groups of {CHANNELS} pooled channels, a head for each", swept, spent * GROUPS / len(few), "s", note
+    )
 
 
 def _timed(work: Callable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from any_models import Case, Place
@@ -128,7 +128,13 @@ class ByHand:
         share = counts.repeat(len(sources), 1).double().reshape(*x.shape[:2], *[1] * (x.ndim - 2))
         return (x * share).sum(axes, keepdim=True) / share.sum(axes, keepdim=True)
 
-    def answer(self, place: Place | None = None, units: Any = None, value: Tensor | float = 0.0, run: int | str = "every") -> Tensor:
+    def answer(
+        self,
+        place: Place | None = None,
+        units: Any = None,
+        value: Tensor | float = 0.0,
+        run: int | Literal["every"] = "every",
+    ) -> Tensor:
         """Return the model's answer to the clean inputs with units at a place replaced, by index assignment."""
         runs = iter(range(1000))
 

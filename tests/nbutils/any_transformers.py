@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 import transformers as hf
 from any_models import TOKENS, Case, Place, ids, images, known, layer, masked
 from torch import Tensor, nn
@@ -60,7 +59,12 @@ CASES = [
         ids,
         (
             *(tokens("transformer.wpe", shared=True), tokens(f"{G0}.mlp.c_fc"), block(f"{G0}.attn")),
-            *(known(f"{G0}.attn.c_proj", 2, TOKENS, "input"), block(G0), tokens("transformer.ln_f"), block(f"{G0}.mlp")),
+            *(
+                known(f"{G0}.attn.c_proj", 2, TOKENS, "input"),
+                block(G0),
+                tokens("transformer.ln_f"),
+                block(f"{G0}.mlp"),
+            ),
         ),
         key="logits",
         part=lambda logits: logits[:, -1],

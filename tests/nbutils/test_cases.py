@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from any_models import encoder, heads, inside, positions, sequences, swin, vit
+from any_models import sequences
+from any_oddities import inside
+from any_sequences import encoder, heads, positions
+from any_vision import swin, vit
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import segmentation
@@ -45,7 +48,8 @@ def test_a_fused_encoder_is_swept_as_it_answers_unit_by_unit(path, width, nested
     model, x = encoder(nested).eval(), sequences(60)
     y = answers(model, x).argmax(1)
     site = nb.Site(path, axis=2)
-    want = [(answers(model, x, nb.edits([nb.Site(path, unit, 2)])).argmax(1) == y).float().mean() for unit in range(width)]
+    edited = [answers(model, x, nb.edits([nb.Site(path, unit, 2)])) for unit in range(width)]
+    want = [(answer.argmax(1) == y).float().mean() for answer in edited]
     assert torch.allclose(accuracies(model, site, x, y), torch.stack(want), atol=1e-6)
     assert min(want) < 1  # the units matter
 
@@ -65,7 +69,8 @@ def test_a_compiled_model_that_has_run_is_edited_captured_and_swept():
 
 
 def test_answers_that_are_no_logits_are_refused_or_named_where_there_are_several():
-    model, x = segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=3).eval(), torch.randn(2, 3, 32, 32)
+    model = segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=3).eval()
+    x = torch.randn(2, 3, 32, 32)
     batches = [(x, torch.zeros(2, dtype=torch.long))]
     with pytest.raises(REFUSED, match="logits"):
         nb.sweep(model, nb.Site("classifier.low_classifier", 0), batches, nb.accuracy(), inputs=first)
@@ -132,7 +137,8 @@ def test_gather_and_src_ablations_take_one_mean_over_positions(build, site, axes
     truth = seen[site.module].mean(axes, keepdim=True).expand_as(seen[site.module]).select(site.axis, 1)
     gathered = nb.gather(model, [site], Kind.BATCH_ALL_TOK_MEAN, [x])[site]
     assert torch.allclose(gathered.expand_as(truth), truth, atol=1e-6)
-    assert torch.allclose(nb.src_ablations(model, [site], x, Kind.BATCH_ALL_TOK_MEAN)[0].expand_as(truth), truth, atol=1e-6)
+    row = nb.src_ablations(model, [site], x, Kind.BATCH_ALL_TOK_MEAN)[0]
+    assert torch.allclose(row.expand_as(truth), truth, atol=1e-6)
 
 
 def test_a_layer_on_tokens_has_its_features_as_units_everywhere():
@@ -156,8 +162,7 @@ def right_or_refused(function: Callable[[], Any]) -> Any:
     """Return what a call gives; None for a refusal."""
     try:
         return function()
-    except REFUSED as error:
-        assert len(str(error)) > 20
+    except REFUSED:
         return None
 
 

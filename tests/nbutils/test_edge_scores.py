@@ -2,11 +2,16 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
+from nbutils.ablation.running import answer
 from nbutils.ablation.sources import batch_src_ablations
 from nbutils.ablation.types import AblationType
-from nbutils.data.pairs import PairLoader
+from nbutils.data.pairs import PairLoader, Pairs
+from nbutils.graphs import edge_sets
 from nbutils.graphs.patch import patch_edges
+from nbutils.graphs.prefix import PrefixWarning
+from nbutils.graphs.residual import ResidualGraph
 from nbutils.graphs.scores import (
     EdgeTask,
     attribution_scores,
@@ -20,6 +25,7 @@ from nbutils.graphs.scores import (
     mask_gradients,
     random_scores,
 )
+from nbutils.sites import Site
 from studies.circuits.answers import answer_accuracy, logit_difference
 from studies.circuits.graph import transformer_graph
 from studies.circuits.sequences import reversal
@@ -168,3 +174,185 @@ def test_a_metric_gives_one_number_per_item(metric):
     for score in (exact_scores, attribution_scores, integrated_gradients):
         with pytest.raises(ValueError, match=r"one number per item, shape \(3,\)"):
             score(task)
+
+
+# From the first place that is patched ---------------------------------------------------------------------------------
+
+
+class Branch(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.into, self.out = norm, nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, stream):
+        return self.out(torch.tanh(self.into(self.norm(stream))))
+
+
+class Parallel(nn.Module):
+    """Two branches a block that read the same stream; one norm for all of them; blocks that put out a tuple."""
+
+    class Block(nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.a, self.b = Branch(norm), Branch(norm)
+
+        def forward(self, stream):
+            return stream + self.a(stream) + self.b(stream), None
+
+    def __init__(self):
+        super().__init__()
+        norm = nn.LayerNorm(6)
+        self.embed, self.head = nn.Linear(3, 6), nn.Linear(6, 4)
+        self.blocks = nn.ModuleList(self.Block(norm) for _ in range(4))
+
+    def forward(self, x):
+        stream = self.embed(x)
+        for block in self.blocks:
+            stream, _ = block(stream)
+        stream += 0.0  # in place: what a block gives back must be a copy
+        logits = self.head(stream)
+        return {"squared": logits**2, "logits": logits}
+
+
+def parallel_task(**more):
+    torch.manual_seed(1)
+    model = Parallel().double().eval()
+    branches = {f"{letter}{i}": Site(f"blocks.{i}.{letter}", axis=-1) for i in range(4) for letter in "ab"}
+    pairs = Pairs(torch.randn(8, 3).double(), torch.randn(8, 3).double(), torch.zeros(8))
+    graph = ResidualGraph.trace(
+        model, pairs.clean, {"embed": Site("embed"), **branches}, {**branches, "logits": Site("head")}
+    )
+    return EdgeTask(model, graph, PairLoader(pairs, 5), AblationType.RESAMPLE, lambda o, b: o[:, 0] - o[:, 1], **more)
+
+
+def one_by_one(task):
+    scores = []
+    for edge in task.graph.edges:
+        changes = []
+        for batch in task.pairs:
+            with torch.no_grad():
+                before = task.measure(answer(task.model, batch.clean), batch)
+                with patch_edges(task.model, task.graph, [edge], task.of(batch)):
+                    changes.append(task.measure(answer(task.model, batch.clean), batch) - before)
+        scores.append(torch.cat(changes).mean())
+    return torch.stack(scores)
+
+
+@pytest.mark.parametrize("fold", [1, 4, None])
+def test_what_precedes_the_first_patched_place_is_answered_and_nothing_changes(fold):
+    task = parallel_task()
+    calls = []
+    task.values  # noqa: B018  # taken before calls are counted
+    inner = task.model.blocks[0].a.into
+    original = inner.forward
+    inner.forward = lambda x: calls.append(len(x)) or original(x)
+    scores = exact_scores(task, fold=fold)
+    del inner.forward
+    # A few for the order, the clean runs and the comparison; not once for each edge and batch.
+    assert len(calls) < 20 < 2 * len(task.graph.edges)
+    assert (scores - one_by_one(task)).abs().max() < 1e-12
+    assert scores.abs().min() > 1e-6
+
+
+def test_a_transformer_is_answered_as_well(case, monkeypatch):
+    monkeypatch.setattr(edge_sets, "WORTH", 1 << 30)
+    full, greedy = exact_scores(case), greedy_pruning(case, 0.05)[0]
+    monkeypatch.setattr(edge_sets, "WORTH", 1)
+    assert (exact_scores(case) - full).abs().max() < 1e-12
+    assert torch.equal(greedy_pruning(case, 0.05)[0], greedy)
+
+
+def test_a_model_that_passes_something_by_is_noticed_and_runs_in_full():
+    task = parallel_task()
+    first, last, left = task.model.blocks[0], task.model.blocks[3], []
+    plain, ending = first.forward, last.forward
+
+    def leave(stream):
+        left.append(1.0)  # for the last block, beside what it puts out
+        return plain(stream)
+
+    def take(stream):
+        out, none = ending(stream)
+        return stream + (out - stream) * (left.pop() if left else 7.0), none
+
+    scores = one_by_one(task)
+    first.forward, last.forward = leave, take
+    with pytest.warns(PrefixWarning, match="outputs differ by .*whole model runs for each edge set"):
+        found = exact_scores(task)
+    assert (found - scores).abs().max() < 1e-12
+    with pytest.MonkeyPatch.context() as patch:  # and without the comparison they would have been wrong
+        patch.setattr(edge_sets.EdgeSets, "_check", lambda *_arguments: None)
+        assert (exact_scores(task) - scores).abs().max() > 1e-3
+
+
+def test_a_model_whose_order_depends_on_its_inputs_runs_in_full():
+    task = parallel_task()
+    block = task.model.blocks[1]
+
+    def either(stream):
+        branches = (block.a, block.b) if len(stream) < 4 else (block.b, block.a)
+        return stream + sum(branch(stream) for branch in branches), None
+
+    scores = one_by_one(task)
+    block.forward = either
+    with pytest.warns(PrefixWarning, match="order in which modules run depends on the inputs"):
+        assert (exact_scores(task) - scores).abs().max() < 1e-12
+
+
+def test_memory_bounds_what_is_done_at_a_time_and_changes_nothing():
+    task = parallel_task()
+    free = exact_scores(task)
+    with pytest.raises(
+        ValueError, match=r"memory=10 bytes is less than one edge set needs; give at least \d+"
+    ) as error:
+        exact_scores(task, memory=10)
+    least = int(str(error.value).split()[-1])
+    for memory in (least, 3 * least, 10 * least):
+        assert (exact_scores(task, memory=memory) - free).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="fold must be 1 or more; got 0"):
+        exact_scores(task, fold=0)
+
+
+def test_points_on_the_way_one_at_a_time_or_folded(case):
+    points = [0.1, 0.5, 0.8]
+    assert (mask_gradients(case, points, fold=1) - mask_gradients(case, points, fold=3)).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="fold must be 1"):
+        mask_gradients(case, points, fold=0)
+
+
+class Median(AblationType):
+    needs = "batch"
+
+    def inputs(self, batch):
+        return [batch.corrupt]
+
+    def reduce(self, output, site, where=None):
+        return output.median(0, keepdim=True).values
+
+
+class LargestOfAll(AblationType):
+    needs = "dataset"
+
+    def reduce(self, output, site, where=None):
+        return output.max(0, keepdim=True).values
+
+    def combine(self, total, part):
+        return torch.maximum(total, part)
+
+    def finish(self, total):
+        return total
+
+
+@pytest.mark.parametrize("kind", [Median(), LargestOfAll()], ids=lambda kind: kind.name)
+def test_a_type_of_ones_own_in_every_score(kind):
+    task = parallel_task()
+    task = dataclasses.replace(task, ablation=kind)
+    assert (exact_scores(task) - one_by_one(task)).abs().max() < 1e-12
+    assert (attribution_scores(task) - mask_gradients(task)[0]).abs().max() < 1e-9
+    assert integrated_gradients(task, steps=2).isfinite().all()
+
+
+def test_the_answer_of_several_can_be_chosen():
+    chosen = parallel_task(item="squared")
+    assert not torch.allclose(exact_scores(chosen), exact_scores(parallel_task()))
+    assert (attribution_scores(chosen) - mask_gradients(chosen)[0]).abs().max() < 1e-9

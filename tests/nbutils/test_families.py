@@ -127,6 +127,7 @@ def test_all_edges_of_a_head_are_its_site_edited_under_every_type(case):
     batch = next(iter(loader))
     out = graph.sources["a1.1"].module
     assert nb.heads(model, out)[1] == graph.sources["a1.1"]
+    written = graph.written(model, nb.src_ablations(model, graph.sites, clean))
     for kind in nb.AblationType:
         task = nb.EdgeTask(model, graph, loader, kind, lambda logits, _: logits[:, 0])
         for name in ("a0.1", "m0", next(iter(graph.sources))):
@@ -136,6 +137,10 @@ def test_all_edges_of_a_head_are_its_site_edited_under_every_type(case):
             by_edges = patched(model, graph, graph.out_edges(name), clean, task.of(batch))
             assert torch.allclose(by_edges, edited, atol=1e-6)
         assert not torch.allclose(by_edges, answer(model, clean), atol=1e-3)
+    mean = {site: row.mean((0, 1), keepdim=True) for site, row in task.of(batch).items()}  # one for all positions
+    everywhere = {site: row.expand(4, written.shape[2], -1) for site, row in mean.items()}
+    by_both = [patched(model, graph, graph.edges[::3], clean, some) for some in (mean, everywhere)]
+    assert torch.allclose(*by_both, atol=1e-9)
     zeros = {site: torch.zeros(1) for site in graph.sites}
     del zeros[site]
     with pytest.raises(ValueError, match="an entry for each source"), nb.patch_edges(model, graph, [], zeros):

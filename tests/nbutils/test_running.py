@@ -172,3 +172,20 @@ def test_runners_of_several_threads_see_their_own_passes():
     for thread in threads:
         thread.join()
     assert found == dict.fromkeys(range(4), True)
+
+
+def test_a_state_of_all_layers_is_no_tensor_that_all_items_share():
+    model, x = nn.Sequential(nn.GRU(3, 4, batch_first=True)), torch.randn(3, 5, 3)
+    assert gather(model, ["0"], RESAMPLE, [x])["0"].shape == (3, 5, 4)
+    for items in (3, 1):
+        with pytest.raises(ValueError, match=rf"\(1, {items}, 4\) for {items} items and \(1, 2, 4\) for 2"):
+            gather(nn.Sequential(_Last()), ["0.state"], RESAMPLE, [x[:items]])
+
+
+class _Last(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.state = nn.GRU(3, 4, batch_first=True), nn.Identity()
+
+    def forward(self, x):
+        return self.state(self.rnn(x)[1])[-1]

@@ -26,9 +26,19 @@ def test_the_axis_of_units_is_what_the_module_says(model):
         def forward(self, x):
             return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
-    parts = nn.ModuleDict({"norm": Norm2d(4), "plain": nn.LayerNorm(4), "act": nn.ReLU(), "pool": nn.MaxPool2d(2)})
+    parts = nn.ModuleDict(
+        {
+            "norm": Norm2d(4),
+            "plain": nn.LayerNorm(4),
+            "image": nn.LayerNorm([4, 5, 5]),
+            "act": nn.ReLU(),
+            "pool": nn.MaxPool2d(2),
+        }
+    )
     said = {name: Site(name).on(parts).axis for name in parts}
-    assert said == {"norm": None, "plain": -1, "act": None, "pool": 1}
+    attention = nn.ModuleDict({"a": nn.MultiheadAttention(4, 2, batch_first=True)})
+    assert [Site("a", item=item).on(attention).axis for item in (None, 0, 1)] == [-1, -1, None]
+    assert said == {"norm": None, "plain": -1, "image": None, "act": None, "pool": 1}
     assert (Site("0").on(model).axis, Site("3").on(model).axis) == (1, -1)
     assert Site("0", axis=3).on(model).axis == 3  # one's own counts
     with pytest.raises(ValueError, match=r"on which axis of \(2, 3, 4\)"):
@@ -135,6 +145,7 @@ def test_what_holds_tensors_is_read_and_written_and_what_has_no_items_is_refused
     nested = torch.nested.nested_tensor([x, x[:1]], layout=torch.jagged)
     quantized = torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
     refusals = {"PackedSequence": packed, "nested": nested, "sparse": x.to_sparse(), "quantized": quantized}
+    torch.vmap(lambda item: refusals.setdefault("vmap", item))(x)
     for told, value in (*refusals.items(), ("tensors at no place", ((x,), (x,))), ("got set", {x})):
         with pytest.raises(TypeError, match=f"the output of 'a'.*{told}"):
             Site("a").take(value)
