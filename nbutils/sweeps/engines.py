@@ -101,7 +101,7 @@ class Engines:
                 self._distrust(place, engine, fault)
                 engine = self.hooked
             self.of[place] = engine
-        replay.forget()
+        replay.keep(place for place, engine in self.of.items() if engine is replay)
 
     def most(self, memory: int) -> int:
         """Return how many items to take at a time; 0 where one needs more than `memory` bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -83,24 +83,30 @@ class Recorder:
         self._modules = dict(reachable(model))
         self._hooked = {path for path, module in self._modules.items() if is_hooked(module)}
 
-    def record(self, inputs: Batch) -> tuple[dict[nn.Module, Call], Any]:
-        """Run the model once; return each module's call, and the answer."""
+    def record(self, inputs: Batch, wanted: Container[nn.Module] | None = None) -> dict[nn.Module, Call]:
+        """Run the model once and return each module's call.
+
+        Args:
+            inputs: what it runs on.
+            wanted: the modules whose outputs are kept; None: all.
+        """
         while True:
-            calls, answer = self._pass(inputs)
+            calls = self._pass(inputs, wanted)
             found = {call.path for call in calls.values() if written(call.versions)}
             if not found - self.late:
-                return calls, answer
+                return calls
             self.late |= found
 
-    def _pass(self, inputs: Batch) -> tuple[dict[nn.Module, Call], Any]:
+    def _pass(self, inputs: Batch, wanted: Container[nn.Module] | None) -> dict[nn.Module, Call]:
         clock = iter(range(1 << 62))
         calls = {module: Call(path, module, path in self._hooked) for path, module in self._modules.items()}
         running: list[Call] = []
 
         def start(call: Call, *arguments: Any, **keywords: Any) -> None:
             call.calls += 1
-            call.arguments = (*arguments, *keywords.items())
-            call.taken = [(tensor, tensor._version) for tensor in tensors(call.arguments)]
+            if wanted is None or call.module in wanted:
+                call.arguments = (*arguments, *keywords.items())
+                call.taken = [(tensor, tensor._version) for tensor in tensors(call.arguments)]
             call.parent = running[-1] if running else None
             call.started = next(clock)
             running.append(call)
@@ -109,7 +115,7 @@ class Recorder:
             while running and running.pop() is not call:
                 pass  # a module inside ended by an exception that was caught
             call.finished = next(clock)
-            call.kept = _simple(output)
+            call.kept = (wanted is None or call.module in wanted) and _simple(output)
             if call.kept:
                 call.copied = call.path in self.late
                 call.output = _copied(output) if call.copied else output
@@ -118,7 +124,8 @@ class Recorder:
 
         ends = {call.path: partial(finish, call) for call in calls.values()}
         with watch(self.model, ends, inputs={call.path: partial(start, call) for call in calls.values()}):
-            return calls, batches.run(self.model, inputs)
+            batches.run(self.model, inputs)
+        return calls
 
 
 @contextmanager

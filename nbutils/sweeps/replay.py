@@ -6,7 +6,7 @@ called with the very tensors they were called with then: nothing that leads to t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,9 +51,10 @@ class Replay:
         self.model = model
         self._widths, self._fixed, self._answer = widths, fixed, answer
         self._recorder = Recorder(model)
-        calls, _ = self._recorder.record(sample)
+        calls = self._recorder.record(sample)
         self._first: dict[nn.Module, Call] = calls
         self._sample: Batch | None = sample
+        self._wanted: set[nn.Module] | None = None
         called = [module for module, call in calls.items() if call.calls]
         self.leaves = [module for module in called if next(module.children(), None) is None]
         made = {t.untyped_storage()._cdata: t.nbytes for call in calls.values() for t in tensors(call.output)}
@@ -79,8 +80,11 @@ class Replay:
         weighted = [module for module in later if next(module.parameters(recurse=False), None) is not None]
         return len(weighted) == 1 and isinstance(weighted[0], nn.Linear)
 
-    def forget(self) -> None:
-        """Free what the sample left: from here on `ends_linearly` says no."""
+    def keep(self, places: Iterable[Site]) -> None:
+        """From here on keep of a run what these places need, and nothing of the sample."""
+        if self._sample is not None:
+            plans = [self._plan(place, _Work(self._sample, {}, self._first)) for place in places]
+            self._wanted = {call.module for plan in plans for call in (*plan.before, *plan.unmoved)}
         self._first, self._sample = {}, None
 
     def work(self, inputs: Batch, values: Values) -> _Work:
@@ -88,7 +92,7 @@ class Replay:
         if inputs is self._sample and not self._fixed.units:
             return _Work(inputs, values, self._first)
         with edit(self.model, self._fixed.edits(values)):
-            return _Work(inputs, values, self._recorder.record(inputs)[0])
+            return _Work(inputs, values, self._recorder.record(inputs, self._wanted))
 
     def outputs(self, work: _Work, rows: Sequence[Row]) -> Generator[torch.Tensor, None, None]:
         """As `Chain.outputs`.
