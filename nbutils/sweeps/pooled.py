@@ -23,7 +23,7 @@ from nbutils.sweeps.hooked import ITEMS, Answer
 from nbutils.sweeps.recording import Mismatch, is_hooked, reachable, tensors
 from nbutils.sweeps.rows import Fixed, Row, Values
 
-ELEMENTS = 4_000_000  # of a product at a time: [rows, items, classes]
+ELEMENTS = 8_000_000  # of a product at a time: [rows, items, classes]
 
 # Each acts on channels separately.
 CHANNELWISE = (

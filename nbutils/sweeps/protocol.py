@@ -194,7 +194,7 @@ class Measurement:
     def evaluate_each(
         self, outputs: Tensor, batch: Any, intact: Tensor | None = None
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return of each metric its values and which items count, both `[ablations, items]`.
+        """Return of each metric its values `[ablations, items]`, and which items count: likewise, or `[items]`.
 
         Args:
             outputs: `[ablations, items, ...]`.
@@ -269,7 +269,7 @@ def output_key(answer: Any, wanted: int | str | None) -> int | str | None:
 
 
 def _checked(name: str, found: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Return values and which of them count, both of a shape.
+    """Return values of a shape, and which of them count: likewise, or `[items]` for all ablations.
 
     Raises:
         TypeError: no tensor of numbers.
@@ -283,10 +283,10 @@ def _checked(name: str, found: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
     if values.shape != shape:
         raise ValueError(f"metric {name!r} gives one number per item, {tuple(shape)}; got {tuple(values.shape)}")
     if counts is None:
-        return values, torch.ones_like(values, dtype=torch.bool)
+        return values, torch.ones(shape[-1], dtype=torch.bool, device=values.device)
     if counts.dtype != torch.bool or counts.shape not in (shape, shape[-1:]):
         raise ValueError(
             f"metric {name!r}: which items count are booleans {tuple(shape[-1:])}; got {counts.dtype} "
             f"{tuple(counts.shape)}"
         )
-    return values, counts.expand(shape)
+    return values, counts

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.seeding import generator
+from nbutils.sites import Site
 from studies.shortcut.pooled import Pool
 
 KS = (0, 4, 8, 16, 32, 64, 128, 256)  # the source's
@@ -17,11 +18,21 @@ RANDOM, MATCHED = "random", "matched random"  # controls by draw, not by rank
 
 @dataclass(frozen=True)
 class ChannelSet:
-    """Channels that are ablated at one time, and the control and draw they are of."""
+    """Channels that are ablated at one time, and the control and draw they are of.
+
+    Attributes:
+        control, draw: as in `Controls`.
+        site: the channels in `pooled.after_pool`; None for none of them.
+    """
 
     control: str
     draw: int
-    channels: tuple[int, ...]
+    site: Site | None
+
+    @property
+    def k(self) -> int:
+        """Number of channels."""
+        return 0 if self.site is None else len(self.site.indices)
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class Controls:
 def channel_sets(control: str, masks: Tensor) -> list[ChannelSet]:
     """Return the sets of channels, all of one size, that masks `[draws, C]` choose."""
     chosen = masks.nonzero()[:, 1].view(len(masks), -1).tolist()
-    return [ChannelSet(control, draw, tuple(some)) for draw, some in enumerate(chosen)]
+    return [ChannelSet(control, draw, Site("pool", some, 1) if some else None) for draw, some in enumerate(chosen)]
 
 
 def head_weight(head: nn.Linear) -> Tensor:

@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from nbutils.ablation.types import AblationType
-from nbutils.sites import Site
 from nbutils.sweeps import units
 from nbutils.sweeps.metrics import accuracy
 from nbutils.sweeps.protocol import Metric, Reference
@@ -93,7 +92,7 @@ def measured(
     import pandas as pd
 
     model, (kind, reference) = after_pool(head, items), ablation
-    sites = {at: Site("pool", each.channels, 1) for at, each in enumerate(channels) if len(each.channels)}
+    sites = {at: each.site for at, each in enumerate(channels) if each.site is not None}
     features = attrgetter("features")
     intact = units.measure(model, [items], metrics, inputs=features)
     values = np.tile(intact["value"].to_numpy(), (len(channels), 1))
@@ -103,7 +102,7 @@ def measured(
     return pd.DataFrame(
         {
             "control": pd.Categorical([each.control for each in channels]).repeat(len(metrics)),
-            "k": np.repeat([len(each.channels) for each in channels], len(metrics)),
+            "k": np.repeat([each.k for each in channels], len(metrics)),
             "draw": np.repeat([each.draw for each in channels], len(metrics)),
             "measure": np.tile([*metrics], len(channels)),
             "value": values.ravel(),
