@@ -153,7 +153,10 @@ class Driver:
         some = kinds.select(step.inputs, slice(0, COMPARED))
         if key not in self._engines:
             rows = [self.rows[at] for at in self._order]
-            made = Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)
+            made = Engines(
+                *(self.model, rows, self._fixed, self.task.answer, some, values, self._widths),
+                of_differences=self.task.of_differences,
+            )
             self._engines[key] = made
         return self._engines[key]
 

@@ -31,6 +31,7 @@ class _OfLogits:
 
     labels: Labels = None
     position: int | None = None
+    of_differences = True  # what is added to all logits of an item changes nothing
 
     def __call__(self, output: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the metric of each item `[items]`, and whether it counts."""
@@ -156,6 +157,7 @@ class divergence:
 
     position: int | None = None
     against_intact = True  # called with what the intact model answers, too
+    of_differences = True
 
     def __call__(self, output: Tensor, batch: Any, intact: Tensor) -> Tensor:
         """Return the divergence of each item `[items]`."""

@@ -51,6 +51,8 @@ class Measurement:
         metric: `(output, batch) -> [items]`, or a pair of such tensors, values and which items count; or several by
             name. One with a method `each`, `(outputs [ablations, items, ...], batch) -> [ablations, items]`, is called
             once for many ablations. One with `against_intact = True` is given what the intact model answers, too.
+            One of logits with `of_differences = True` says that a number added to all of an item's changes nothing:
+            where all say so, an engine may spare itself what all logits share.
         ablation: what replaces activations.
         inputs: batch -> what the model runs on.
         reference: what the replacement comes from: a callable, batch -> inputs item by item; or, for a type that needs
@@ -100,6 +102,11 @@ class Measurement:
     def against_intact(self) -> bool:
         """Whether a metric needs what the intact model answers."""
         return any(getattr(metric, "against_intact", False) for metric in self.metrics.values())
+
+    @property
+    def of_differences(self) -> bool:
+        """Whether nothing but differences between logits counts."""
+        return all(getattr(metric, "of_differences", False) for metric in self.metrics.values())
 
     @property
     def _given(self) -> bool:

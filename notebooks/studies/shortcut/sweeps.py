@@ -123,6 +123,8 @@ def accuracies(items: Pool) -> dict[str, Metric]:
 class _Hits:
     """Accuracy that knows its last answer."""
 
+    of_differences = True
+
     def __init__(self) -> None:
         self._last: tuple[weakref.ref[Tensor], Tensor, Tensor] | None = None
 
@@ -143,6 +145,7 @@ class _Within:
     hits: _Hits
     name: str
     group: int
+    of_differences = True
 
     def __call__(self, output: Tensor, items: Pool) -> tuple[Tensor, Tensor]:
         values, counts = self.each(output[None], items)
