@@ -108,8 +108,8 @@ def used(monkeypatch):
     found = {}
     original = Engines.__init__
 
-    def spy(self, *arguments):
-        original(self, *arguments)
+    def spy(self, *arguments, **options):
+        original(self, *arguments, **options)
         found.update({place.module: type(engine) for place, engine in self.of.items()})
 
     monkeypatch.setattr(Engines, "__init__", spy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -145,7 +146,7 @@ def top(order: Tensor, k: int) -> Tensor:
 
 def random_masks(channels: int, k: int, draws: int, rng: torch.Generator) -> Tensor:
     """Return `[draws, channels]`, each with `k` channels chosen uniformly."""
-    order = torch.rand(draws, channels, generator=rng).argsort(1)
+    order = _sorted(torch.rand(draws, channels, generator=rng))
     return torch.zeros(draws, channels, dtype=torch.bool).scatter_(1, order[:, :k], True)
 
 
@@ -171,10 +172,15 @@ def matched_masks(chosen: Tensor, strength: Tensor, draws: int, rng: torch.Gener
     first = torch.bincount(stratum, minlength=strata).cumsum(0).roll(1)
     first[0] = 0
     # Sorted by stratum and at random within it: the first so many of every stratum are its draw.
-    order = (stratum + torch.rand(draws, channels, generator=rng, dtype=torch.float64)).argsort(1)
+    order = _sorted(stratum + torch.rand(draws, channels, generator=rng, dtype=torch.float64))
     sorted_stratum = stratum[by_strength]
     taken = torch.arange(channels) - first[sorted_stratum] < wanted[sorted_stratum]
     return torch.zeros(draws, channels, dtype=torch.bool).scatter_(1, order[:, taken], True)
+
+
+def _sorted(draws: Tensor) -> Tensor:
+    """Return the order of each row; numpy takes a sixth of torch's time."""
+    return torch.from_numpy(np.argsort(draws.numpy(), axis=1))
 
 
 def _descending(score: Tensor) -> Tensor:
