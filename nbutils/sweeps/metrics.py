@@ -88,7 +88,8 @@ class accuracy(_OfLogits):
         else:
             right = logits.max(-1).indices == classes  # `max` takes a tenth of `argmax`
         # A finite sum has finite terms, and takes a twentieth of looking at each.
-        return right.float() if bool(logits.sum().isfinite()) else right.float().masked_fill_(_broken(logits), torch.nan)
+        whole = bool(logits.sum().isfinite())
+        return right.float() if whole else right.float().masked_fill_(_broken(logits), torch.nan)
 
 
 @dataclass(frozen=True)

@@ -95,13 +95,13 @@ def twins(reference: Pool, *, same_label: bool = False, seed: int = 0) -> Callab
 
 
 def after_pool(head: nn.Linear, items: Pool) -> nn.Sequential:
-    """Return the rest of a network, features -> logits, beside the items: `pool`, whose units are channels, and `fc`."""
+    """Return the rest of a network on the items' device, features -> logits: `pool`, whose units are channels; `fc`."""
     return nn.Sequential(OrderedDict(pool=nn.Identity(), fc=beside(head, items.features)))
 
 
 def mean_ablated(features: Tensor, channels: Tensor, reference: Pool) -> Tensor:
     """Return features `[N, C]` with some channels at their mean over a reference."""
-    pool, site = nn.Identity(), Site("", channels.tolist(), 1)
+    pool, site = nn.Identity(), Site("", tuple(channels.tolist()), 1)
     values = gather(pool, [site], AblationType.TOKENWISE_MEAN_CLEAN, [reference.features])
     with edit(pool, edits([site], values)):
         return pool(features)
