@@ -41,6 +41,8 @@ class Run:
     output: Any = None
     nbytes: int = 0
     largest: int = 0
+    inputs: tuple[object, ...] = ()
+    passes: bool = False  # puts out the very tensor that it takes: cheaper than to answer
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Order:
             # What has hooks would run them again on what it gives back.
             hooked = modules[path]._forward_hooks or modules[path]._forward_pre_hooks
             flags = _per_item(run.output, three[path].output)
-            if flags is not None and not hooked and not isinstance(modules[path], torch.jit.ScriptModule):
+            scripted = isinstance(modules[path], torch.jit.ScriptModule)
+            if flags is not None and not (hooked or scripted or run.passes):
                 per_item[path] = flags
         return cls(
             {path: run.started for path, run in once.items()},
@@ -117,13 +120,15 @@ def record(
     clock, kept = count(), None if keep is None else set(keep)
     runs: dict[str, Run] = {path: Run() for path, _ in model.named_modules() if path}
 
-    def start(run: Run, *_inputs: object, **_keywords: object) -> None:
+    def start(run: Run, *inputs: object, **_keywords: object) -> None:
         run.calls += 1
+        run.inputs = inputs
         run.started = next(clock)
 
     def finish(path: str, output: Any) -> None:
         run = runs[path]
         run.finished = next(clock)
+        run.passes, run.inputs = any(output is one for one in run.inputs), ()
         if kept is None:
             tensors = leaves(output)
             run.output = None if tensors is None else [tuple(tensor.shape) for tensor in tensors]

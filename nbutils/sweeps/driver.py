@@ -63,10 +63,9 @@ class Driver:
             self.model.eval()
             given: dict[Site, Tensor] = {}
             if needs != "batch":
-                alone, together = self._wholes, []
-                if self.task.ablation.site_by_site:
-                    alone, together = [site for _, site, _ in self._sites], [site for site, _ in self._ablated]
-                given = self.task.dataset_values(self.model, alone, together)
+                given = self.task.dataset_values(
+                    self.model, [site for _, site, _ in self._sites], [site for site, _ in self._ablated]
+                )
             for step in self.task.steps():
                 step = replace(step, inputs=owned(step.inputs))
                 if not self._item_bytes:

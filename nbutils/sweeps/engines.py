@@ -186,6 +186,8 @@ def _say_why(model: nn.Module) -> None:
         _warn(f"hooks are left on {_names(found)}: they are met, by a slower engine; remove those that nobody needs")
     elif found := [name for name, m in named if "_orig_mod" in m._modules]:
         _warn(f"{_names(found)} is compiled, and runs without that here, by a slower engine; give the original model")
+    elif any(isinstance(m, torch.jit.ScriptModule) for _, m in named):
+        return  # its forward is its own
     elif found := [name for name, m in named if "forward" in vars(m)]:
         _warn(f"the forward of {_names(found)} was replaced: it is called, by a slower engine; put the original back")
 

@@ -68,7 +68,8 @@ class Replay:
     @staticmethod
     def holds(rows: Sequence[Row]) -> bool:
         """As `Chain.holds`."""
-        return rows[0].place.module != ""  # nothing precedes, or all
+        place = rows[0].place
+        return place.module != "" and place.call is None  # nothing precedes the model; of several calls, which?
 
     def ends_linearly(self, place: Site) -> bool:
         """Return whether one linear layer, and no other module with weights, runs after a place."""

@@ -145,7 +145,7 @@ CASES = [
     Case(
         "ResNet",
         resnet,
-        images,
+        partial(images, size=16),
         (
             *(layer("layer1.0.conv1", 1, IMAGE), layer("layer2.0.downsample.1", 1, IMAGE), Place("layer3.0", 1, IMAGE)),
             *(layer("layer4.0.bn2", 1, IMAGE), known("avgpool", 1, IMAGE), Place("layer1.0.relu", 1, IMAGE, calls=2)),

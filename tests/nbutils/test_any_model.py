@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import nbutils as nb
 from nbutils.hooks import UnusedEditWarning
+from nbutils.sweeps.engines import EngineWarning
 
 CASES = [*any_vision.CASES, *any_sequences.CASES, *any_oddities.CASES]
 if importlib.util.find_spec("transformers"):
@@ -97,31 +98,31 @@ def close(case: Case, found: Tensor, expected: Tensor, what: object) -> None:
     assert apart <= case.close * max(1.0, expected.abs().max().item()), f"{what}: by {apart:.3g}"
 
 
+class Notes:
+    """What was right or refused at a place; what must not be refused fails."""
+
+    def __init__(self, draw: Draw, model: nn.Module) -> None:
+        self.draw, self.outcomes = draw, {}
+        self._modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+
+    def __call__(self, what: str, function: Callable[[], Any], must: bool = True) -> Any:
+        """Return what a call gives, or its refusal."""
+        # Of weights the layer that makes the unit is named, and may be another.
+        names = [self.draw.place.module, *(self._modules if "weights" in what else ())]
+        found = self.outcomes[what] = attempt(function, names)
+        if must and self.draw.must:
+            assert not isinstance(found, Refused), f"{self.draw}: {what} refuses: {found.error!r}"
+        return found
+
+
 def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
     """Compare every function with hooks by hand at one place, and return what was refused."""
-    case, place, kind, site = draw.case, draw.place, draw.kind, draw.site
+    place, kind, site = draw.place, draw.kind, draw.site
     clean, corrupt = hand.inputs["clean"], hand.inputs["corrupt"]
     pairs = nb.PairLoader(nb.Pairs(clean, corrupt, torch.zeros(ITEMS)), draw.size)
     cuts = [slice(None)] if kind.name.startswith("BATCH") else [slice(0, 3), slice(3, None)]
     twins = pairs if kind in DATASET else [items(corrupt, cut) for cut in cuts]
-    outcomes: dict[str, Any] = {}
-
-    def note(what: str, function: Callable[[], Any], must: bool = True) -> Any:
-        # Of weights the layer that makes the unit is named, and may be another.
-        others = model.named_modules(remove_duplicate=False) if "weights" in what else ()
-        names = [place.module, *(name for name, _ in others)]
-        found = outcomes[what] = attempt(function, names)
-        if must and draw.must:
-            assert not isinstance(found, Refused), f"{draw}: {what} refuses: {found.error!r}"
-        return found
-
-    def edited(values: Any) -> Callable[[], Tensor]:
-        def run() -> Tensor:
-            with torch.no_grad(), nb.edit(model, nb.edits([site], values)):
-                return case.answer(call(model, clean))
-
-        return run
-
+    note = Notes(draw, model)
     before = state(model)
     values = note("gather", lambda: nb.gather(model, [site], kind, twins))
     rows = note("src_ablations", lambda: nb.src_ablations(model, [site], pairs if kind in DATASET else corrupt, kind))
@@ -135,12 +136,29 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
     if (undefined and kind is not Kind.ZERO) or (place.refused and "MEAN" in kind.name):
         assert isinstance(values, Refused), f"{draw}: gather should refuse"
         assert isinstance(rows, Refused), f"{draw}: src_ablations should refuse"
-        return outcomes
-    if place.calls == 0:
-        return outcomes
+        return note.outcomes
+    if place.calls:
+        replaced(draw, hand, model, note, values, rows, zeroed)
+        swept(draw, hand, model, note)
+        padding_aware(draw, hand, model, note)
+    return note.outcomes
+
+
+def replaced(
+    draw: Draw, hand: ByHand, model: nn.Module, note: Notes, values: Any, rows: Any, zeroed: list[Any]
+) -> None:
+    """What stands in is what it should be, and with it in place the model answers as with hooks by hand."""
+    case, place, site, clean = draw.case, draw.place, draw.site, hand.inputs["clean"]
+
+    def edited(values: Any) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch.no_grad(), nb.edit(model, nb.edits([site], values)):
+                return case.answer(call(model, clean))
+
+        return run
 
     run = draw.run if isinstance(draw.run, int) else 0
-    expected = hand.answer(place, draw.unit, hand.value(place, kind, run), draw.run if place.calls > 1 else 0)
+    expected = hand.answer(place, draw.unit, hand.value(place, draw.kind, run), draw.run if place.calls > 1 else 0)
     model.eval()
     try:
         if not isinstance(values, Refused):
@@ -155,16 +173,13 @@ def check(draw: Draw, hand: ByHand, model: nn.Module) -> dict[str, Any]:
                 close(case, found, expected, f"{draw}: edits of src_ablations")
         for copied in zeroed:
             if not isinstance(copied, Refused):
-                alone = ByHand(case, copied, clean, corrupt)
+                alone = ByHand(case, copied, clean, hand.inputs["corrupt"])
                 close(case, alone.answer(), expected, f"{draw}: zero_weights")
     finally:
         model.train()
-    swept(draw, hand, model, note)
-    padding_aware(draw, hand, model, note)
-    return outcomes
 
 
-def padding_aware(draw: Draw, hand: ByHand, model: nn.Module, note: Callable[..., Any]) -> None:
+def padding_aware(draw: Draw, hand: ByHand, model: nn.Module, note: Notes) -> None:
     """A mean over the positions that count is that by hand."""
     case, place, kind, site = draw.case, draw.place, draw.kind, draw.site
     clean, corrupt = hand.inputs["clean"], hand.inputs["corrupt"]
@@ -181,7 +196,7 @@ def padding_aware(draw: Draw, hand: ByHand, model: nn.Module, note: Callable[...
         close(case, *torch.broadcast_tensors(values[site], expected), f"{draw}: means over what counts")
 
 
-def swept(draw: Draw, hand: ByHand, model: nn.Module, note: Callable[..., Any]) -> None:
+def swept(draw: Draw, hand: ByHand, model: nn.Module, note: Notes) -> None:
     """A row of a sweep is the metric with hooks by hand; a site without a unit stands for each of its units."""
     case, place, kind, site = draw.case, draw.place, draw.kind, draw.site
     whole = case.mixed or kind.name.startswith("BATCH")
@@ -193,10 +208,12 @@ def swept(draw: Draw, hand: ByHand, model: nn.Module, note: Callable[..., Any]) 
     if draw.unit is None and width > 16:
         return
     before = state(model)
-    frame = note(
-        "sweep",
-        lambda: nb.sweep(model, {"here": site}, loader, metric(case), kind, reference=reference, output=case.key),
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EngineWarning)  # says why a faster engine is not used
+        frame = note(
+            "sweep",
+            lambda: nb.sweep(model, {"here": site}, loader, metric(case), kind, reference=reference, output=case.key),
+        )
     assert same_state(before, state(model)), f"{draw}: a sweep left the model otherwise than it was"
     if isinstance(frame, Refused):
         return

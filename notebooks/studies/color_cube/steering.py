@@ -88,31 +88,6 @@ class Repulsion:
         return torch.where(cosine.unsqueeze(-1) > 0, turned * length, x)
 
 
-@dataclass(frozen=True)
-class AxisAlignedSuppression:
-    """Set dimensions of activations to zero.
-
-    Behind a normalisation this differs from an ablation of the weights before it: here the vector gets shorter, there
-    its other dimensions are stretched back to unit length.
-
-    Args:
-        dims: indices on the last axis, at least one.
-
-    Raises:
-        ValueError: when called, no dims, or some outside the activations.
-    """
-
-    dims: Sequence[int]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        width = x.shape[-1]
-        if not self.dims or min(self.dims) < 0 or max(self.dims) >= width:
-            raise ValueError(f"dims must be indices from 0 to {width - 1}, at least one; got {tuple(self.dims)}")
-        keep = torch.ones(width, dtype=x.dtype, device=x.device)
-        keep[list(self.dims)] = 0
-        return x * keep
-
-
 def _scale_to_unit(direction: Sequence[float] | Tensor, like: Tensor) -> Tensor:
     v = torch.as_tensor(direction, dtype=like.dtype, device=like.device)
     if v.shape != like.shape[-1:] or not v.norm() > 0:

@@ -6,6 +6,7 @@ from nbutils.ablation.surgery import prune
 from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import edit
 from nbutils.sites import Site
+from nbutils.sweeps.units import sweep
 from studies.color_cube.data import RED_HSV, rgb_grid
 from studies.color_cube.mappers import BoundedFalloff
 from studies.color_cube.measures import error_correlation, rgb_similarity, squared_error
@@ -46,9 +47,25 @@ def test_ablation_pruning_and_suppression_give_the_derived_error(planted):
 def test_another_dimension_is_not_red(planted):
     """Negative control: what is found on dimension 0 is found there only."""
     colors, similarity, _, model = planted
-    wrong = squared_error(zero_weights(model, [Site("encoder.out", 1)])(colors), colors).detach()
+    wrong = squared_error(zero_weights(model, [Site("bottleneck", 1, part="input")], colors)(colors), colors).detach()
     assert wrong.max().item() > 0.1
     assert abs(error_correlation(wrong, similarity, power=3)) < 0.3
+
+
+def test_a_sweep_finds_the_planted_dimension_and_no_other(planted):
+    colors, similarity, rho, model = planted
+    unlike = torch.as_tensor(similarity) < 1e-9
+    metrics = {
+        "all": squared_error,
+        "unlike": lambda output, batch: (squared_error(output, batch), unlike),
+    }
+    swept = sweep(model, Site("bottleneck", part="input"), [colors], metrics).pivot(
+        index="unit", columns="metric", values="value"
+    )
+    assert swept["all"][0] == pytest.approx(((GAIN * rho) ** 2).mean(), abs=1e-12)
+    assert swept["unlike"][0] == pytest.approx(0, abs=1e-15)
+    assert len(swept) == 5
+    assert (swept["unlike"][1:] > 0.1).all()
 
 
 def test_impossible_plants_are_refused(planted):

@@ -1,12 +1,13 @@
 import pytest
 import torch
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.weights import zero_weights
 from nbutils.hooks import capture, edit
 from nbutils.sites import Site
 from studies.color_cube.mappers import BoundedFalloff, LinearMapper
 from studies.color_cube.network import ColorMLP, UnitNorm
-from studies.color_cube.steering import AxisAlignedSuppression, Repulsion, Suppression
+from studies.color_cube.steering import Repulsion, Suppression
 
 E0 = (1.0, 0.0, 0.0, 0.0, 0.0)
 HARD = BoundedFalloff(power=0)
@@ -21,7 +22,7 @@ def test_zeroing_behind_the_norm_is_another_operation_than_ablation():
     torch.manual_seed(0)
     model = ColorMLP().double().eval()
     x = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    with edit(model, {"bottleneck": AxisAlignedSuppression((0,))}), capture(model, "bottleneck") as short:
+    with edit(model, edits([Site("bottleneck", 0)])), capture(model, "bottleneck") as short:
         after_norm = model(x)
     ablated = zero_weights(model, [Site("bottleneck", 0, part="input")], x)
     with capture(ablated, "bottleneck") as stretched:
