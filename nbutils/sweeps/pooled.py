@@ -37,7 +37,7 @@ class Pooled:
 
     Attributes:
         least: bytes that one item needs.
-        of_differences: whether nothing but differences between logits counts: then the first stays as it is, which
+        of_differences: whether nothing but differences between logits counts: then the first is taken from all, which
             spares one product of two where there are two classes.
     """
 
@@ -73,7 +73,7 @@ class Pooled:
     def work(self, inputs: Batch, values: Values) -> tuple[Tensor, Tensor]:
         """Return the answer `[items, classes]`, and what replacing each unit adds to it `[units, classes, items]`.
 
-        Where only differences count, it is what is added to logits less the first one's `[units, classes - 1, items]`.
+        Where only differences count, both are of logits less the first, which is left out of what is added.
 
         Raises:
             Mismatch: more than pooling and a linear head follows the place.
@@ -96,7 +96,7 @@ class Pooled:
             before, after = pool(before), pool(after)
         weight = head.weight.unflatten(1, (at.shape[1], -1))  # [classes, units, places]
         if self.of_differences and len(weight) > 1:
-            weight = weight[1:] - weight[:1]
+            weight, answer = weight[1:] - weight[:1], answer - answer[:, :1]
         change = after.flatten(2) - before.flatten(2) if before.ndim > 2 else (after - before)[..., None]
         if change.shape[-1] == 1:
             effects = change[:, :, 0].T[:, None] * weight[..., 0].T[..., None]

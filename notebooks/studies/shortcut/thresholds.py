@@ -44,6 +44,7 @@ def threshold_measures(
             channels += channel_sets(name, some)
     metrics = dict(zip(MEASURES, (_right, _above, _called, _right_at_median), strict=True))
     frame = measured(head, items, channels, metrics, mean_of(reference))
+    frame.loc[frame["measure"] == "area under ROC", "value"] /= int((items.labels != 1).sum())
     return frame[["control", "k", "measure", "value"]].astype({"control": object})
 
 
@@ -66,8 +67,8 @@ def _right_at_median(output: Tensor, items: Pool) -> Tensor:
 
 
 def _above(output: Tensor, items: Pool) -> tuple[Tensor, Tensor]:
-    """Return for every tumour tile the share of normal tiles below it, of equal ones half: the mean is the ROC area."""
+    """Return for every tumour tile how many normal ones lie below it, of equal ones half: their share is the area."""
     margin, positives = _margin(output), items.labels == 1
     negatives = margin[~positives].sort().values
     below = torch.searchsorted(negatives, margin) + torch.searchsorted(negatives, margin, right=True)
-    return below.double() / (2 * len(negatives)), positives
+    return below.double() / 2, positives
