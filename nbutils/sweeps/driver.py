@@ -152,7 +152,10 @@ class Driver:
         some = kinds.select(step.inputs, slice(0, COMPARED))
         if key not in self._engines:
             rows = [self.rows[at] for at in self._order]
-            made = Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)
+            made = Engines(
+                *(self.model, rows, self._fixed, self.task.answer, some, values, self._widths),
+                of_differences=self.task.of_differences,
+            )
             self._engines[key] = made
         return self._engines[key]
 
@@ -163,9 +166,11 @@ class Driver:
                 self.totals[name] = torch.zeros(max(1, len(self.rows)), dtype=torch.float64)
                 self.counts[name] = torch.zeros(max(1, len(self.rows)), dtype=torch.long)
             # Not by a product: what does not count may be infinite.
-            values = values if bool(counts.all()) else values.masked_fill(~counts, 0)
+            if not bool(counts.all()):
+                some = counts.ndim == 1
+                values = values.index_select(1, counts.nonzero()[:, 0]) if some else values.masked_fill(~counts, 0)
             self.totals[name][index] += values.sum(1, dtype=torch.float64).cpu()
-            self.counts[name][index] += counts.sum(1).cpu()
+            self.counts[name][index] += counts.sum(-1).cpu()
 
 
 @dataclass(eq=False)
@@ -193,6 +198,8 @@ class _Batch:
             # Closed at once when the sweep is stopped, because the model is edited until then.
             with closing(self.engines.outputs(works, self.inputs(items), values, rows)) as some:
                 for found in some:
+                    if found.shape[:2] == (len(rows), self.step.items):  # all at once
+                        return found
                     if room is None:
                         room = found.new_empty(len(rows), self.step.items, *found.shape[2:])
                     room[at : at + len(found), items] = found

@@ -62,6 +62,8 @@ class Engines:
         inputs: Batch,
         values: Values,
         widths: dict[Site, int],
+        *,
+        of_differences: bool = False,
     ) -> None:
         """Choose them, and compare each with a hooked forward.
 
@@ -73,6 +75,7 @@ class Engines:
             inputs: of one batch.
             values: what stands in, for these inputs.
             widths: place -> number of units.
+            of_differences: whether nothing but differences between logits counts.
         """
         count = batches.count(inputs)
         some = batches.select(inputs, slice(0, COMPARED))
@@ -90,6 +93,7 @@ class Engines:
                 engine = chain
             elif replay.ends_linearly(place) and (pooled := Pooled.of(model, place, fixed, answer, replay.least, some)):
                 engine = pooled
+                pooled.of_differences = of_differences
             elif replay.holds(mine):
                 engine = replay
             fault = self._fault(engine, mine, some, part(values, slice(0, COMPARED), count))
@@ -160,6 +164,8 @@ class Engines:
             return f"it answers {tuple(found.shape)} where {tuple(expected.shape)} is right"
         if not expected.is_floating_point():
             return None if torch.equal(found, expected) else "its answers are others"
+        if isinstance(engine, Pooled) and engine.of_differences:
+            found, expected = found - found[..., :1], expected - expected[..., :1]
         scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
         close = CLOSE.get(expected.dtype, CLOSE_SHORT) * scale
         if torch.allclose(found, expected, rtol=0, atol=close, equal_nan=True):

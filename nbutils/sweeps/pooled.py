@@ -23,7 +23,7 @@ from nbutils.sweeps.hooked import ITEMS, Answer
 from nbutils.sweeps.recording import Mismatch, is_hooked, reachable, tensors
 from nbutils.sweeps.rows import Fixed, Row, Values
 
-ELEMENTS = 4_000_000  # of a product at a time: [rows, items, classes]
+ELEMENTS = 8_000_000  # of a product at a time: [rows, items, classes]
 
 # Each acts on channels separately.
 CHANNELWISE = (
@@ -37,7 +37,11 @@ class Pooled:
 
     Attributes:
         least: bytes that one item needs.
+        of_differences: whether nothing but differences between logits counts: then the first is taken from all, which
+            spares one product of two where there are two classes.
     """
+
+    of_differences = False
 
     def __init__(self, model: nn.Module, place: Site, fixed: Fixed, answer: Answer, least: int) -> None:
         self.model, self.place, self.least = model, place, least
@@ -69,6 +73,8 @@ class Pooled:
     def work(self, inputs: Batch, values: Values) -> tuple[Tensor, Tensor]:
         """Return the answer `[items, classes]`, and what replacing each unit adds to it `[units, classes, items]`.
 
+        Where only differences count, both are of logits less the first, which is left out of what is added.
+
         Raises:
             Mismatch: more than pooling and a linear head follows the place.
         """
@@ -89,6 +95,8 @@ class Pooled:
         for pool in path.pools:
             before, after = pool(before), pool(after)
         weight = head.weight.unflatten(1, (at.shape[1], -1))  # [classes, units, places]
+        if self.of_differences and len(weight) > 1:
+            weight, answer = weight[1:] - weight[:1], answer - answer[:, :1]
         change = after.flatten(2) - before.flatten(2) if before.ndim > 2 else (after - before)[..., None]
         if change.shape[-1] == 1:
             effects = change[:, :, 0].T[:, None] * weight[..., 0].T[..., None]
@@ -99,12 +107,15 @@ class Pooled:
     def outputs(self, work: tuple[Tensor, Tensor], rows: Sequence[Row]) -> Generator[Tensor, None, None]:
         """As `Chain.outputs`."""
         answer, effects = work
-        units, classes, items = effects.shape
-        masks = self._masked(rows, units, effects)
-        flat = effects.reshape(units, classes * items)
-        base = answer.T.reshape(1, -1)
+        items, classes = answer.shape
+        masks = self._masked(rows, len(effects), effects)
+        flat, base = effects.flatten(1), answer.T.flatten()
+        still = len(base) - flat.shape[1]
         for some in masks.split(max(1, ELEMENTS // max(1, classes * items))):
-            yield torch.addmm(base.expand(len(some), -1), some, flat).view(-1, classes, items).transpose(1, 2)
+            room = base.new_empty(len(some), len(base))
+            room[:, :still] = base[:still]
+            torch.addmm(base[still:], some, flat, out=room[:, still:])
+            yield room.view(-1, classes, items).transpose(1, 2)
 
     def _masked(self, rows: Sequence[Row], units: int, like: Tensor) -> Tensor:
         """Return which units each row replaces `[rows, units]`, ones and zeros."""

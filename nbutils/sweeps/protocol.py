@@ -51,6 +51,8 @@ class Measurement:
         metric: `(output, batch) -> [items]`, or a pair of such tensors, values and which items count; or several by
             name. One with a method `each`, `(outputs [ablations, items, ...], batch) -> [ablations, items]`, is called
             once for many ablations. One with `against_intact = True` is given what the intact model answers, too.
+            One of logits with `of_differences = True` says that a number added to all of an item's changes nothing:
+            where all say so, an engine may spare itself what all logits share.
         ablation: what replaces activations.
         inputs: batch -> what the model runs on.
         reference: what the replacement comes from: a callable, batch -> inputs item by item; or, for a type that needs
@@ -100,6 +102,11 @@ class Measurement:
     def against_intact(self) -> bool:
         """Whether a metric needs what the intact model answers."""
         return any(getattr(metric, "against_intact", False) for metric in self.metrics.values())
+
+    @property
+    def of_differences(self) -> bool:
+        """Whether nothing but differences between logits counts."""
+        return all(getattr(metric, "of_differences", False) for metric in self.metrics.values())
 
     @property
     def _given(self) -> bool:
@@ -194,7 +201,7 @@ class Measurement:
     def evaluate_each(
         self, outputs: Tensor, batch: Any, intact: Tensor | None = None
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return of each metric its values and which items count, both `[ablations, items]`.
+        """Return of each metric its values `[ablations, items]`, and which items count: likewise, or `[items]`.
 
         Args:
             outputs: `[ablations, items, ...]`.
@@ -269,7 +276,7 @@ def output_key(answer: Any, wanted: int | str | None) -> int | str | None:
 
 
 def _checked(name: str, found: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Return values and which of them count, both of a shape.
+    """Return values of a shape, and which of them count: likewise, or `[items]` for all ablations.
 
     Raises:
         TypeError: no tensor of numbers.
@@ -283,10 +290,10 @@ def _checked(name: str, found: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
     if values.shape != shape:
         raise ValueError(f"metric {name!r} gives one number per item, {tuple(shape)}; got {tuple(values.shape)}")
     if counts is None:
-        return values, torch.ones_like(values, dtype=torch.bool)
+        return values, torch.ones(shape[-1], dtype=torch.bool, device=values.device)
     if counts.dtype != torch.bool or counts.shape not in (shape, shape[-1:]):
         raise ValueError(
             f"metric {name!r}: which items count are booleans {tuple(shape[-1:])}; got {counts.dtype} "
             f"{tuple(counts.shape)}"
         )
-    return values, counts.expand(shape)
+    return values, counts

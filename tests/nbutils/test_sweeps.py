@@ -22,7 +22,7 @@ from nbutils.sweeps.chains import Chain
 from nbutils.sweeps.engines import Engines, EngineWarning
 from nbutils.sweeps.greedy import Goal, greedy
 from nbutils.sweeps.hooked import Hooked
-from nbutils.sweeps.metrics import accuracy
+from nbutils.sweeps.metrics import accuracy, cross_entropy
 from nbutils.sweeps.pooled import Pooled
 from nbutils.sweeps.replay import Replay
 from nbutils.sweeps.steps import read
@@ -108,8 +108,8 @@ def used(monkeypatch):
     found = {}
     original = Engines.__init__
 
-    def spy(self, *arguments):
-        original(self, *arguments)
+    def spy(self, *arguments, **options):
+        original(self, *arguments, **options)
         found.update({place.module: type(engine) for place, engine in self.of.items()})
 
     monkeypatch.setattr(Engines, "__init__", spy)
@@ -166,6 +166,29 @@ def test_every_engine_agrees_with_one_full_forward_per_row(used, case, ablation,
             assert value == pytest.approx(expected, abs=2e-5)
             moved = max(moved, abs(expected - base))
     assert moved > 1e-3  # far above the tolerance: an engine that replaced nothing would show
+
+
+def test_what_all_logits_share_is_spared_for_metrics_that_do_not_see_it_and_for_no_others(used):
+    model, x, y = PooledNet().eval(), images(), labels()
+    sites, replaced = {unit: Site("avgpool", [unit, 8], 1) for unit in range(4)}, {}
+
+    def first(output, batch):
+        return output[:, 0]
+
+    for unit, site in sites.items():
+        with torch.no_grad(), edit(model, edits([site])):
+            replaced[unit] = model(x)
+    metrics = {"loss": cross_entropy(lambda batch: y), "first": first}
+    for some in (["loss"], ["first"], ["loss", "first"]):
+        frame = sweep(model, sites, [x], {name: metrics[name] for name in some})
+        assert used == {"avgpool": Pooled}
+        found = frame.pivot(index="site", columns="metric", values="value")
+        for unit, answer in replaced.items():
+            expected = {"loss": nn.functional.cross_entropy(answer, y).item(), "first": answer[:, 0].mean().item()}
+            assert found.loc[unit].to_dict() == pytest.approx({name: expected[name] for name in some}, abs=1e-5)
+    first.of_differences = True  # a lie, which shows that it was spared
+    wrong = sweep(model, sites, [x], first)
+    assert wrong.value.nunique() == 1
 
 
 def test_replay_runs_only_what_depends_on_the_site(used):
