@@ -659,3 +659,31 @@ def test_metrics_of_logits():
     divergence = (p * (p.log() - q.log())).sum(-1)
     torch.testing.assert_close(nb.divergence()(2 * many, None, many), divergence.mean(1))
     torch.testing.assert_close(nb.divergence(-1)(2 * many, None, many), divergence[:, -1])
+
+
+class EarlyExit(nn.Module):
+    """Answers early where it is sure, as a whole; what it reads to decide is a number."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.first, self.exit, self.last = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        with torch.no_grad():
+            for layer in (self.first, self.exit):
+                layer.weight.copy_(torch.eye(2))
+                layer.bias.zero_()
+            self.last.weight.copy_(scale * torch.tensor([[0.0, 1], [1, 0]]))
+
+    def forward(self, x):
+        h = self.first(x)
+        early = self.exit(h)
+        return early if early.max() > 1 else self.last(h)
+
+
+def test_a_model_that_goes_another_way_with_a_unit_replaced_is_followed():
+    model, x = EarlyExit(10.0), torch.tensor([[5.0, 0.5]])  # early; without unit 0 to the end
+    table = sweep(model, "first", [x], lambda answer, _: answer[:, 0])
+    with torch.no_grad():
+        late = model.last(torch.tensor([[0.0, 0.5]]))[0, 0].item()
+    assert table.value.tolist() == pytest.approx([late, 5.0])
+    straight = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert read(straight, x) is not None  # the control: nothing looks on the way
