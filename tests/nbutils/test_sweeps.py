@@ -687,3 +687,73 @@ def test_a_model_that_goes_another_way_with_a_unit_replaced_is_followed():
     assert table.value.tolist() == pytest.approx([late, 5.0])
     straight = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert read(straight, x) is not None  # the control: nothing looks on the way
+
+
+def test_what_a_module_leaves_for_another_is_that_of_its_own_row():
+    kept = {}
+
+    class Keeps(nn.Linear):
+        def forward(self, x):
+            kept["skip"] = super().forward(x)
+            return kept["skip"]
+
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.middle, self.last = (nn.Linear(3, 3) for _ in range(3))
+            self.block = Keeps(3, 3)
+
+        def forward(self, x):
+            return self.last(self.middle(self.block(self.first(x))).tanh() + kept["skip"])
+
+    torch.manual_seed(0)
+    model, x = Skip(), torch.randn(4, 3)
+    with pytest.warns(EngineWarning, match="'middle'.*keep something"):
+        table = sweep(model, ["first", "middle"], [x], lambda answer, _: answer[:, 0])
+    alone = [sweep(model, place, [x], lambda answer, _: answer[:, 0]) for place in ("first", "middle")]
+    assert table.value.tolist() == pytest.approx([value for one in alone for value in one.value])
+
+
+def test_a_model_that_answers_otherwise_each_time_is_refused():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.passes = nn.Linear(2, 2), 0
+
+        def forward(self, x):
+            self.passes += 1
+            return self.first(x).tanh() * self.passes
+
+    with pytest.raises(ValueError, match="in another way each time"):
+        sweep(Counts(), "first", [torch.randn(3, 2)], lambda answer, _: answer[:, 0])
+
+
+def test_weights_made_in_inference_mode_and_answers_of_another_type_are_taken():
+    class Query(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = nn.Parameter(torch.randn(1, 2))
+            self.first, self.gate, self.last = (nn.Linear(2, 2) for _ in range(3))
+
+        def forward(self, x):
+            return self.last(self.first(x) * self.gate(self.query))
+
+    class Short(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.inner(x)
+
+    with torch.inference_mode():
+        query, short = Query(), Short()
+    x = torch.randn(5, 2)
+    for model, place in ((query, "first"), (short, "inner.0")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EngineWarning)
+            found = sweep(model, place, [x], lambda answer, _: answer[:, 0].float())
+        with edit(model, edits([Site(place, 1)])), torch.no_grad():
+            expected = model(x)[:, 0].float().mean().item()
+        assert found.value[1] == pytest.approx(expected, rel=1e-5)
