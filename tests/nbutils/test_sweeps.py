@@ -757,3 +757,32 @@ def test_weights_made_in_inference_mode_and_answers_of_another_type_are_taken():
         with edit(model, edits([Site(place, 1)])), torch.no_grad():
             expected = model(x)[:, 0].float().mean().item()
         assert found.value[1] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("items", [200, 300])
+def test_a_batch_runs_in_parts_only_where_items_do_not_depend_on_each_other(items):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    model, x = nn.Sequential(nn.Linear(2, 3), norm, nn.Linear(3, 2)).eval(), torch.randn(items, 2)
+    if items == 300:
+        with pytest.raises(ValueError, match="depends on the others"):
+            sweep(model, "0", [x], lambda answer, _: answer[:, 0])
+        return
+    with edit(model, edits([Site("0", 1)])), torch.no_grad():
+        expected = model(x)[:, 0].mean().item()
+    assert sweep(model, Site("0", 1), [x], lambda answer, _: answer[:, 0]).value.item() == pytest.approx(expected)
+
+
+def test_a_list_with_an_entry_per_item_is_not_cut_off():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(2, 2)
+
+        def forward(self, x, lengths):
+            return torch.stack([item[length - 1] for item, length in zip(self.first(x), lengths, strict=False)])
+
+    batches = [(torch.randn(300, 4, 2), [1 + i % 4 for i in range(300)])]
+    with pytest.raises(ValueError, match="argument 1 of a batch is a list of 300"):
+        sweep(Last(), "first", batches, lambda answer, _: answer[:, 0])
+    assert len(sweep(Last(), "first", [(batches[0][0][:9], batches[0][1][:9])], lambda answer, _: answer[:, 0])) == 2
