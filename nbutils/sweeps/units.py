@@ -146,7 +146,9 @@ def named_sites(sites: Sites) -> dict[Hashable, Site]:
     if isinstance(sites, Mapping):
         named = {label: Site.of(place) for label, place in sites.items()}
     else:
-        given = [Site.of(place) for place in ([sites] if isinstance(sites, str | Site) else sites)]
+        # What cannot be gone through is taken for a place, which says what it should be.
+        places: Iterable[Any] = sites if isinstance(sites, Iterable) and not isinstance(sites, str) else [sites]
+        given = [Site.of(place) for place in places]
         several = Counter(site.module for site in given)
         named = {site.module if several[site.module] == 1 and _plain(site) else site: site for site in given}
         if len(named) < len(given):

@@ -786,3 +786,14 @@ def test_a_list_with_an_entry_per_item_is_not_cut_off():
     with pytest.raises(ValueError, match="argument 1 of a batch is a list of 300"):
         sweep(Last(), "first", batches, lambda answer, _: answer[:, 0])
     assert len(sweep(Last(), "first", [(batches[0][0][:9], batches[0][1][:9])], lambda answer, _: answer[:, 0])) == 2
+
+
+def test_a_metric_does_not_write_into_what_others_are_given():
+    model, x = nn.Linear(2, 2), torch.randn(3, 2)
+    metrics = {"twice": lambda answer, _: answer.mul_(2)[:, 0], "once": lambda answer, _: answer[:, 0]}
+    with pytest.raises(ValueError, match="'twice' writes into the answer"):
+        sweep(model, "", [x], metrics)
+    with pytest.raises(TypeError, match="an ablation is an AblationType"):
+        sweep(model, "", [x], metrics["once"], "zero")
+    with pytest.raises(TypeError, match="a Site or a module's name; got Linear"):
+        sweep(model, model, [x], metrics["once"])
