@@ -74,7 +74,9 @@ def sweep(
         KeyError: no such module.
         TypeError: a batch of another kind, no tensor at a site, or no metric.
         ValueError: no batches, no such unit, a module that does not run exactly once, items on another axis than 0, a
-            metric of another shape, arguments that do not fit each other, or a memory below what one item needs.
+            metric of another shape or one that writes into the answer, a model that answers otherwise each time, a
+            batch too large to run in one part where an answer depends on other items, arguments that do not fit each
+            other, or a memory below what one item needs.
 
     >>> import torch, nbutils as nb
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False))

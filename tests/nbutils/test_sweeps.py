@@ -797,3 +797,12 @@ def test_a_metric_does_not_write_into_what_others_are_given():
         sweep(model, "", [x], metrics["once"], "zero")
     with pytest.raises(TypeError, match="a Site or a module's name; got Linear"):
         sweep(model, model, [x], metrics["once"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "there"), [(torch.ones(3, 4, 2), "a Tensor"), ({"input": torch.ones(3, 4, 2)}, "'input'")]
+)
+def test_a_mask_that_is_not_there_is_named(batch, there):
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(KeyError, match=f"where='mask' is no key .*{there}"):
+        sweep(model, "0", [batch], lambda answer, _: answer[:, 0, 0], AblationType.MEAN, where="mask")
