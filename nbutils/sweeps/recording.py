@@ -208,7 +208,7 @@ class Outside(TorchDispatchMode):
 
 def written(versions: Versions) -> bool:
     """Return whether something has been written into one of the tensors."""
-    return any(version_of(tensor) != version for tensor, version in versions)
+    return any(tensor._version != version for tensor, version in versions)
 
 
 def version_of(tensor: Tensor) -> int:
@@ -217,8 +217,8 @@ def version_of(tensor: Tensor) -> int:
 
 
 def versions_of(value: Any) -> Versions:
-    """Return the tensors in a value, and how often each was written into."""
-    return [(tensor, version_of(tensor)) for tensor in tensors(value)]
+    """Return the tensors in a value that can be written into, and how often each was."""
+    return [(tensor, tensor._version) for tensor in tensors(value) if not tensor.is_inference()]
 
 
 def tensors(value: Any) -> list[Tensor]:
