@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nbutils import batches as kinds
 from nbutils import progress
-from nbutils.ablation.running import running
+from nbutils.ablation.running import differ, running
 from nbutils.hooks import unchanged
 from nbutils.sites import Site
 from nbutils.sweeps.engines import COMPARED, Engines
@@ -50,6 +50,7 @@ class Driver:
         self._order: list[int] = []  # rows, those of a place beside each other
         self._item_bytes = 0  # of the model's answer to one item
         self._engines: dict[Any, Engines] = {}
+        self._divisible = False  # whether a batch may run in parts, once seen
 
     def run(self, label: str) -> None:
         """Go through the batches.
@@ -87,6 +88,13 @@ class Driver:
                 if self.task.inputs is None and isinstance(step.batch, tuple | list) and len(step.batch) > 1:
                     hint = "a tuple is a model's arguments; of (inputs, labels) give inputs=operator.itemgetter(0)"
                     raise TypeError(f"{error}: {hint}") from error
+                raise
+            except Exception as error:
+                if listed := kinds.listed(step.inputs, step.items):
+                    raise ValueError(
+                        f"the model does not run on {kinds.count(some)} of {step.items} items: {listed} of the batch "
+                        f"is a list of {step.items}, which is not divided with them; give a tensor"
+                    ) from error
                 raise
         answer = self.task.answer(answered, kinds.count(some))
         self._item_bytes = max(1, answer.nbytes // len(answer))
@@ -130,6 +138,8 @@ class Driver:
             least = 2 * engines.least
             raise ValueError(f"memory={self.memory} bytes is less than one item needs; give at least {least}")
         parts = [slice(first, min(first + size, step.items)) for first in range(0, step.items, size)]
+        if len(parts) > 1:
+            self._check_divisible(step, parts[0])
         batch = _Batch(step, engines, parts, values)
         intact = None
         if self.task.against_intact:
@@ -143,6 +153,31 @@ class Driver:
             some = self._order[first : first + many]
             # Metrics are called when no engine has its hands on the model: they may run it.
             self._add(some, batch.answers([self.rows[at] for at in some]), step, intact)
+
+    def _check_divisible(self, step: Step, part: slice) -> None:
+        """Refuse a batch that is to run in parts where the model's answer to an item depends on the others with it.
+
+        Raises:
+            ValueError: it does, or a list has an entry per item, of which parts would all get the first ones.
+        """
+        if listed := kinds.listed(step.inputs, step.items):
+            raise ValueError(
+                f"{listed} of a batch is a list of {step.items}, as many as items, and the batch runs in parts, of "
+                f"{part.stop} items: give a tensor, which is divided with the others, or smaller batches"
+            )
+        if self._divisible:
+            return
+        half = max(1, part.stop // 2)
+        answers = [
+            self.task.answer(kinds.run(self.model, kinds.select(step.inputs, slice(0, count))), count)[:half]
+            for count in (part.stop, half)
+        ]
+        if differ(*answers):
+            raise ValueError(
+                f"the model answers {half} items otherwise alone than among {part.stop}: its answer to one depends on "
+                f"the others, and a batch of {step.items} runs in parts; give batches of {part.stop} or less"
+            )
+        self._divisible = True
 
     def _engines_for(self, step: Step, values: Values) -> Engines:
         """Return the engines for inputs of a batch's shape, without items."""

@@ -20,7 +20,7 @@ from nbutils.batches import Batch
 from nbutils.hooks import edit, watch
 from nbutils.sites import Site
 from nbutils.sweeps.hooked import ITEMS, Answer
-from nbutils.sweeps.recording import Mismatch, is_hooked, reachable, tensors
+from nbutils.sweeps.recording import Mismatch, Outside, is_hooked, reachable, tensors, version_of
 from nbutils.sweeps.rows import Fixed, Row, Values
 
 ELEMENTS = 8_000_000  # of a product at a time: [rows, items, classes]
@@ -85,8 +85,10 @@ class Pooled:
             edit(self.model, self._fixed.edits(values)),
             edit(self.model, {self.place: path.reach}),
             watch(self.model, ends, inputs=starts),
+            path.outside,
         ):
-            answer = self._answer(batches.run(self.model, inputs), items)
+            answered = batches.run(self.model, inputs)
+        answer = self._answer(answered, items)
         at, head = path.end(answer)
         value = values[self.place]
         if not isinstance(value, Tensor) or not value.ndim:
@@ -132,7 +134,11 @@ class _Path:
     """Follows a tensor from a place through the modules to the head. Each must take the very numbers of the one before.
 
     What a module takes must be a view of what the one before it put out, in the same order and not written into since:
-    then it is that and nothing else.
+    then it is that and nothing else. And nothing but views may be taken outside of the modules: a model that looks at
+    a number there may go another way when a unit is replaced.
+
+    Attributes:
+        outside: sees what runs outside of the modules from the place on.
     """
 
     def __init__(self, place: Site, hooked: set[nn.Module]) -> None:
@@ -142,9 +148,12 @@ class _Path:
         self.head: nn.Linear | None = None
         self._last: tuple[Tensor, int] | None = None
         self._entered: list[nn.Module] = []
+        self.outside = Outside()
+        self.outside.inside = True
 
     def reach(self, tensor: Tensor) -> Tensor:
-        self.at, self._last = tensor, (tensor, tensor._version)
+        self.outside.inside = False
+        self.at, self._last = tensor, (tensor, version_of(tensor))
         return tensor
 
     def enter(self, module: nn.Module, *arguments: Any, **keywords: Any) -> None:
@@ -152,10 +161,12 @@ class _Path:
             given = tensors([*arguments, *keywords.values()])
             self.need(len(given) == 1 and _view(given[0], *self._last))
             self._entered.append(module)
+            self.outside.inside = True
 
     def leave(self, module: nn.Module, output: Any) -> None:
         if self._last is None or module not in self._entered:
             return
+        self.outside.inside = False
         self.need(isinstance(output, Tensor) and self.head is None)
         last = self._last[0]
         if type(module) is nn.Linear and output.ndim == 2 and module not in self._hooked:
@@ -168,11 +179,12 @@ class _Path:
             self.pools.append(module)
         else:
             self.need(_view(output, *self._last))
-        self._last = output, output._version
+        self._last = output, version_of(output)
 
     def end(self, answer: Tensor) -> tuple[Tensor, nn.Linear]:
         """Return the tensor at the place and the head."""
-        self.need(self._last is not None and answer is self._last[0] and answer._version == self._last[1])
+        self.need(not self.outside.ran)
+        self.need(self._last is not None and answer is self._last[0] and version_of(answer) == self._last[1])
         if self.at is None or self.head is None or self.head.in_features % self.at.shape[1]:
             raise self._broken()
         return self.at, self.head
@@ -187,7 +199,7 @@ class _Path:
 
 def _view(one: Tensor, other: Tensor, version: int) -> bool:
     """Return whether a tensor is all of another, in the same order, items first: the very one, or flattened."""
-    if one._version != version or one.data_ptr() != other.data_ptr() or one.dtype != other.dtype:
+    if version_of(one) != version or one.data_ptr() != other.data_ptr() or one.dtype != other.dtype:
         return False
     if one.shape == other.shape:
         return one.stride() == other.stride()

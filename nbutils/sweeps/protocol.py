@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -79,6 +80,8 @@ class Measurement:
             raise TypeError(
                 f"batches are a list of them, or a loader; got a {type(self.batches).__name__}: for one write [batch]"
             )
+        if not isinstance(self.ablation, AblationType):
+            raise TypeError(f"an ablation is an AblationType, e.g. AblationType.ZERO; got {self.ablation!r}")
         if not self.metrics or not all(map(callable, self.metrics.values())):
             raise TypeError(f"a metric is a callable (output, batch) -> [items], or several by name; got {self.metric}")
         kind, needs = self.ablation.name, self.ablation.needs
@@ -195,7 +198,8 @@ class Measurement:
         found = {}
         for name, metric in self.metrics.items():
             more = (intact,) if getattr(metric, "against_intact", False) else ()
-            found[name] = _checked(name, metric(output, batch, *more), output.shape[:1])
+            with _unwritten(name, output, *more):
+                found[name] = _checked(name, metric(output, batch, *more), output.shape[:1])
         return found
 
     def evaluate_each(
@@ -213,9 +217,10 @@ class Measurement:
         found = {}
         for name, metric in self.metrics.items():
             more = (intact,) if getattr(metric, "against_intact", False) else ()
-            if hasattr(metric, "each"):
-                found[name] = _checked(name, metric.each(outputs, batch, *more), outputs.shape[:2])
-            else:
+            with _unwritten(name, outputs, *more):
+                if hasattr(metric, "each"):
+                    found[name] = _checked(name, metric.each(outputs, batch, *more), outputs.shape[:2])
+                    continue
                 each = [_checked(name, metric(output, batch, *more), outputs.shape[1:2]) for output in outputs]
                 values, counts = zip(*each, strict=True)
                 found[name] = torch.stack(values), torch.stack(counts)
@@ -273,6 +278,21 @@ def output_key(answer: Any, wanted: int | str | None) -> int | str | None:
         told = ", ".join(map(repr, keys)) or "no place"
         raise TypeError(f"the model answers with tensors at {told}: say by output= which one metrics are of")
     return chosen
+
+
+@contextmanager
+def _unwritten(name: str, *answers: Tensor) -> Iterator[None]:
+    """Refuse a metric that writes into answers: others are given the same tensors.
+
+    Raises:
+        ValueError: it does.
+    """
+    versions = [answer._version for answer in answers]
+    yield
+    if [answer._version for answer in answers] != versions:
+        raise ValueError(
+            f"metric {name!r} writes into the answer, which other metrics are given, too: have it clone it"
+        )
 
 
 def _checked(name: str, found: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
