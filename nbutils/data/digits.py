@@ -68,10 +68,12 @@ Data = Literal["embedded", "real", "auto"]
 def load(data: Data = "embedded", *, root: str | Path | None = None, download: bool = False) -> DigitSplits:
     """Load digits in three splits.
 
-    Real MNIST, or other digits in files laid out as its own are (the source is called `"mnist"` only where all four have
-    the published checksums; Fashion-MNIST, for one, is `UNKNOWN`): the last sixth of the official training set is the selection split (10,000 images), the rest trains,
+    Real MNIST: the last sixth of the official training set is the selection split (10,000 images), the rest trains,
     and the whole official test set is the report split. Embedded: 1,297 / 250 / 250, stratified by class, always the
     same.
+
+    Real digits are called `"mnist"` only where all four files have the published checksums. Others in the same layout,
+    Fashion-MNIST for one, are read too, and are called `UNKNOWN`.
 
     Args:
         data: `"embedded"`, scikit-learn's digits; `"real"`, MNIST in torchvision's layout; `"auto"`, real where any of

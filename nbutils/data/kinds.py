@@ -22,7 +22,7 @@ _FIRST = {
     b"SQLite format 3\0": "an SQLite database",
 }
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
-_NO_MORE = "a pickle that torch.save did not write; it would run code of its own"
+_PICKLE = "a pickle that torch.save did not write; it would run code of its own"
 
 
 def is_safetensors(path: Path) -> bool:
@@ -59,7 +59,7 @@ def describe(path: Path) -> str | None:
     if head.startswith(b"PK\x03\x04"):
         return _zip(path)
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return _NO_MORE
+        return _PICKLE
     if head[257:262] == b"ustar":
         return "a tar archive; expected it unpacked"
     if not any(head):

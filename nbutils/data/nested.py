@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -73,8 +73,7 @@ def choose(own: Mapping[str, Tensor], found: Mapping[str, object], path: str | P
             raise StateError(f"{path}: expected tensors by name; found {keys or 'nothing'}")
         return _closest(own, places, path)
     (key,) = chosen
-    state = fitting[key]
-    return State(state.tensors, state.where, key, tuple(_others(found, key)))
+    return replace(fitting[key], aside=tuple(_others(found, key)))
 
 
 def _where(path: str | Path, key: str, prefix: str) -> str:

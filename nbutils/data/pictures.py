@@ -42,7 +42,7 @@ def read(path: Path, height: int, width: int, *, where: str | None = None) -> np
         with Image.open(path, formats=FORMATS) as picture:  # reads the header
             _check(picture, height, width, where)
             picture.load()
-            if picture.mode == "RGBA" and picture.getextrema()[3] != (255, 255):
+            if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
                 raise PictureError(f"{where}: expected opaque pixels; found transparent ones")
             return np.array(picture.convert("RGB"))
     except PictureError:

@@ -102,11 +102,10 @@ def test_a_damaged_picture_is_read_at_its_size_or_refused(tmp_path_factory, kind
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    refusal = None
+    with warnings.catch_warnings(action="ignore"):
         try:
-            found = pictures.read(path, SIDE, SIDE)
+            assert pictures.read(path, SIDE, SIDE).shape == (SIDE, SIDE, 3)
         except pictures.PictureError as error:
-            assert path.name in str(error)
-        else:
-            assert found.shape == (SIDE, SIDE, 3)
+            refusal = error
+    assert refusal is None or path.name in str(refusal)

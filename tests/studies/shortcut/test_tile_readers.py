@@ -141,7 +141,11 @@ def spoil(path, old, new):
         ("1,3,4,1\n", "1,3,3,1\n", "row 7, column center: expected patient_081_node_0 in one, 3, got '4'"),
         ("042,3,64,64", "042,3,64,9999999999", "row 9, column y_coord: expected a whole number of pixels"),
         (",center,", ",centre,", "row 1: expected a column center, got .*centre"),
-        ("042,3,64,64,1,5,2,1\n", "042,3,64,64,1,5,2,1,9,9\n", "row 9: expected 9 cells as in the header, got 11 cells"),
+        (
+            "042,3,64,64,1,5,2,1\n",
+            "042,3,64,64,1,5,2,1,9,9\n",
+            "row 9: expected 9 cells as in the header, got 11 cells",
+        ),
     ],
 )
 def test_a_broken_table_is_named_with_its_row(wilds, old, new, message):
