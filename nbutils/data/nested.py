@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
@@ -14,9 +15,10 @@ PREFIXES = ("module.", "model.", "net.", "backbone.")
 
 _WITHIN = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # at any place
 _AVERAGE = re.compile(r"(^|_)(ema|swa|avg|average|averaged|shadow|teacher)(_|$)", re.IGNORECASE)
-_OTHER = re.compile(r"(^|_)(optim\w*|momentum|exp_avg\w*|grads?|gradients?)(_|$)", re.IGNORECASE)  # never weights
+_OTHER = re.compile(r"(^|_)(opt|optim\w*|momentum|exp_avg\w*|grads?|gradients?)(_|$)", re.IGNORECASE)  # never weights
 _STEPS = ("n_averaged",)  # what torch.optim.swa_utils.AveragedModel counts beside the weights
 _DEPTH = 3  # dictionaries within dictionaries
+_MOST = 10_000  # of them: a dictionary may lie in itself
 
 
 class StateError(ValueError):
@@ -56,7 +58,8 @@ def choose(own: Mapping[str, Tensor], found: Mapping[str, object], path: str | P
     Raises:
         StateError: two fit, or there is no dictionary of tensors. An average is looked at where nothing else fits.
     """
-    places = {key: state for key, state in _dictionaries(found) if _holds_tensors(state)}
+    looked = islice(_dictionaries(found), _MOST)
+    places = {key: state for key, state in looked if _holds_tensors(state)}
     fitting: dict[str, State] = {}
     for key, state in places.items():
         for prefix, renamed in _renamings(state):
@@ -104,17 +107,13 @@ def _holds_tensors(state: Mapping) -> bool:
 
 
 def _others(found: Mapping, key: str) -> Iterator[str]:
-    """Yield the file's keys beside the one that was read under which there are tensors."""
-    if key:
-        for name, value in found.items():
-            if name != key.split(".")[0] and _any_tensor(value, 0):
+    """Yield the file's keys beside the one that was read under which there are tensors in dictionaries."""
+    for name, value in found.items():
+        if key and name != key.split(".")[0] and isinstance(value, Mapping):
+            inner = [part for part in value.values() if isinstance(part, Mapping)]
+            deeper = [part for state in inner for part in state.values() if isinstance(part, Mapping)]
+            if any(map(_holds_tensors, [value, *inner, *deeper])):
                 yield str(name)
-
-
-def _any_tensor(value: object, depth: int) -> bool:
-    if isinstance(value, Mapping) and depth <= _DEPTH:
-        return any(isinstance(part, Tensor) or _any_tensor(part, depth + 1) for part in value.values())
-    return False
 
 
 def _renamings(state: dict, everywhere: bool = True) -> Iterator[tuple[str, dict]]:

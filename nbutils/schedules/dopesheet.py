@@ -78,7 +78,8 @@ class Dopesheet:
     """A checked schedule: keyframes at strictly increasing steps, every parameter keyed at least once.
 
     >>> import nbutils as nb
-    >>>     >>> _ = Path("sheet.csv").write_text("STEP,lr\\n0,0.1\\n10,0.01\\n")
+    >>> from pathlib import Path
+    >>> _ = Path("sheet.csv").write_text("STEP,lr\\n0,0.1\\n10,0.01\\n")
     >>> sheet = nb.Dopesheet.from_csv("sheet.csv")
     >>> [keyframe.step for keyframe in sheet.keyframes]
     [0, 10]

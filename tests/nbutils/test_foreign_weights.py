@@ -261,6 +261,7 @@ def test_a_file_of_another_kind_is_named_for_what_it_is(tmp_path, kind):
         assert "weights_only" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.jit
 def test_a_script_and_a_cut_file_are_named(trained, tmp_path):
     torch.jit.save(torch.jit.trace(trained, torch.rand(2, 1, 3, 3)), tmp_path / "script.pt")
     with pytest.raises(StateError, match=r"script\.pt is a TorchScript archive"):
@@ -274,6 +275,14 @@ def test_a_script_and_a_cut_file_are_named(trained, tmp_path):
         assert "weights_only" not in str(caught.value)
     with pytest.raises(StateError, match=r"expected a file of weights at .*; it is a folder"):
         fill(Small(), tmp_path)
+
+
+def test_a_dictionary_that_lies_in_itself_ends(tmp_path):
+    loop: dict = {}
+    loop.update({f"part {number}": loop for number in range(300)})
+    torch.save(loop, tmp_path / "loop.pt")
+    with pytest.raises(StateError, match=r"expected tensors by name; found 'part 0', 'part 1'"):
+        fill(Small(), tmp_path / "loop.pt")
 
 
 class Whole(collections.UserDict):
