@@ -66,10 +66,11 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 def load_mnist_net(path: str | Path) -> MnistNet:
-    """Read a trained network from a state dict.
+    """Read a trained network, as trainers save it.
 
     Args:
-        path: a `.safetensors` file, or one that `torch.save` made of a state dict. Code in it is never run.
+        path: a file of safetensors or of `torch.save` (see `nbutils.data.weights.load_weights`). Code in it is never
+            run.
 
     Returns:
         The network in eval mode, float32, on the processor.
