@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +21,7 @@ from nbutils import claims, layout
 from nbutils.plotting.manifests import manifest_of
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+SKIPPED_TAG = "skip-execution"  # nbclient's and JupyterLab's name
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -30,21 +34,41 @@ def read(path: Path) -> NotebookNode:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no notebook {path}")
+    content = path.read_bytes()
+    if defect := _defect(content):
+        raise ValueError(f"{path} is not a notebook: {defect}")
     try:
-        notebook = nbformat.read(path, as_version=4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of missing cell ids, which older formats lack
+            notebook = nbformat.reads(content.decode(), as_version=4)
         _ = notebook.metadata, [(cell.cell_type, cell.source, cell.metadata) for cell in notebook.cells]
-    except OSError:
-        raise
     except Exception as error:  # nbformat lets through whatever a damaged file breaks first
-        reason = str(error).splitlines()[:1] or [type(error).__name__]
-        raise ValueError(f"{path} is not a notebook: {reason[0]}") from None
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{path} is not a notebook: {reason}") from None
     return notebook
 
 
+def _defect(content: bytes) -> str | None:
+    """Return what keeps a file from being JSON, None where nothing does."""
+    if not content.strip():
+        return "the file is empty"
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it begins with a byte order mark; save it as UTF-8 without one"
+    conflict = re.search(rb"^(?:<<<<<<<|>>>>>>>|=======)", content, re.MULTILINE)
+    if conflict:  # a line of JSON never begins so
+        line = content.count(b"\n", 0, conflict.start()) + 1
+        return f"line {line} is a conflict marker; resolve the merge"
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return f"no JSON: {error}"
+    return None
+
+
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    """Return position and cell of the cells that execute; a blank one gets no execution count."""
+    """Return position and cell of the cells that execute; a blank one gets no execution count, nor one to be skipped."""
     cells = enumerate(notebook.cells)
-    return [(i, cell) for i, cell in cells if cell.cell_type == "code" and cell.source.strip()]
+    return [(i, c) for i, c in cells if c.cell_type == "code" and c.source.strip() and SKIPPED_TAG not in tags(c)]
 
 
 def tags(cell: Mapping[str, Any]) -> list[str]:
@@ -53,9 +77,13 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
 
 
 def opening(notebook: NotebookNode) -> tuple[str, str]:
-    """Return the first heading `# …` and the paragraph that follows it, as Markdown; empty where there is none."""
+    """Return the first heading `# …` and the paragraph that follows it, as Markdown; empty where there is none.
+
+    Pictures attached to the cell are their descriptions: elsewhere there is no attachment.
+    """
     for cell in notebook.cells:
-        found = re.search(r"^# +(.+)$\s*(?:^(?!#)((?:.+\n?)+))?", cell.source, re.MULTILINE)
+        source = re.sub(r"!\[([^\]]*)\]\(attachment:[^)]*\)", r"\1", cell.source)
+        found = re.search(r"^# +(.+)$\s*(?:^(?!#)((?:.+\n?)+))?", source, re.MULTILINE)
         if cell.cell_type == "markdown" and found:
             return found[1].strip(), (found[2] or "").strip()
     return "", ""

@@ -7,17 +7,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from nbutils import atomic, claims, layout
 from nbutils.notebook.document import read
+from nbutils.notebook.locks import locked
 from nbutils.plotting.manifests import manifest_of
 
 RUN = "run.json"  # beside a run's results: its command, date and duration
 
 
-def note_run(folder: Path, command: str, date: str, seconds: float) -> None:
+def note_run(folder: Path, command: str, date: str, seconds: float, error: str | None = None) -> None:
     """Write how the results in a folder came about.
 
     Args:
@@ -25,9 +25,10 @@ def note_run(folder: Path, command: str, date: str, seconds: float) -> None:
         command: the command line of the same run.
         date: of the run, ISO 8601.
         seconds: it took.
+        error: what ended it early.
     """
-    text = json.dumps({"command": command, "date": date, "seconds": round(seconds)}, indent=1)
-    atomic.write(folder / RUN, text + "\n")
+    note = {"command": command, "date": date, "seconds": round(seconds)} | ({"error": error} if error else {})
+    atomic.write(folder / RUN, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
 
 
 def record(notebook: Path, source: Path) -> list[Path]:
@@ -46,14 +47,16 @@ def record(notebook: Path, source: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: the run left no results there.
-        ValueError: its results are damaged, or of embedded data in the quick profile, which `update` keeps; or a figure
-            is missing. Nothing is changed.
+        ValueError: the run goes on or ended early; its results are damaged, another notebook's, or of embedded data
+            in the quick profile, which `update` keeps; or a figure is missing. Nothing is changed.
     """
     made = source / notebook.stem
     for path in (made / "results.json", made / RUN):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; let `run {notebook.stem} --data real --out {source}` finish")
     found = claims.load(made / "results.json")
+    if found.stem != notebook.stem:
+        raise ValueError(f"{made / 'results.json'} holds results of {found.stem}, not of {notebook.stem}")
     embedded = found.source.startswith("embedded")
     if embedded and found.profile != "full":
         raise ValueError(
@@ -63,7 +66,11 @@ def record(notebook: Path, source: Path) -> list[Path]:
     which = "full" if embedded else "real"
     kept = layout.recorded(notebook.stem, which)
     results = json.loads((made / "results.json").read_text(encoding="utf-8"))
-    results |= _run(made / RUN)
+    note = _run(made / RUN)
+    error = note.pop("error", None)
+    if error and not str(error).startswith(claims.ClaimError.__name__):  # a claim that fails is a result
+        raise ValueError(f"{made / RUN}: the run ended early, by {error}; let it finish")
+    results |= note
     content = read(notebook)
     there = manifest_of(made)
     names = content.metadata.get("nbutils", {}).get("recorded", list(there))
@@ -72,13 +79,12 @@ def record(notebook: Path, source: Path) -> list[Path]:
 
     folder = kept.parent / which
     pictures = {entry["file"]: made / entry["file"] for n in names for k, entry in there[n].items() if k in _LOOKS}
-    contents = {name: path.read_bytes() for name, path in pictures.items()}
-    shutil.rmtree(folder, ignore_errors=True)
-    written = [atomic.write(folder / name, picture) for name, picture in contents.items()]
+    contents: dict[Path, str | bytes] = {folder / name: path.read_bytes() for name, path in pictures.items()}
+    contents[kept] = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     listing = json.dumps({name: there[name] for name in names}, indent=1, sort_keys=True, ensure_ascii=False)
-    written.append(atomic.write(folder / "manifest.json", listing + "\n"))
-    written.append(atomic.write(kept, json.dumps(results, indent=1, ensure_ascii=False) + "\n"))
-    return written
+    contents[folder / "manifest.json"] = listing + "\n"  # last: it lists the others
+    with locked(source, f"record {notebook.stem}"):
+        return atomic.swap(contents, [file for file in folder.glob("*") if file.is_file() and file not in contents])
 
 
 def _run(path: Path) -> dict[str, object]:
@@ -86,7 +92,7 @@ def _run(path: Path) -> dict[str, object]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.keys() != {"command", "date", "seconds"}:
+    if not isinstance(content, dict) or content.keys() - {"error"} != {"command", "date", "seconds"}:
         raise ValueError(f"{path} must have command, date and seconds of a run; got {content!r}")
     return content
 
