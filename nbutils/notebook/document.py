@@ -66,7 +66,7 @@ def _defect(content: bytes) -> str | None:
 
 
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    """Return position and cell of the cells that execute; a blank one gets no execution count, nor one to be skipped."""
+    """Return position and cell of the cells that execute; one that is blank or to be skipped gets no count."""
     cells = enumerate(notebook.cells)
     return [(i, c) for i, c in cells if c.cell_type == "code" and c.source.strip() and SKIPPED_TAG not in tags(c)]
 
@@ -87,6 +87,11 @@ def opening(notebook: NotebookNode) -> tuple[str, str]:
         if cell.cell_type == "markdown" and found:
             return found[1].strip(), (found[2] or "").strip()
     return "", ""
+
+
+def unstyled(text: str) -> str:
+    """Return text without the escape sequences of terminals, such as colours."""
+    return re.sub(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))", "", text)
 
 
 def plain(markdown: str) -> str:

@@ -24,11 +24,10 @@ from typing import Any
 
 import nbformat
 from nbclient.exceptions import CellExecutionError
-from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 
 from nbutils import atomic, claims, layout, progress
-from nbutils.notebook.document import WIDGET_VIEW, code_cells, read, tags
+from nbutils.notebook.document import WIDGET_VIEW, code_cells, read, tags, unstyled
 from nbutils.notebook.kernels import INJECTED_TAG, Client, environment
 from nbutils.notebook.locks import locked
 from nbutils.notebook.parameters import check_parameters
@@ -217,7 +216,7 @@ def _text(error: Exception) -> str:
         text = f"{error.ename}: {error.evalue}"
     else:
         text = f"the kernel died ({error or type(error).__name__}); a common cause is too little memory"
-    return strip_ansi(text).strip()
+    return unstyled(text).strip()
 
 
 def _known_files(assets: Path) -> list[Path]:

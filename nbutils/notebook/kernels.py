@@ -6,14 +6,13 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
@@ -21,6 +20,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 from nbutils import layout, progress
+from nbutils.notebook import endings
 from nbutils.notebook.document import code_cells, tags
 from nbutils.notebook.parameters import TAG
 
@@ -104,18 +104,16 @@ class Client(NotebookClient):
             try:
                 done.result()
             except KeyboardInterrupt:
-                self._kill()
+                while not done.done():  # the kernel may be about to start
+                    self._kill()
+                    wait([done], timeout=0.2)
                 raise
 
     def _kill(self) -> None:
         kernel = self.km.provisioner if self.km else None
         if not isinstance(kernel, LocalProvisioner) or not kernel.process:
             return
-        with suppress(psutil.Error):
-            family = psutil.Process(kernel.process.pid).children(recursive=True)
-            for process in family:
-                with suppress(psutil.Error):
-                    process.kill()
+        endings.kill(endings.descendants(kernel.process.pid))
         with suppress(ProcessLookupError):
             if kernel.pgid:
                 os.killpg(kernel.pgid, signal.SIGKILL)  # with the worker processes it may have started

@@ -7,11 +7,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nbutils import atomic, claims, layout
+from nbutils.data import sources
 from nbutils.notebook.document import read
 from nbutils.notebook.locks import locked
+from nbutils.notebook.parameters import defaults, is_path
 from nbutils.plotting.manifests import manifest_of
 
 RUN = "run.json"  # beside a run's results: its command, date and duration
@@ -29,6 +35,47 @@ def note_run(folder: Path, command: str, date: str, seconds: float, error: str |
     """
     note = {"command": command, "date": date, "seconds": round(seconds)} | ({"error": error} if error else {})
     atomic.write(folder / RUN, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+
+
+def command(notebook: Path, values: Mapping[str, Any]) -> str:
+    """Return the command for the same run; files by their names, because their folders are the reader's own."""
+    words = ["python -m nbutils run", notebook.stem.split("-")[0]]
+    for name, value in values.items():
+        if name in ("PROFILE", "DATA"):
+            words.append(f"--{name.lower()} {value}")
+        elif name != "RUNS":  # where a run keeps what is finished changes nothing of it
+            words.append(f"-p {shlex.quote(f'{name}={Path(value).name if is_path(name, value) else value}')}")
+    return " ".join(words)
+
+
+def used(notebook: Path, folder: Path, values: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what a run used, by its results: data, profile and device; what to warn of; what went wrong.
+
+    Each is empty where there is nothing to say.
+
+    Args:
+        notebook: the committed notebook.
+        folder: `<out>/<stem>`.
+        values: the parameters that the run was given.
+    """
+    try:
+        found = claims.load(folder / "results.json")
+    except FileNotFoundError:
+        return "", "", ""
+    except (ValueError, OSError) as error:
+        return "", "", f"{notebook.name}: {error}"
+    asked = {name: values.get(name, default) for name, default in defaults(notebook).items()}
+    doubt = wrong = ""
+    if found.source.startswith("embedded") and asked.get("DATA") in ("auto", "real"):
+        base = os.environ.get(sources.DATA_VARIABLE)
+        where = str(Path(base).expanduser().absolute()) if base else "not set"
+        text = f"{notebook.name}: DATA is {asked['DATA']!r}, and the data are {found.source.upper()}, not real ones"
+        text += f" (${sources.DATA_VARIABLE} is {where})"
+        doubt, wrong = (text, "") if asked["DATA"] == "auto" else ("", text)
+    profile = asked.get("PROFILE")
+    if profile in layout.PROFILES and found.profile in layout.PROFILES and profile != found.profile:
+        wrong = f"{notebook.name}: PROFILE is {profile!r}, and the record says {found.profile!r}"
+    return f"data: {found.source}, profile {found.profile}, device {found.device}", doubt, wrong
 
 
 def record(notebook: Path, source: Path) -> list[Path]:
