@@ -199,13 +199,14 @@ def _run(options: argparse.Namespace) -> int:
                 problem = _message(error, path)
             seconds = time.perf_counter() - start
             used, doubt, wrong = record.used(path, folder, parameters)
+            verdict = _verdict(folder) if used or not wrong else ""  # results that cannot be read have none
             problem = problem or wrong
             try:
                 note = record.command(path, parameters), date.today().isoformat(), seconds
                 record.note_run(folder, *note, error=problem.rpartition("): ")[2] or None)
             except OSError as error:
                 problem = problem or _message(error, path)
-            parts = [path.stem, f"{seconds:.1f} s", _verdict(folder), used, _short(copy), "FAILED" if problem else ""]
+            parts = [path.stem, f"{seconds:.1f} s", verdict, used, _short(copy), "FAILED" if problem else ""]
             bar.write("   ".join(filter(None, parts)), file=sys.stdout)
             for line in filter(None, (doubt, problem)):
                 bar.write(f"nbutils: {line}", file=sys.stderr)
