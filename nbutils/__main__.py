@@ -222,8 +222,12 @@ def _plans(options: argparse.Namespace) -> tuple[list[tuple[Path, dict[str, Any]
     chosen = layout.notebooks(*options.notebooks)
     if not chosen:
         raise FileNotFoundError(f"there are no notebooks in {layout.root() / 'notebooks'}")
-    given = dict(_parameter(text) for text in options.parameters)
     choices = {name: value for name, value in (("PROFILE", options.profile), ("DATA", options.data)) if value}
+    given: dict[str, str] = {}
+    for name, value in map(_parameter, options.parameters):
+        if (given | choices).get(name, value) != value:
+            raise ValueError(f"{name} is given twice, as {(given | choices)[name]} and as {value}")
+        given[name] = value
     plans, unread = [], 0
     for path in chosen:
         try:

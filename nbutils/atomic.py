@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,6 +46,8 @@ def swap(contents: Mapping[Path, str | bytes], gone: Iterable[Path] = ()) -> lis
     mark = f"{os.getpid()}-{threading.get_ident()}"  # two threads do not share one
     beside = {path: path.with_name(f".{path.name}.{mark}.partial") for path in contents}
     before: dict[Path, Path | None] = {}
+    for path in contents:
+        _clear(path)
     try:
         for path, content in contents.items():
             _write(beside[path], path, content.encode() if isinstance(content, str) else content)
@@ -64,6 +68,17 @@ def swap(contents: Mapping[Path, str | bytes], gone: Iterable[Path] = ()) -> lis
     for path in gone:
         path.unlink(missing_ok=True)
     return list(contents)
+
+
+def _clear(path: Path) -> None:
+    """Remove what a killed process left beside a file."""
+    for stray in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        found = re.search(r"\.(\d+)-\d+\.(?:partial|old)$", stray.name)
+        if found and int(found[1]) != os.getpid():
+            import psutil
+
+            if not psutil.pid_exists(int(found[1])):
+                stray.unlink(missing_ok=True)
 
 
 def _write(partial: Path, path: Path, content: bytes) -> None:

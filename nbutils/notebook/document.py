@@ -111,7 +111,8 @@ def alt_text(output: Mapping[str, Any]) -> str:
 class Document:
     """An executed notebook with the figures and results that belong to it.
 
-    They are looked for in the folder `<stem>` beside the notebook, then in `large-assets/<stem>`.
+    Those of a notebook of the project are in `large-assets/<stem>`, those of an executed copy in the folder `<stem>`
+    beside it: a copy that ended early must not show the results of another run.
     """
 
     path: Path
@@ -128,8 +129,9 @@ class Document:
 
     def asset(self, name: str) -> Path | None:
         """Return the path of a figure or of results, None where there is no such file."""
-        folders = (self.path.parent / self.stem, layout.root() / "large-assets" / self.stem)
-        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+        beside, kept = self.path.parent / self.stem, layout.root() / "large-assets" / self.stem
+        path = (beside if beside.is_dir() else kept) / name
+        return path if path.is_file() else None
 
     @cached_property
     def manifest(self) -> dict[str, dict[str, Any]]:

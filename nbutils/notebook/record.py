@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ def record(notebook: Path, source: Path) -> list[Path]:
     for path in (made / "results.json", made / RUN):
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; let `run {notebook.stem} --data real --out {source}` finish")
+    # What cannot be written to cannot be disturbed by another run, or locked.
+    with locked(source, f"record {notebook.stem}") if os.access(source, os.W_OK) else nullcontext():
+        return _recorded(notebook, made)
+
+
+def _recorded(notebook: Path, made: Path) -> list[Path]:
     found = claims.load(made / "results.json")
     if found.stem != notebook.stem:
         raise ValueError(f"{made / 'results.json'} holds results of {found.stem}, not of {notebook.stem}")
@@ -130,8 +137,7 @@ def record(notebook: Path, source: Path) -> list[Path]:
     contents[kept] = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     listing = json.dumps({name: there[name] for name in names}, indent=1, sort_keys=True, ensure_ascii=False)
     contents[folder / "manifest.json"] = listing + "\n"  # last: it lists the others
-    with locked(source, f"record {notebook.stem}"):
-        return atomic.swap(contents, [file for file in folder.glob("*") if file.is_file() and file not in contents])
+    return atomic.swap(contents, [file for file in folder.glob("*") if file.is_file() and file not in contents])
 
 
 def _run(path: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -125,6 +126,19 @@ def test_a_copied_notebook_does_not_write_the_results_of_the_other(project, tmp_
     claims.begin("01-first", profile="quick", source="none")
 
 
+def test_a_copy_that_ended_early_is_not_rendered_with_the_results_of_another_run(project, tmp_path, monkeypatch):
+    notebook = project.write("01-first", "pass")
+    monkeypatch.setattr(claims, "_results", None)
+    claims.begin("01-first", profile="quick", source="none")
+    claims.check("n", 1, at_least=0)
+    claims.save()
+    copy = tmp_path / notebook.name
+    copy.write_bytes(notebook.read_bytes())
+    record.note_run(tmp_path / "01-first", "run", "2000-01-01", 1, error="ValueError: no")
+    assert document.Document(notebook, document.read(notebook)).claims == "1 of 1 claims hold."
+    assert document.Document(copy, document.read(copy)).claims == "No recorded claims."
+
+
 # Paths and parameters
 
 
@@ -140,6 +154,8 @@ def test_paths_start_where_the_caller_is(study, tmp_path, capsys):
     assert json.loads((here / "out" / "02-study" / "run.json").read_text())["command"] == (
         "python -m nbutils run 02 -p CHECKPOINT=nets --profile quick"
     )
+    assert cli.main(["run", "-p", "A=1", "-p", "A=2"]) == 2
+    assert capsys.readouterr().err.endswith("A is given twice, as 1 and as 2\n")
     assert cli.main(["run", "-p", "CHECKPOINT=none.pt"]) == 2
     assert f"CHECKPOINT is no file or folder: {here / 'none.pt'}" in capsys.readouterr().err
     assert len(study.ran) == 1
@@ -228,7 +244,7 @@ def test_one_bad_notebook_is_one_line_and_the_others_go_on(project, monkeypatch,
     assert printed.err.splitlines() == [line]
 
 
-def test_a_notebook_of_an_older_format_is_read_and_updated_as_any_other(project, capsys):
+def test_a_notebook_of_an_older_format_is_read_as_any_other(project, capsys):
     old = {"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": ""}, "worksheets": [{"metadata": {}, "cells": []}]}
     cell = {"cell_type": "code", "language": "python", "metadata": {}, "collapsed": False, "outputs": []}
     heading = {"cell_type": "heading", "level": 1, "metadata": {}, "source": ["02 · Old"]}
@@ -294,6 +310,25 @@ def test_a_signal_ends_kernel_and_workers_and_keeps_the_partial_copy(project, tm
     assert not (tmp_path / locks.NAME).exists()
 
 
+def test_a_command_that_is_ended_takes_its_descendants_along(tmp_path):
+    started = tmp_path / "started"
+    program = (
+        "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
+    )
+    program += f" start_new_session=True)\nopen({str(started)!r}, 'w').write(str(child.pid))\ntime.sleep(600)"
+
+    def end():
+        while not started.exists() or not started.read_text():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(endings.Ended, match="SIGTERM"), endings.by_signal():
+        threading.Thread(target=end).start()
+        endings.supervised([sys.executable, "-c", program], tmp_path, os.environ)
+    assert gone(int(started.read_text()))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def gone(pid: int) -> bool:
     for _ in range(100):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
@@ -316,7 +351,12 @@ def test_a_full_disk_names_the_file_and_the_others_go_on(project, tmp_path, monk
     made = tmp_path / "01-first"
     atomic.write(made / "results.json", "old results")
     atomic.write(tmp_path / first.name, "old copy")
-    monkeypatch.setattr(kernels.Client, "execute_interruptibly", lambda *_: atomic.write(made / "results.json", "new"))
+
+    def results_of(client, variables):
+        path = Path(variables[layout.OUT_VARIABLE], variables[layout.STEM_VARIABLE], "results.json")
+        return atomic.write(path, "new results")
+
+    monkeypatch.setattr(kernels.Client, "execute_interruptibly", results_of)
     write = Path.write_bytes
 
     def full(path, content):
@@ -414,19 +454,15 @@ def test_what_is_cut_off_at_any_file_leaves_each_old_or_new(project, tmp_path, m
             break
     after = states.pop()
     assert len(states) >= 4
-    assert {name for name in after if after[name] != before.get(name)} >= {
-        name for name in before if Path(name).name in ("a.png", "manifest.json") and (how, command) and name in after
-    } & {f"large-assets/01-a/{'' if command == 'update' else 'real/'}{name}" for name in ("a.png", "manifest.json")}
-    assert not any(Path(name).name == "gone.png" and changes(name, command) for name in after)
+    folder = f"large-assets/01-a/{'' if command == 'update' else 'real/'}"
+    assert all(after[folder + name] != before[folder + name] for name in ("a.png", "manifest.json"))
+    assert folder + "gone.png" not in after
+    assert not [path for path in project.root.rglob(".*") if path.is_file()]  # nothing of the killed is left
     for state in states:
         assert state.keys() == before.keys()
         assert all(state[name] in (before[name], after.get(name)) for name in state)
         if how == "raised":
             assert state == before
-
-
-def changes(name: str, command: str) -> bool:
-    return ("/real/" in name) is (command == "record")
 
 
 # The user's machine
