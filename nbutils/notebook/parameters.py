@@ -42,12 +42,11 @@ def defaults(notebook: Path) -> dict[str, Any]:
     source = next((cell.source for _, cell in code_cells(read(notebook)) if TAG in tags(cell)), "")
     found: dict[str, Any] = {}
     for statement in _statements(notebook, source):
+        pairs: list[tuple[ast.expr, ast.expr | None]] = []
         if isinstance(statement, ast.Assign):
             pairs = [(target, statement.value) for target in statement.targets]
         elif isinstance(statement, ast.AnnAssign):
             pairs = [(statement.target, statement.value)]
-        else:
-            pairs = []
         for target, value in pairs:
             for name, default in _assigned(target, value):
                 found.pop(name, None)
