@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
@@ -63,8 +64,11 @@ class NotebookFile(IPyNbFile):
 
     def collect(self) -> Iterator[NotebookCell]:
         """Yield the code cells."""
-        document.read(self.path)  # as for every command: what is no notebook is named, with the reason
-        for cell in super().collect():
+        content = document.read(self.path)  # as for every command: what is no notebook is named, with the reason
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nbformat, "read", lambda *_, **__: content)
+            cells = list(super().collect())
+        for cell in cells:
             yield NotebookCell.from_parent(
                 self, name=cell.name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options
             )

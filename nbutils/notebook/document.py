@@ -5,9 +5,11 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,14 +40,44 @@ def read(path: Path) -> NotebookNode:
     if defect := _defect(content):
         raise ValueError(f"{path} is not a notebook: {defect}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of missing cell ids, which older formats lack
-            notebook = nbformat.reads(content.decode(), as_version=4)
-        _ = notebook.metadata, [(cell.cell_type, cell.source, cell.metadata) for cell in notebook.cells]
+        with warnings.catch_warnings(), _silent(logging.getLogger("traitlets")):  # what is wrong is raised, in one line
+            warnings.simplefilter("ignore")
+            notebook = nbformat.convert(nbformat.reader.reads(content.decode()), 4)
+            _complete(notebook)
+            nbformat.validate(notebook, relax_add_props=True)
     except Exception as error:  # nbformat lets through whatever a damaged file breaks first
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{path} is not a notebook: {reason}") from None
+        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in getattr(error, "absolute_path", ()))
+        reason = " ".join(str(getattr(error, "message", error)).split())[:300] or type(error).__name__
+        raise ValueError(f"{path} is not a notebook: {place.lstrip('.') + ': ' if place else ''}{reason}") from None
     return notebook
+
+
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _complete(notebook: NotebookNode) -> None:
+    """Add what other programs leave out and Jupyter does not miss; cells get new names where theirs are none."""
+    if not isinstance(notebook.get("nbformat_minor"), int):
+        notebook.nbformat_minor = 5
+    cells = notebook.get("cells")
+    for cell in cells if isinstance(cells, list) else ():
+        if not isinstance(cell, dict):
+            continue
+        if not re.fullmatch(r"[\w-]{1,64}", str(cell.get("id")), re.ASCII) or not isinstance(cell.get("id"), str):
+            cell.pop("id", None)
+        cell.setdefault("metadata", NotebookNode())
+        if cell.get("cell_type") == "code":
+            cell.setdefault("execution_count", None)
+            outputs = cell.setdefault("outputs", [])
+            for output in outputs if isinstance(outputs, list) else ():
+                if isinstance(output, dict) and output.get("output_type") in ("display_data", "execute_result"):
+                    output.setdefault("metadata", NotebookNode())
 
 
 def _defect(content: bytes) -> str | None:
