@@ -163,13 +163,7 @@ def _doctor(options: argparse.Namespace) -> int:
     print(f"devices      {there}")
     print(f"threads      {torch.get_num_threads()} of torch, {os.cpu_count()} cores")
     print(f"memory       {memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f} GiB")
-    base = os.environ.get(sources.DATA_VARIABLE)
-    where = (
-        f"${sources.DATA_VARIABLE} is {Path(base).expanduser().absolute()}"
-        if base
-        else f"${sources.DATA_VARIABLE} is not set"
-    )
-    print(f"data         {where}; embedded data is always there")
+    print(f"data         {sources.told()}; embedded data is always there")
     for source in sources.all_sources():
         if source.found:
             state = f"found in {source.path}"
@@ -192,18 +186,19 @@ def _run(options: argparse.Namespace) -> int:
     with locks.locked(out, f"run {stems}"), progress.bar(len(plans), "notebooks") as bar:
         for path, parameters in plans:
             start = time.perf_counter()
-            copy, folder, problem = out / path.name, out / path.stem, ""
+            copy, folder, problem, ended = out / path.name, out / path.stem, "", ""
             try:
                 copy = execute.run(path, out, parameters)
             except Exception as error:  # whatever it is, it is this notebook's, and the others go on
                 problem = _message(error, path)
+                ended = error.error if isinstance(error, execute.CellFailure) else problem
             seconds = time.perf_counter() - start
             used, doubt, wrong = record.used(path, folder, parameters)
             verdict = _verdict(folder) if used or not wrong else ""  # results that cannot be read have none
             problem = problem or wrong
             try:
                 note = record.command(path, parameters), date.today().isoformat(), seconds
-                record.note_run(folder, *note, error=problem.rpartition("): ")[2] or None)
+                record.note_run(folder, *note, error=ended or problem or None)
             except OSError as error:
                 problem = problem or _message(error, path)
             parts = [path.stem, f"{seconds:.1f} s", verdict, used, _short(copy), "FAILED" if problem else ""]

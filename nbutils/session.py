@@ -90,11 +90,10 @@ class Session:
             ValueError: it would take their place although real data were asked for.
         """
         if source.startswith("embedded") and self.data != "embedded":
-            base = os.environ.get(sources.DATA_VARIABLE)
-            where = f"${sources.DATA_VARIABLE} is {base}" if base else f"${sources.DATA_VARIABLE} is not set"
             if self.data == "real":
-                raise ValueError(f"DATA is 'real', and the data are {source}; {where}")
-            warnings.warn(f"DATA is 'auto', and no real data were found: these are {source}; {where}", stacklevel=2)
+                raise ValueError(f"DATA is 'real', and the data are {source}; {sources.told()}")
+            text = f"DATA is 'auto', and no real data were found: these are {source}; {sources.told()}"
+            warnings.warn(text, stacklevel=2)
         claims.begin(self.stem, profile=self.profile, source=source, device=devices.told(self.device))
 
     def __str__(self) -> str:

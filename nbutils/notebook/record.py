@@ -68,10 +68,8 @@ def used(notebook: Path, folder: Path, values: Mapping[str, Any]) -> tuple[str, 
     asked = {name: values.get(name, default) for name, default in defaults(notebook).items()}
     doubt = wrong = ""
     if found.source.startswith("embedded") and asked.get("DATA") in ("auto", "real"):
-        base = os.environ.get(sources.DATA_VARIABLE)
-        where = str(Path(base).expanduser().absolute()) if base else "not set"
         text = f"{notebook.name}: DATA is {asked['DATA']!r}, and the data are {found.source.upper()}, not real ones"
-        text += f" (${sources.DATA_VARIABLE} is {where})"
+        text += f" ({sources.told()})"
         doubt, wrong = (text, "") if asked["DATA"] == "auto" else ("", text)
     profile = asked.get("PROFILE")
     if profile in layout.PROFILES and found.profile in layout.PROFILES and profile != found.profile:

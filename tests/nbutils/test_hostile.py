@@ -292,6 +292,7 @@ def test_a_notebook_with_what_jupyter_repairs_is_read(tmp_path, project, capfd):
     for content in (NOTEBOOK, whole):
         path.write_text(json.dumps(content))
         assert read_notebook(path)
+    whole = json.loads(json.dumps(NOTEBOOK))
     whole["cells"][1]["source"] = 3
     path.write_text(json.dumps(whole))
     with pytest.raises(ValueError, match=r"01-a\.ipynb is not a notebook: cells\[1\]\.source: 3 is not"):
