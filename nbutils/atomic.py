@@ -6,8 +6,11 @@ import glob
 import os
 import re
 import threading
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+_MACHINE = f"{uuid.getnode():x}"
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -43,7 +46,7 @@ def swap(contents: Mapping[Path, str | bytes], gone: Iterable[Path] = ()) -> lis
     Raises:
         OSError: a file cannot be written, and all are as they were; the error names it.
     """
-    mark = f"{os.getpid()}-{threading.get_ident()}"  # two threads do not share one
+    mark = f"{_MACHINE}-{os.getpid()}-{threading.get_ident()}"  # two threads do not share one
     beside = {path: path.with_name(f".{path.name}.{mark}.partial") for path in contents}
     before: dict[Path, Path | None] = {}
     for path in contents:
@@ -73,7 +76,8 @@ def swap(contents: Mapping[Path, str | bytes], gone: Iterable[Path] = ()) -> lis
 def _clear(path: Path) -> None:
     """Remove what a killed process left beside a file."""
     for stray in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        found = re.search(r"\.(\d+)-\d+\.(?:partial|old)$", stray.name)
+        # Of this machine alone: on a folder that several share, another's process may be at work.
+        found = re.search(rf"\.{_MACHINE}-(\d+)-\d+\.(?:partial|old)$", stray.name)
         if found and int(found[1]) != os.getpid():
             import psutil
 

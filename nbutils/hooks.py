@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nbutils.eager import eager
 from nbutils.passes import Passes, backward
+from nbutils.seeding import kept
 from nbutils.sites import Site, submodule
 
 Edit = Callable[[Tensor], Tensor]
@@ -112,6 +113,7 @@ def capture(model: nn.Module, *places: Place) -> Iterator[dict[Place, Tensor]]:
         for place, (module, site) in sites.items():
             handles.enter_context(_registered(module, site, keeper(place, site)))
         handles.enter_context(model.register_forward_hook(passes.end, always_call=True))
+        handles.enter_context(passes)
         yield captured
 
 
@@ -168,6 +170,7 @@ def edit(model: nn.Module, edits: Mapping[Any, Edit | PlacedEdit]) -> Iterator[N
         for place, module, site, function in sites:
             handles.enter_context(_registered(module, site, editor(site, place, function)))
         handles.enter_context(model.register_forward_hook(passes.end, always_call=True))
+        handles.enter_context(passes)
         yield
     # Reached only when the block raised nothing: a failing block has a better message than this one.
     if unused:
@@ -268,7 +271,7 @@ def _random_numbers(model: nn.Module) -> Iterator[None]:
     devices = {tensor.device for tensors in (model.parameters(), model.buffers()) for tensor in tensors}
     kinds = {device.type for device in devices if hasattr(getattr(torch, device.type, None), "get_rng_state")} - {"cpu"}
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([]))
+        stack.enter_context(kept())
         for kind in kinds:
             indices = sorted(device.index for device in devices if device.type == kind)
             stack.enter_context(torch.random.fork_rng(indices, device_type=kind))

@@ -13,12 +13,20 @@ from nbutils.sites import Site
 class Passes:
     """Numbers the runs of sites within a pass of the model: those of each thread by themselves.
 
-    `begin` and `end` are hooks of the model. Parts of it that are called by hand, outside a pass of the whole, are no
+    `begin` and `end` are hooks of the model, and the block for which they are there is entered once all hooks are: what
+    other threads run while hooks come or go is not meant. Parts of it that are called by hand, outside a pass of the whole, are no
     part of one and not counted.
     """
 
     def __init__(self) -> None:
         self._here = threading.local()
+        self._open = False
+
+    def __enter__(self) -> None:
+        self._open = True
+
+    def __exit__(self, *_error: object) -> None:
+        self._open = False
 
     @property
     def running(self) -> bool:
@@ -27,6 +35,8 @@ class Passes:
 
     def begin(self, _module: nn.Module, _inputs: object) -> None:
         """Begin a pass, or one within it: a model may call itself."""
+        if not self._open:
+            return
         if not self.running:
             self._here.depth, self._here.runs = 0, {}
         self._here.depth += 1
@@ -45,6 +55,8 @@ class Passes:
             ValueError: a second run in a pass where no `call` says which is meant; or a `call` of a run that has no
                 number, because it is not in a pass.
         """
+        if not self._open:
+            return False
         if not self.running or backward():
             if site.call in (None, "every"):
                 return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -13,6 +15,7 @@ from typing import Any, Literal, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 Where = Executor | Literal["loky"] | None
 
+GRACE = 5  # seconds that a worker has to finish a task when the process that started it is gone
 IDLE = 300  # seconds until a worker without work ends; a new one takes seconds to import torch
 # One thread each, as the processes use the cores. And loky replaces a worker that has grown by 300 MB since its first
 # task, as if it leaked: a data set and a network are more, and the next one has to import torch again. Loky listens
@@ -31,7 +34,37 @@ def pool(workers: int | None = None) -> Executor:
     """
     from loky import get_reusable_executor
 
-    return get_reusable_executor(max_workers=workers or os.cpu_count() or 1, timeout=IDLE, env=ENVIRONMENT)
+    return get_reusable_executor(
+        max_workers=workers or os.cpu_count() or 1,
+        timeout=IDLE,
+        env=ENVIRONMENT,
+        initializer=_end_with,
+        initargs=(os.getpid(),),
+    )
+
+
+_at_work = threading.Lock()  # held by a worker while it computes
+
+
+def _end_with(parent: int) -> None:
+    """Have a worker end soon after the process that started it: killed, that one cannot tell it to.
+
+    What the worker is computing then may come to its end, and to its file, if that takes no more than `GRACE`. On
+    Windows a process does not notice, and ends after `IDLE`.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        _at_work.acquire(timeout=GRACE)  # not given back: nothing else begins
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(function: Callable[..., Any], *arguments: Any) -> Any:
+    with _at_work:
+        return function(*arguments)
 
 
 def warm_up(workers: int | None = None, module: str = "nbutils.training.fit") -> None:
@@ -89,7 +122,10 @@ def compute(
     left = deque(tasks)
 
     def start(key: Key) -> None:
-        future = _submitted(pool(workers) if executor == "loky" else executor, function, tasks[key])
+        if executor == "loky":
+            future = _submitted(pool(workers), _work, (function, *tasks[key]))
+        else:
+            future = _submitted(executor, function, tasks[key])
         running[future] = key
         future.add_done_callback(done.put)
 

@@ -37,7 +37,7 @@ def plain(result: Any) -> Plain:
     named = {"/".join(path): value for path, value in paths.items()}
     if len(named) < len(paths):
         raise ValueError(f"names of a result must differ; got {['/'.join(path) for path in paths]}")
-    large = {name: value for name, value in named.items() if is_array(value)}
+    large = {name: _dense(value, name) for name, value in named.items() if is_array(value)}
     numpy = {name: value.dtype.str for name, value in large.items() if is_a("numpy", "ndarray", value)}
     tables = {}
     for name, value in named.items():
@@ -117,6 +117,24 @@ def _plain_cell(value: Any, name: object) -> Any:
 def is_array(value: Any) -> bool:
     """Tell whether a value is an array or a tensor of one axis or more."""
     return (is_a("numpy", "ndarray", value) or is_a("torch", "Tensor", value)) and value.shape != ()
+
+
+def _dense(value: Any, name: str) -> Any:
+    """Return an array, if a file can hold it.
+
+    Raises:
+        ValueError: it holds something else than numbers, hides some, or is not laid out in memory.
+    """
+    if is_a("numpy", "ndarray", value):
+        wrong = value.dtype.kind not in "biufc" or value.dtype.itemsize > 8
+        what = "a masked array" if hasattr(value, "mask") else f"an array of {value.dtype}" if wrong else None
+    else:
+        kind = str(value.dtype).removeprefix("torch.")
+        wrong = value.is_quantized or value.is_meta or kind in ("complex32", "complex128")
+        what = f"a tensor of {kind}" if wrong else None if str(value.layout) == "torch.strided" else "a sparse tensor"
+    if what:
+        raise ValueError(f"a result holds dense arrays of numbers, of 8 bytes at most; {name!r} is {what}")
+    return value
 
 
 def _digest(content: object) -> str:

@@ -8,6 +8,7 @@ hundred-seed run sees the numbers it would see alone, and a resumed run needs no
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+_global = threading.RLock()  # whoever holds it may seed torch's global generator
 
 
 def stream_seed(seed: int, *stream: str | int) -> int:
@@ -47,15 +50,34 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *stream: str | int) -> Iterator[None]:
-    """Seed torch's global generator inside the block, for code that takes no generator; restore it after."""
+    """Seed torch's global generator inside the block, for code that takes no generator; restore it after.
+
+    All threads share that generator. So one of them at a time is inside a block; the others wait, and a thread may
+    enter again. A thread that draws from it outside any block still disturbs one: give such draws a `generator`.
+    """
     import torch
 
-    state = torch.get_rng_state()
+    with _global:
+        state = torch.get_rng_state()
+        try:
+            torch.manual_seed(stream_seed(seed, *stream))
+            yield
+        finally:
+            torch.set_rng_state(state)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Put torch's global generator back after the block, but not while another thread is in one that seeds it."""
+    import torch
+
+    with _global:
+        state = torch.get_rng_state()
     try:
-        torch.manual_seed(stream_seed(seed, *stream))
         yield
     finally:
-        torch.set_rng_state(state)
+        with _global:
+            torch.set_rng_state(state)
 
 
 def pin(threads: int = 1) -> None:

@@ -22,6 +22,8 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from nbutils import layout
+from nbutils.notebook.clean import clean, drawable, figure_parts, parsed, scheme
 from nbutils.notebook.document import PLOTLY, Document, alt_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -31,7 +33,7 @@ SHOWN = [PLOTLY, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/
 
 
 class _Markdown(IPythonRenderer):
-    """Markdown with formulas handed to a typesetter."""
+    """Markdown with formulas handed to a typesetter; a picture that is attached nowhere is its alt text."""
 
     def __init__(self, math: Callable[[str, bool], str], attachments: dict[str, dict[str, str]]) -> None:
         super().__init__(escape=False, exclude_anchor_links=True, attachments=attachments)
@@ -43,13 +45,17 @@ class _Markdown(IPythonRenderer):
     def block_math(self, body: str) -> str:
         return self.math(body, True)
 
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        missing = url.startswith("attachment:") and not self.attachments.get(url.removeprefix("attachment:"))
+        return escape(text) if missing else super().image(text, url, title)
+
     def latex_environment(self, name: str, body: str) -> str:
         return self.math(rf"\begin{{{name}}}{body}\end{{{name}}}", True)
 
 
 def json_script(figure: Mapping[str, Any]) -> str:
-    """Return a plotly figure as JSON that stays inside its `<script>`."""
-    content = {"data": figure["data"], "layout": figure.get("layout", {})}
+    """Return a plotly figure as JSON that stays inside its `<script>` and names no picture elsewhere."""
+    content = figure_parts({"data": figure["data"], "layout": figure.get("layout", {})})
     return json.dumps(content, sort_keys=True, separators=(",", ":")).replace("<", r"\u003c")
 
 
@@ -103,7 +109,7 @@ class Exporter(HTMLExporter):
     def default_filters(self) -> Iterator[tuple[str, Any]]:
         """Yield nbconvert's filters, and ours for the templates."""
         yield from super().default_filters()
-        ours = (self.picture, self.preformatted, self.tidy, alt_text, json_script)
+        ours = (self.picture, self.preformatted, self.tidy, alt_text, drawable, json_script)
         yield from ((function.__name__, function) for function in ours)
 
     @pass_context
@@ -121,7 +127,7 @@ class Exporter(HTMLExporter):
         stored, alt = output["data"].get(mime), alt_text(output)
         content = None
         if stored is not None:
-            content = stored.encode() if mime == "image/svg+xml" else base64.b64decode(stored)
+            content = stored.encode() if mime == "image/svg+xml" else _decoded(stored)
         files = self.document.versions(content, "", alt)
         content = content or files.get("light")
         width = output.get("metadata", {}).get(mime, {}).get("width")
@@ -134,23 +140,16 @@ class Exporter(HTMLExporter):
             html: a fragment.
             dollars: typeset `$…$` in its text, as JupyterLab does for outputs; code is left alone.
         """
-        soup = BeautifulSoup(html, "html.parser")
-        for tag in soup.find_all(["script", "link", "iframe", "object", "embed", "base", "meta", "form"]):
-            tag.decompose()
-        for tag in soup.find_all(True):
-            for name in [name for name in tag.attrs if name.startswith("on")]:
-                del tag[name]
-        for tag in soup.find_all("style"):
-            if "scoped" in tag.attrs:  # pandas; no browser honours the attribute
-                tag.decompose()
-            else:
-                tag.string = re.sub(r"@import[^;]*;?|url\((?!\s*[\"']?data:)[^)]*\)", "", tag.get_text())
+        soup = parsed(html)
+        clean(soup)
         if dollars:
             for node in soup.find_all(string=re.compile(r"\$[^$]+\$")):
                 if not node.find_parent(["code", "pre", "style"]):
-                    node.replace_with(_fragment(self._typeset(str(node))))
+                    typeset = parsed(self._typeset(str(node)))
+                    clean(typeset)
+                    node.replace_with(typeset)
         for tag in soup.find_all("img"):
-            tag.replace_with(_fragment(self._embedded(tag)))
+            tag.replace_with(parsed(self._embedded(tag)))
         for tag in soup.find_all("a", href=True):
             self._link(tag)
         for tag in soup.find_all(re.compile(r"^h[1-6]$")):
@@ -169,31 +168,52 @@ class Exporter(HTMLExporter):
     def _embedded(self, tag: Tag) -> str:
         """Return an `<img>` with its content embedded, or its alt text where the content is elsewhere."""
         source, alt = str(tag.get("src", "")), str(tag.get("alt", ""))
-        found = re.fullmatch(r"data:([\w.+/-]+);base64,(.*)", source, re.DOTALL)
+        found = re.match(r"data:([\w.+/-]+);base64,", source)
         if found:
-            mime, content = found[1], base64.b64decode(found[2])
+            mime, file = found[1], Path()
+            content = _decoded(source[found.end() :])
         else:
             file = self.document.path.parent / source
             mime = IMAGE_TYPES.get(file.suffix.lower(), "")
-            if not mime or re.match(r"[a-z]+:|//", source) or not file.is_file():
-                return escape(alt, quote=False)
-            content = file.read_bytes()
-        files = self.document.versions(content, Path(source).name if not found else "", alt)
+            content = file.read_bytes() if mime and not scheme(source) and self._inside(file) else b""
+        if not content or mime not in IMAGE_TYPES.values():
+            return escape(alt, quote=False)
+        files = self.document.versions(content, file.name, alt)
         width = str(tag["width"]) if tag.has_attr("width") else None
         return self.image(content, mime, alt, width, files.get("dark"))
 
+    def _inside(self, file: Path) -> bool:
+        """Tell whether a file is there, and of the notebook's folder or of the project, links followed."""
+        try:
+            folders = (self.document.path.parent.resolve(), layout.root())
+            return file.is_file() and any(file.resolve().is_relative_to(folder) for folder in folders)
+        except (OSError, ValueError):  # no name of a file
+            return False
+
     def _link(self, tag: Tag) -> None:
         """Point a link at the rendered notebook; leave its text where the supplement lacks the target."""
-        href = str(tag["href"])
-        if href.startswith(("#", "http://", "https://", "mailto:")):
+        href = str(tag["href"]).strip()
+        if scheme(href) in ("http", "https", "mailto") or href.startswith("#"):
             return
         path, _, fragment = href.partition("#")
         target = Path(path)
-        if target.suffix == ".ipynb" and target.stem in self.stems:
+        if not scheme(href) and target.suffix == ".ipynb" and target.stem in self.stems:
             tag["href"] = f"{target.stem}.html" + (f"#{fragment}" if fragment else "")
-        elif re.match(r"[a-z]+:|//", href) or not (self.out / path).exists():
+        elif scheme(href) or not self._beside(path):
             tag.unwrap()
 
+    def _beside(self, path: str) -> bool:
+        """Tell whether a link from the pages leads to something of their folder or of the project."""
+        try:
+            target = (self.out / path).resolve()
+            within = any(target.is_relative_to(folder) for folder in (self.out.resolve(), layout.root()))
+            return within and not Path(path).is_absolute() and target.exists()
+        except (OSError, ValueError):  # no name of a file
+            return False
 
-def _fragment(html: str) -> BeautifulSoup:
-    return BeautifulSoup(html, "html.parser")
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text)
+    except ValueError:
+        return b""

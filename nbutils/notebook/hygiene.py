@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
 from nbutils import claims, layout
+from nbutils.notebook.clean import parsed
 from nbutils.notebook.compare import DATA_URI, stored_fault
 from nbutils.notebook.document import PLOTLY, alt_text, code_cells, read, tags
 from nbutils.plotting import texts
@@ -101,7 +101,7 @@ def check_alt_text(notebook: NotebookNode, path: Path, assets: Path) -> Iterator
                 yield f"cell {i}: a figure has no alt text"
             sources += [data[mime] for mime in ("text/html", "text/markdown") if mime in data]
         for text in sources:
-            images = BeautifulSoup(text, "html.parser").find_all("img")
+            images = parsed(text).find_all("img")
             if any(not str(tag.get("alt", "")).strip() for tag in images) or _MARKDOWN_IMAGE.search(text):
                 yield f"cell {i}: an image has no alt text"
 

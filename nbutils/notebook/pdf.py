@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import tempfile
 from collections.abc import Callable
 from html import escape
@@ -19,6 +20,7 @@ from nbutils.notebook.export import IMAGE_TYPES, Exporter
 PRINT_WIDTH = 627  # CSS pixels that fit between the margins of a PDF page
 PRINT_CHARACTERS = 115  # that fit into a row of a table there, two for the gap after each column
 _BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(#[0-9a-fA-F]{6})\b")
+_SVG_LINK = re.compile(rb"""\bhref\s*=\s*(["'])\s*(?!#|data:)[^"']*\1""", re.IGNORECASE)
 
 
 class _Print(Exporter):
@@ -29,6 +31,7 @@ class _Print(Exporter):
     def __init__(self, document: Document, folder: Path, out: Path) -> None:
         super().__init__(document, (), out)
         self.folder = folder
+        self.secret = secrets.token_bytes(16)
         self.alts: dict[str, str] = {}  # by file name, because pandoc drops them
 
     def math(self, tex: str, display: bool) -> str:
@@ -37,7 +40,10 @@ class _Print(Exporter):
 
     def image(self, content: bytes, mime: str, alt: str, width: str | None, dark: bytes | None) -> str:
         suffix = next(suffix for suffix, kind in IMAGE_TYPES.items() if kind == mime)
-        name = hashlib.sha256(content).hexdigest()[:16] + suffix
+        # The secret, because alt texts are put in by name: no text of the notebook may look like one.
+        name = hashlib.sha256(self.secret + content).hexdigest()[:16] + suffix
+        if mime == IMAGE_TYPES[".svg"]:
+            content = _SVG_LINK.sub(b"", content)  # typst stops at what it does not find
         (self.folder / name).write_bytes(content)
         self.alts[name] = alt
         pixels = int(width) if width and str(width).isdigit() else PRINT_WIDTH
@@ -50,6 +56,8 @@ class _Print(Exporter):
     def finish(self, soup: BeautifulSoup) -> None:
         for tag in soup.find_all("details", class_="figure-description"):
             tag.decompose()  # the picture carries it
+        for tag in soup.find_all("svg"):  # pandoc would make a picture of it that typst cannot find
+            tag.replace_with("[a drawing, in the HTML supplement only]")
         for table in soup.find_all("table"):
             rows = [[cell.get_text().strip() for cell in row.find_all(["td", "th"])] for row in table.find_all("tr")]
             widest = max((sum(map(len, row)) + 2 * len(row) for row in rows), default=0)
@@ -65,11 +73,27 @@ class _Print(Exporter):
                 tag["data-typst:text:fill"] = colour
 
 
+def _linked(html: str) -> str:
+    """Return HTML whose identifiers are unique and whose links inside it lead to one: typst accepts no others."""
+    soup = BeautifulSoup(html, "html.parser")
+    identifiers: set[str] = set()
+    for tag in soup.find_all(id=True):
+        name = str(tag["id"])
+        if name in identifiers:
+            del tag["id"]
+        identifiers.add(name)
+    for tag in soup.find_all("a", href=re.compile("^#")):
+        if str(tag["href"])[1:] not in identifiers:
+            tag.unwrap()
+    return str(soup)
+
+
 def printer() -> Callable[[Document, Path], bytes]:
     """Return a function that makes the PDF of one notebook.
 
     Raises:
-        ModuleNotFoundError: pypandoc, pandoc itself or typst is missing.
+        ModuleNotFoundError: pypandoc, pandoc itself or typst is missing. The function raises a ValueError where typst
+            cannot set the notebook.
     """
     try:
         import pypandoc
@@ -84,13 +108,17 @@ def printer() -> Callable[[Document, Path], bytes]:
             folder = Path(name)
             exporter = _Print(document, folder, out)
             formats = {"to": "typst", "format": "html+tex_math_single_backslash"}
-            body = pypandoc.convert_text(exporter.html(), **formats, extra_args=["--wrap=none"])
+            arguments = ["--wrap=none", "--sandbox", "--quiet"]
+            body = pypandoc.convert_text(_linked(exporter.html()), **formats, extra_args=arguments)
             for image, alt in exporter.alts.items():
                 body = body.replace(f'image("{image}"', f'image("{image}", alt: {json.dumps(alt, ensure_ascii=False)}')
             template = exporter.environment.get_template("document.typ.j2")
             title = json.dumps(document.title, ensure_ascii=False)
             source = folder / "document.typ"
             source.write_text(template.render(title=title, body=body), encoding="utf-8")
-            return typst.compile(source, root=folder, ignore_system_fonts=True)
+            try:
+                return typst.compile(source, root=folder, ignore_system_fonts=True)
+            except RuntimeError as error:  # a picture that is none, or deeper than typst goes
+                raise ValueError(f"{document.path.name}: typst: {error}") from None
 
     return print_pdf

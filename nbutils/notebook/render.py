@@ -21,8 +21,9 @@ from plotly.offline import get_plotlyjs
 
 from nbutils import atomic
 from nbutils.notebook import pdf as printing
+from nbutils.notebook.clean import compiled, drawable, policy
 from nbutils.notebook.document import PLOTLY, Document, code_cells, opening, read, tags
-from nbutils.notebook.export import Exporter
+from nbutils.notebook.export import TEMPLATES, Exporter
 from nbutils.plotting.theme import DARK, LIGHT
 
 TITLE = "Ablation notebooks: supplement"
@@ -134,15 +135,24 @@ def _page(position: int, screens: Sequence[_Screen]) -> str:
         for other in found
     }
     outputs = [output for _, cell in code_cells(document.notebook) for output in cell.outputs]
-    plotly = _plotly() if any(PLOTLY in output.get("data", {}) for output in outputs) else None
-    return screen.html(title=document.title, provenance=document.provenance, plotly=plotly, **links)
+    figures = [figure for output in outputs if drawable(figure := output.get("data", {}).get(PLOTLY))]
+    draw = (TEMPLATES / "plotly-figures.js").read_text(encoding="utf-8")
+    scripts = [get_plotlyjs(), f"\n{draw.strip()}\n"] if figures else []
+    return screen.html(
+        title=document.title,
+        provenance=document.provenance,
+        dark_theme=_dark_theme() if figures else None,
+        scripts=scripts,
+        policy=policy(scripts, compiles=any(map(compiled, figures))),
+        **links,
+    )
 
 
-def _plotly() -> dict[str, str]:
-    """Return what draws the figures of a page: plotly, and the colours of the dark theme."""
+def _dark_theme() -> str:
+    """Return the colours of the dark theme for the figures of a page, as JSON."""
     light, dark = ((theme.ink, theme.muted, *theme.accents) for theme in (LIGHT, DARK))
     theme = {"colours": dict(zip(light, dark, strict=True)), "layout": DARK.plotly()}
-    return {"theme": json.dumps(theme, sort_keys=True), "library": get_plotlyjs()}
+    return json.dumps(theme, sort_keys=True)
 
 
 def _index(screens: Sequence[_Screen]) -> str:
@@ -151,13 +161,20 @@ def _index(screens: Sequence[_Screen]) -> str:
         {
             "stem": screen.document.stem,
             "title": screen.document.title,
-            "verdict": re.sub(r"^\s*<p>|</p>\s*$", "", screen.markdown(opening(screen.document.notebook)[1])),
+            "verdict": re.sub(r"^\s*<p>|</p>\s*$", "", _verdict(screen)),
             "claims": screen.document.claims,
             "key_figure": _key_figure(screen),
         }
         for screen in screens
     ]
-    return screens[0].environment.get_template("contents.html.j2").render(title=TITLE, pages=pages)
+    template = screens[0].environment.get_template("contents.html.j2")
+    return template.render(title=TITLE, pages=pages, policy=policy([]))
+
+
+def _verdict(screen: _Screen) -> str:
+    notebook = screen.document.notebook
+    attached = {name: content for cell in notebook.cells for name, content in cell.get("attachments", {}).items()}
+    return screen.markdown(opening(notebook)[1], attached)
 
 
 def _key_figure(screen: _Screen) -> str:
@@ -168,7 +185,8 @@ def _key_figure(screen: _Screen) -> str:
     return next((screen.picture(output, "image/png") for output in outputs), "")
 
 
-_LOADING = {"src", "srcset", "poster", "background", "data", "action", "formaction", "manifest", "xlink:href"}
+_LOADING = {"src", "srcset", "poster", "background", "data", "action", "formaction", "manifest", "ping", "xlink:href"}
+_POLICY = "content-security-policy"
 _FETCHES = re.compile(r"\bfetch\(|XMLHttpRequest|WebSocket|EventSource|sendBeacon|importScripts|\bimport\b|\.src\s*=")
 _CSS_LOADS = re.compile(r"@import[^;]*|url\(\s*[\"']?(?!data:|#)[^)]*\)", re.IGNORECASE)
 
@@ -190,7 +208,7 @@ def external_references(html: str) -> list[str]:
                 found += _CSS_LOADS.findall(value)
             if name.startswith("on"):
                 found += _FETCHES.findall(value)
-        if tag.name == "meta" and "http-equiv" in tag.attrs:
+        if tag.name == "meta" and str(tag.get("http-equiv", _POLICY)).lower() != _POLICY:
             found.append("<meta http-equiv>")
         if tag.name == "style":
             found += _CSS_LOADS.findall(tag.get_text())

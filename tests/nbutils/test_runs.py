@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -103,6 +104,22 @@ def test_what_cannot_be_kept_is_a_failure_that_names_it(tmp_path):
     assert "mapping or a DataFrame; got int" in table.error[1]
     assert "'b' is a NAType" in table.error[2]
     assert "another name" in table.error[3]
+
+
+def test_an_array_that_no_file_holds_is_a_row_that_names_it(tmp_path):
+    kinds = {"object": np.array([1, None]), "complex128": np.ones(2, complex), "<U2": np.array(["a", "bc"])}
+    kinds |= {"float128|float80|longdouble": np.ones(2, np.longdouble), "masked": np.ma.array([1.0, 2.0], mask=[0, 1])}
+    kinds |= {"datetime64": np.array(["2020-01-01"], "M8[D]"), "sparse": torch.eye(2).to_sparse()}
+    kinds |= {"of complex128": torch.ones(2, dtype=torch.complex128), "float32": torch.ones(2, device="meta")}
+    kinds |= {"'a', '<i4'": np.zeros(2, [("a", "i4")])}
+
+    def wrong(seed):
+        return {"kept": seed} if seed == 0 else {"kept": seed, "v": array}
+
+    for what, array in kinds.items():
+        table = runs.run(wrong, [{"seed": 0}, {"seed": 1}], tmp_path)
+        assert table.kept[0] == 0
+        assert re.search(f"dense arrays of numbers, .*; 'v' is .*{what}", table.error[1]), table.error[1]
 
 
 def test_tables_and_arrays_come_back(tmp_path):
@@ -404,9 +421,8 @@ class Thirty:
             time.sleep(0.002)
         time.sleep(delay)
         process.send_signal(how)
-        process.wait(timeout=60)  # not for its pipes: orphaned workers hold them until they have idled long enough
-        process.stdout.close()
-        process.stderr.close()
+        process.wait(timeout=60)
+        process.communicate(timeout=60)  # orphaned workers hold its pipes until they end, which takes seconds
 
     def finished(self) -> list[int]:
         """Return the tasks whose results are in the store, once orphaned workers have come to an end."""
@@ -440,6 +456,32 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, executor, at, how):
     # Without workers, the moment between a task's last line and its file is lost with the parent.
     assert set(run.lines("end")) - set(finished) <= ({finished[-1] + 1} if executor == "none" else set())
     run.resume(finished)
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    program = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom nbutils import runs\n"
+        "def task(seed, folder):\n    (Path(folder) / str(os.getpid())).touch()\n    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    tasks = [{'seed': seed, 'folder': sys.argv[1]} for seed in range(5)]\n"
+        "    runs.run(task, tasks, sys.argv[2], executor='loky', workers=2)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(layout.root())}
+    command = [sys.executable, str(tmp_path / "program.py"), str(seen), str(tmp_path / "store")]
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while len(list(seen.iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(int(path.name)) for path in seen.iterdir()]
+    parent.kill()
+    parent.wait(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)  # they sleep ten times as long, and would idle longer
+    assert not alive
+    assert len(list(seen.iterdir())) == 2  # and began nothing else
 
 
 def test_two_processes_share_a_store(tmp_path):

@@ -1,6 +1,6 @@
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const theme = JSON.parse(document.getElementById("dark-theme").textContent);
+  const theme = JSON.parse(document.querySelector("script#dark-theme").textContent);
   // Theme colours change with the scheme; the colours of single points are data and stay.
   const recolour = (node) => {
     if (typeof node === "string") return theme.colours[node.toLowerCase()] ?? node;
