@@ -3,39 +3,70 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from datetime import date
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from nbutils import __version__, claims, devices, layout
-
-LITERALS = {"true": True, "false": False, "null": None, "none": None}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 on success, 1 where a notebook or test failed, 2 where the command cannot be carried out.
+        0 on success, 1 where a notebook or test failed, 2 where the command cannot be carried out, 128 and the number
+        of the signal that ended it.
     """
+    from nbutils.notebook import endings
+
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to fail
+    try:
+        with endings.by_signal():
+            try:
+                return _carried_out(arguments)
+            except KeyboardInterrupt as interrupt:
+                ended = isinstance(interrupt, endings.Ended)
+                _complain(f"ended by {interrupt}" if ended else "interrupted")
+                return interrupt.code if isinstance(interrupt, endings.Ended) else 130
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:  # `nbutils list | head -1`: whoever reads has seen enough
+        endings.forget_output()
+        return endings.CLOSED_PIPE
+
+
+def _carried_out(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except BrokenPipeError:
+        raise
     except (ValueError, KeyError, OSError, ModuleNotFoundError) as error:
-        # KeyError's own text is the repr of its message.
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"nbutils: {message}", file=sys.stderr)
+        _complain(_message(error))
         return 2
-    except KeyboardInterrupt:
-        print("nbutils: interrupted", file=sys.stderr)
-        return 130
+
+
+def _complain(message: str) -> None:
+    print(f"nbutils: {message}", file=sys.stderr, flush=True)
+
+
+def _message(error: Exception, notebook: Path | None = None) -> str:
+    """Return an error's whole text without colours, with the notebook in front where it does not say it."""
+    from nbutils.notebook import document
+
+    # KeyError's own text is the repr of its message.
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = document.unstyled(text).strip() or type(error).__name__
+    if not isinstance(error, ValueError | KeyError | OSError | RuntimeError | ImportError):
+        text = f"{type(error).__name__}: {text}"
+    return text if notebook is None or notebook.name in text else f"{notebook.name}: {text}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="set a parameter; a value that names an existing file is taken from the current folder",
+        help="set a parameter; paths start at the current folder",
     )
     run.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/run)")
     record = add("record", _record, "Keep a long run in large-assets/: on real data, or in the full profile.")
@@ -78,10 +109,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> int:
+    faults = 0
     for path in layout.notebooks(*options.notebooks):
-        title, runtime = _headline(path)
-        print(f"{title}   [{', '.join(part for part in (runtime, _verdict(layout.assets(path.stem))) if part)}]")
-    return 0
+        try:
+            title, runtime = _headline(path)
+            print(f"{title}   [{', '.join(part for part in (runtime, _verdict(layout.assets(path.stem))) if part)}]")
+        except BrokenPipeError:
+            raise
+        except (ValueError, OSError) as error:
+            faults += 1
+            _complain(_message(error, path))
+    return 1 if faults else 0
 
 
 def _headline(path: Path) -> tuple[str, str]:
@@ -125,9 +163,7 @@ def _doctor(options: argparse.Namespace) -> int:
     print(f"devices      {there}")
     print(f"threads      {torch.get_num_threads()} of torch, {os.cpu_count()} cores")
     print(f"memory       {memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f} GiB")
-    base = os.environ.get(sources.DATA_VARIABLE)
-    where = f"${sources.DATA_VARIABLE} is {base}" if base else f"${sources.DATA_VARIABLE} is not set"
-    print(f"data         {where}; embedded data is always there")
+    print(f"data         {sources.told()}; embedded data is always there")
     for source in sources.all_sources():
         if source.found:
             state = f"found in {source.path}"
@@ -140,49 +176,69 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    plans, failures = _plans(options)  # everything is checked before anything runs
+
     from nbutils import progress
-    from nbutils.notebook import execute, record
+    from nbutils.notebook import execute, locks, record
 
-    chosen = layout.notebooks(*options.notebooks)
-    if not chosen:
-        raise FileNotFoundError(f"there are no notebooks in {layout.root() / 'notebooks'}")
-    given = dict(_parameter(text) for text in options.parameters)
-    choices = {"PROFILE": options.profile, "DATA": options.data}
-    plans = []
-    for path in chosen:  # everything is checked before anything runs
-        execute.check_parameters(path, given)
-        known = execute.parameter_names(path)
-        # An index has no profile: a choice for all applies where it can.
-        plans.append((path, {k: v for k, v in choices.items() if v is not None and k in known} | given))
-
-    out = (options.out or layout.root() / "build" / "run").resolve()
-    failures = 0
-    with progress.bar(len(plans), "notebooks") as bar:
+    out = (options.out or layout.root() / "build" / "run").expanduser().resolve()
+    stems = " ".join(path.stem.split("-")[0] for path, _ in plans)
+    with locks.locked(out, f"run {stems}"), progress.bar(len(plans), "notebooks") as bar:
         for path, parameters in plans:
             start = time.perf_counter()
+            copy, folder, problem, ended = out / path.name, out / path.stem, "", ""
             try:
-                copy, problem = execute.run(path, out, parameters), None
-            except execute.CellFailure as failure:
-                copy, problem, failures = failure.copy, failure, failures + 1
+                copy = execute.run(path, out, parameters)
+            except Exception as error:  # whatever it is, it is this notebook's, and the others go on
+                problem = _message(error, path)
+                ended = error.error if isinstance(error, execute.CellFailure) else problem
             seconds = time.perf_counter() - start
-            record.note_run(out / path.stem, _command(path, parameters), date.today().isoformat(), seconds)
-            line = f"{path.stem}   {seconds:.1f} s   {_verdict(out / path.stem)}   {_short(copy)}"
-            bar.write(f"{line}   FAILED" if problem else line, file=sys.stdout)
-            if problem:
-                bar.write(f"nbutils: {problem}", file=sys.stderr)
+            used, doubt, wrong = record.used(path, folder, parameters)
+            verdict = _verdict(folder) if used or not wrong else ""  # results that cannot be read have none
+            problem = problem or wrong
+            try:
+                note = record.command(path, parameters), date.today().isoformat(), seconds
+                record.note_run(folder, *note, error=ended or problem or None)
+            except OSError as error:
+                problem = problem or _message(error, path)
+            parts = [path.stem, f"{seconds:.1f} s", verdict, used, _short(copy), "FAILED" if problem else ""]
+            bar.write("   ".join(filter(None, parts)), file=sys.stdout)
+            for line in filter(None, (doubt, problem)):
+                bar.write(f"nbutils: {line}", file=sys.stderr)
+            failures += bool(problem)
             bar.update()
     return 1 if failures else 0
 
 
-def _command(notebook: Path, parameters: dict[str, Any]) -> str:
-    """Return the command for the same run; files by their names, because their folders are the reader's own."""
-    words = ["python -m nbutils run", notebook.stem.split("-")[0]]
-    for name, value in parameters.items():
-        if name in ("PROFILE", "DATA"):
-            words.append(f"--{name.lower()} {value}")
-        elif name != "RUNS":  # where a run keeps what is finished changes nothing of it
-            words.append(f"-p {name}={Path(value).name if isinstance(value, str) else value}")
-    return " ".join(words)
+def _plans(options: argparse.Namespace) -> tuple[list[tuple[Path, dict[str, Any]]], int]:
+    """Return the notebooks to run with their parameters, checked, and how many cannot be read."""
+    from nbutils.notebook import document, parameters
+
+    chosen = layout.notebooks(*options.notebooks)
+    if not chosen:
+        raise FileNotFoundError(f"there are no notebooks in {layout.root() / 'notebooks'}")
+    choices = {name: value for name, value in (("PROFILE", options.profile), ("DATA", options.data)) if value}
+    given: dict[str, str] = {}
+    for name, value in map(_parameter, options.parameters):
+        if (given | choices).get(name, value) != value:
+            raise ValueError(f"{name} is given twice, as {(given | choices)[name]} and as {value}")
+        given[name] = value
+    plans, unread = [], 0
+    for path in chosen:
+        try:
+            document.read(path)
+        except ValueError as error:
+            unread += 1
+            _complain(_message(error))
+            continue
+        known = parameters.defaults(path)
+        own = {name: value for name, value in choices.items() if name in known}
+        parameters.check_parameters(path, own)
+        # An index has no profile: a choice for all applies where it can.
+        for name in choices.keys() - known.keys() if options.notebooks else ():
+            _complain(f"{path.name} has no {name}: --{name.lower()} {choices[name]} changes nothing of it")
+        plans.append((path, own | parameters.chosen(path, given)))
+    return plans, unread
 
 
 def _record(options: argparse.Namespace) -> int:
@@ -194,29 +250,11 @@ def _record(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parameter(text: str) -> tuple[str, Any]:
+def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ValueError(f"-p takes NAME=VALUE, got {text!r}")
-    return name, _value(value)
-
-
-def _value(text: str) -> Any:
-    """Read a parameter's value: a number, truth value, null or bracketed list as such, anything else as text.
-
-    The name of an existing file becomes absolute, because the kernel runs in another folder.
-    """
-    if text.lower() in LITERALS:
-        return LITERALS[text.lower()]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(value, tuple) and not text.startswith("("):
-        value = text  # 0,4,8 without brackets: the notebook splits it
-    if isinstance(value, str) and Path(value).suffix and Path(value).is_file():
-        return str(Path(value).resolve())
-    return value
+    return name, value
 
 
 def _short(path: Path) -> str:
@@ -225,28 +263,64 @@ def _short(path: Path) -> str:
 
 
 def _test(options: argparse.Namespace) -> int:
-    root = layout.root()
+    from nbutils.notebook import endings, kernels
+
+    root, environment = layout.root(), kernels.resolved(os.environ)
     pytest = [sys.executable, "-m", "pytest", "-n", "2", "--dist"]
     compare = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "540"]  # below the limit for a test
     commands = [[*pytest, "loadfile", "tests"]]  # one process runs notebooks in the browser, the other the rest
     if layout.notebooks():
         commands.append([*pytest, "loadscope", *compare, "notebooks"])
-    codes = [subprocess.run(command, cwd=root).returncode for command in commands]  # both, whatever the first says
+    codes = [endings.supervised(command, root, environment) for command in commands]  # both, whatever the first says
     return 1 if any(codes) else 0
 
 
 def _render(options: argparse.Namespace) -> int:
     from nbutils.notebook import render
 
-    out = (options.out or layout.root() / "build" / "html").resolve()
+    out = (options.out or layout.root() / "build" / "html").expanduser().resolve()
     chosen = layout.notebooks(*options.notebooks)
     if options.source:
-        chosen = [options.source / path.name for path in chosen]
-        if missing := [path for path in chosen if not path.is_file()]:
-            raise FileNotFoundError(f"{missing[0]} is not there; run the notebook with --out {options.source} first")
-    for path in render.render_all(chosen, out, pdf=options.pdf):
+        chosen = _executed(chosen, options.source.expanduser(), all_of_them=bool(options.notebooks))
+    faults = 0
+    try:
+        written = render.render_all(chosen, out, pdf=options.pdf)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # one notebook is no reason to leave the others
+        sound = _sound(chosen)
+        if not sound or len(sound) == len(chosen):
+            raise ValueError(_message(error)) if not sound else error from None
+        faults, written = len(chosen) - len(sound), render.render_all(sound, out, pdf=options.pdf)
+    for path in written:
         print(_short(path))
-    return 0
+    return 1 if faults else 0
+
+
+def _executed(notebooks: list[Path], source: Path, *, all_of_them: bool) -> list[Path]:
+    """Return the executed copies in a folder: of all notebooks that were chosen by name, else those that are there."""
+    copies = [source / path.name for path in notebooks]
+    missing = [path for path in copies if not path.is_file()]
+    if missing and (all_of_them or len(missing) == len(copies)):
+        raise FileNotFoundError(f"{missing[0]} is not there; run the notebook with --out {source} first")
+    return [path for path in copies if path not in missing]
+
+
+def _sound(notebooks: list[Path]) -> list[Path]:
+    """Return the notebooks that can be rendered, and say of each other one what is wrong."""
+    from tempfile import TemporaryDirectory
+
+    from nbutils.notebook import render
+
+    sound = []
+    for path in notebooks:
+        try:
+            with TemporaryDirectory() as scratch:
+                render.render_all([path], Path(scratch))
+            sound.append(path)
+        except Exception as error:
+            _complain(_message(error, path))
+    return sound
 
 
 def _update(options: argparse.Namespace) -> int:
@@ -257,9 +331,10 @@ def _update(options: argparse.Namespace) -> int:
     for path in sorted(layout.notebooks(*options.notebooks), key=lambda path: path.stem.startswith("00")):
         try:
             changes = execute.update(path)
-        except execute.CellFailure as failure:
+        except Exception as error:  # whatever it is, it is this notebook's, and the others go on
             failures += 1
-            print(f"nbutils: {failure}; nothing was changed, see {_short(failure.copy)}", file=sys.stderr)
+            see = f", see {_short(error.copy)}" if isinstance(error, execute.CellFailure) else ""
+            _complain(f"{_message(error, path)}; nothing was changed{see}")
             continue
         print(f"{path.stem}   {_verdict(layout.root() / 'large-assets' / path.stem)}   {len(changes)} changed")
         for line in changes:

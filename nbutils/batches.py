@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -100,6 +101,19 @@ def select(batch: Batch, items: slice | Tensor) -> Batch:
     if isinstance(batch, Mapping):
         return {name: part(value) for name, value in batch.items()}
     return tuple(part(value) for value in batch)
+
+
+def listed(batch: Batch, items: int) -> str | None:
+    """Return which part of a batch is a list of numbers or words, one per item by its length; `select` keeps it whole.
+
+    Lengths of sequences, say. None: there is none.
+    """
+    named = batch.items() if isinstance(batch, Mapping) else [] if isinstance(batch, Tensor) else enumerate(batch)
+    for name, value in named:
+        whole = isinstance(value, list | np.ndarray) and not _nested(value)
+        if whole and len(value) == items:
+            return repr(name) if isinstance(name, str) else f"argument {name}"
+    return None
 
 
 def repeat(batch: Batch, times: int) -> Batch:

@@ -50,12 +50,16 @@ def begin(stem: str, *, profile: str, source: str, device: str = "cpu") -> None:
         profile: the scale of the run, e.g. `"quick"`.
         source: where the data came from, e.g. `"embedded digits"`.
         device: what networks were trained and measured on.
+
+    Raises:
+        ValueError: no stem, or that of another notebook than the one that runs; or something that is no text.
     """
     global _results
     if not stem or Path(stem).name != stem:
         raise ValueError(f"stem must be a notebook's name without folder or suffix, got {stem!r}")
     if not all(isinstance(text, str) for text in (profile, source, device)):
         raise ValueError(f"profile, source and device are text, got {profile!r}, {source!r} and {device!r}")
+    layout.expect_own(stem)
     _results = Results(stem, profile, source, _versions(), device)
 
 

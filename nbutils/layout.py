@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 OUT_VARIABLE = "NBUTILS_OUT"  # folder that receives figures and results instead of large-assets/
+STEM_VARIABLE = "NBUTILS_STEM"  # stem of the notebook that `run`, `update` and `test` execute, for its kernel
+PROFILES = ("quick", "full")  # scales of a run
+DATA = ("embedded", "real", "auto")  # choices of data
 RECORDED = ("real", "full")  # kept runs: on real data, and on embedded data in the full profile
 
 
@@ -54,6 +58,24 @@ def assets(stem: str) -> Path:
     """Return the folder for a notebook's figures and results: `$NBUTILS_OUT/<stem>`, else `large-assets/<stem>`."""
     out = os.environ.get(OUT_VARIABLE)
     return (Path(out) if out else root() / "large-assets") / stem
+
+
+def expect_own(stem: str) -> None:
+    """Refuse a stem that belongs to another notebook: a copy that kept it would write the other's results.
+
+    The command line says which notebook runs, and so does Jupyter where the file has a number.
+
+    Raises:
+        ValueError: the running notebook has another name.
+    """
+    running = os.environ.get(STEM_VARIABLE, "")
+    opened = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    if not running and opened.suffix == ".ipynb" and re.match(r"\d\d-", opened.stem):
+        running = opened.stem
+    if running and stem != running:
+        raise ValueError(
+            f"{running}.ipynb would write the results of {stem!r}, another notebook's; write STEM = {running!r}"
+        )
 
 
 def dopesheet(stem: str) -> Path:

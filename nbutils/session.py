@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from nbutils import claims, devices, layout, seeding
 from nbutils import processes as workers
 from nbutils import runs as kept_runs
+from nbutils.data import sources
 
 if TYPE_CHECKING:
     import torch
 
 Value = TypeVar("Value")
 
-PROFILES = ("quick", "full")
-DATA = ("embedded", "real", "auto")
+PROFILES, DATA = layout.PROFILES, layout.DATA
 
 
 class Session:
@@ -27,6 +28,7 @@ class Session:
     Attributes:
         stem: the notebook's stem.
         profile: `"quick"` or `"full"`.
+        data: `"embedded"`, `"real"` or `"auto"`, as asked for.
         seeds: of the networks, in order.
         processes: that share the work, 1 or more.
         executor: what `nbutils.fit` takes: `"loky"` for several processes, None for one.
@@ -42,12 +44,13 @@ class Session:
         seeds: Sequence[int],
         count: int,
         *,
+        data: str,
         device: torch.device,
         kept: Path | None,
         sheet: Path,
     ):
         self.stem, self.profile, self.seeds, self.device = stem, profile, tuple(seeds), device
-        self.processes = count
+        self.data, self.processes = data, count
         self.executor: Literal["loky"] | None = "loky" if count > 1 else None
         self._kept = kept is not None
         self._scratch = TemporaryDirectory(prefix=f"{stem}-")  # removed with the session
@@ -79,7 +82,18 @@ class Session:
         )
 
     def reads(self, source: str) -> None:
-        """Start the record of claims and metrics, with the name of the data that they are about."""
+        """Start the record of claims and metrics, with the name of the data that they are about.
+
+        Warns where embedded data takes the place of real ones, by `"auto"`.
+
+        Raises:
+            ValueError: it would take their place although real data were asked for.
+        """
+        if source.startswith("embedded") and self.data != "embedded":
+            if self.data == "real":
+                raise ValueError(f"DATA is 'real', and the data are {source}; {sources.told()}")
+            text = f"DATA is 'auto', and no real data were found: these are {source}; {sources.told()}"
+            warnings.warn(text, stacklevel=2)
         claims.begin(self.stem, profile=self.profile, source=source, device=devices.told(self.device))
 
     def __str__(self) -> str:
@@ -128,7 +142,8 @@ def begin(
 
     Raises:
         FileNotFoundError: no such dopesheet.
-        ValueError: no such profile, data or device, no seeds, a seed twice or below 0, fewer than one process, no stem.
+        ValueError: no such profile, data or device, no seeds, a seed twice or below 0, fewer than one process, no stem
+            or that of another notebook than the one that runs.
 
     >>> import nbutils as nb
     >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=3, processes=1)
@@ -140,6 +155,7 @@ def begin(
             raise ValueError(f"{name} is one of {', '.join(map(repr, known))}; got {value!r}")
     if not isinstance(stem, str) or not stem or Path(stem).name != stem:
         raise ValueError(f"STEM is a notebook's name without folder or suffix; got {stem!r}")
+    layout.expect_own(stem)
     if dopesheet is not None and not Path(dopesheet).is_file():
         raise FileNotFoundError(f"DOPESHEET {str(dopesheet)!r} is no file; None means dopesheets/{stem}.csv")
     chosen = _seeds(seeds)
@@ -154,7 +170,7 @@ def begin(
     kept = None if runs is None else layout.root() / runs
     if kept is not None and chosen_device.type != "cpu":  # content tells results apart, not where they were computed
         kept /= str(chosen_device).replace(":", "-")
-    return Session(stem, profile, chosen, count, device=chosen_device, kept=kept, sheet=sheet)
+    return Session(stem, profile, chosen, count, data=data, device=chosen_device, kept=kept, sheet=sheet)
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -121,7 +122,9 @@ class Site:
     @property
     def whole(self) -> Site:
         """The same place with all of its units."""
-        return self if self.unit is None else replace(self, unit=None)
+        if self.unit is None:
+            return self
+        return _whole(self.module, self.axis, self.part, self.item, self.positions, self.call)
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -244,6 +247,11 @@ class Site:
         return axis % tensor.ndim
 
 
+@lru_cache(maxsize=4096, typed=True)  # thousands of groups of one place share it
+def _whole(module: str, axis: int | None, part: Any, item: Any, positions: Any, call: Any) -> Site:
+    return Site(module, None, axis, part=part, item=item, positions=positions, call=call)
+
+
 def _units(unit: object) -> Units:
     """Return a unit or a group in a form that can be hashed."""
     if unit is None:
@@ -255,9 +263,11 @@ def _units(unit: object) -> Units:
     if isinstance(unit, range | Sequence | Tensor) and not isinstance(unit, str):
         indices = unit.tolist() if isinstance(unit, Tensor) else list(unit)
         if isinstance(indices, list):
-            if not indices or len(set(indices)) < len(indices) or not all(map(_index, indices)):
+            # Plain numbers, as there are in sweeps of thousands of groups, need no look at each.
+            plain = set(map(type, indices)) == {int} and min(indices) >= 0
+            if len(set(indices)) < len(indices) or not (plain or (indices and all(map(_index, indices)))):
                 raise ValueError(f"a group holds one unit or more, indices of 0 or more, each once; got {unit!r}")
-            return unit if isinstance(unit, range) else tuple(int(i) for i in indices)
+            return unit if isinstance(unit, range) else tuple(indices if plain else map(int, indices))
         unit = indices
     if not _index(unit):
         raise ValueError(f"a unit is an index of 0 or more, or a group of them; got {unit!r}")

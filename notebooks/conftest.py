@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
-from nbutils import layout
-from nbutils.notebook import compare, document
+from nbutils.notebook import compare, document, kernels
 
 
 class NotebookCell(IPyNbCell):
@@ -19,6 +21,8 @@ class NotebookCell(IPyNbCell):
 
     def runtest(self) -> None:
         """Execute the cell, compare its outputs, and fail where the stored cell is no reference."""
+        if document.SKIPPED_TAG in document.tags(self.cell):
+            pytest.skip(f"tagged {document.SKIPPED_TAG}")
         fault = compare.stored_fault(self.cell)
         if not (fault and self.options["skip"]):  # a skipped cell must have been executed all the same
             super().runtest()
@@ -33,28 +37,38 @@ class NotebookCell(IPyNbCell):
 
 
 class NotebookFile(IPyNbFile):
-    """A notebook: its kernel writes figures and results to a temporary folder and shows no progress bars."""
+    """A notebook: its kernel is that of `run`, and writes figures and results to a temporary folder."""
 
     def setup(self) -> None:
         """Start the kernel; only the kernel sees the changed environment."""
-        self.folder = tempfile.TemporaryDirectory(prefix="nbval-")
+        self.rooms = ExitStack()
+        folder = self.rooms.enter_context(tempfile.TemporaryDirectory(prefix="nbval-"))
+        variables = self.rooms.enter_context(kernels.environment(self.path, Path(folder)))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(layout.OUT_VARIABLE, self.folder.name)
-            patch.setenv("NBUTILS_SILENT", "1")
+            for name in os.environ.keys() - variables.keys():
+                patch.delenv(name)
+            for name, value in variables.items():
+                patch.setenv(name, value)
             try:
                 super().setup()
             except RuntimeError:  # two kernels that start together can pick the same port, and one dies
                 super().setup()
+        # IPython looks for a `;` that ends a cell in its history.
+        send = self.kernel.kc.execute
+        self.kernel.kc.execute = lambda code, **options: send(code, **options | {"store_history": True})
 
     def teardown(self) -> None:
-        """Stop the kernel and remove its folder."""
+        """Stop the kernel and remove its folders."""
         super().teardown()
-        self.folder.cleanup()
+        self.rooms.close()
 
     def collect(self) -> Iterator[NotebookCell]:
         """Yield the code cells."""
-        document.read(self.path)  # as for every command: what is no notebook is named, with the reason
-        for cell in super().collect():
+        content = document.read(self.path)  # as for every command: what is no notebook is named, with the reason
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nbformat, "read", lambda *_, **__: content)
+            cells = list(super().collect())
+        for cell in cells:
             yield NotebookCell.from_parent(
                 self, name=cell.name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options
             )
@@ -70,6 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> Iterator[None]:
     """Put the project's notebook collector in the place of nbval's."""
     collected = yield
+    if file_path.name.startswith("."):  # an editor's or a system's own, as `._01-color-cube.ipynb`
+        return [node for node in collected if type(node) is not IPyNbFile]
     return [
         NotebookFile.from_parent(node.parent, path=node.path) if type(node) is IPyNbFile else node for node in collected
     ]

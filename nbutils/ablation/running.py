@@ -96,7 +96,7 @@ class Runner:
                         f"{site.name} is {tuple(before.shape)} for {first} items and {tuple(after.shape)} for "
                         f"{len(index)}: axis 0 must be the items, or 1 for what all items share"
                     )
-            if _differ(before, after):
+            if differ(before, after):
                 raise ValueError(
                     f"{site.name} has other values for {len(index)} items alone than for the same among {first}: axis "
                     "0 must be the items, each by itself, and nothing drawn at random"
@@ -156,7 +156,7 @@ def _few(items: int) -> torch.Tensor:
     return torch.arange(2) if items > 2 else torch.arange(items + 1) % items
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
+def differ(one: Tensor, other: Tensor) -> bool:
     """Return whether values of the same items are others: by more than kernels for another number of items do."""
     if one.shape != other.shape or not one.is_floating_point():
         return False

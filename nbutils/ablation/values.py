@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -190,7 +190,7 @@ def _over_dataset(
         for batch in batches:
             mask[0] = mask_of(where, batch)
             run(batch)
-    if not totals:
+    if len(totals) < len(sites):
         raise ValueError(f"{ablation.name} needs inputs to take the activations from; got none")
     return {site: ablation.finish(total).to(like[site].dtype) for site, total in totals.items()}
 
@@ -215,10 +215,14 @@ def mask_of(where: Where | None, batch: Any) -> Tensor | None:
     """Return which positions of a batch count, booleans `[items, positions]`, or None for all.
 
     Raises:
+        KeyError: the batch has no such key.
         ValueError: no booleans, or none that is true.
     """
     if where is None:
         return None
+    if isinstance(where, str) and (not isinstance(batch, Mapping) or where not in batch):
+        there = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else f"it is a {type(batch).__name__}"
+        raise KeyError(f"where={where!r} is no key of what the model runs on: {there}; give a key, or a callable of it")
     mask = batch[where] if isinstance(where, str) else where(batch)
     if not isinstance(mask, Tensor) or not ((mask == 0) | (mask == 1)).all() or not mask.any():
         raise ValueError(f"where says which positions count, by booleans of which some are true; got {mask!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import md5
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,11 +19,19 @@ SIZE = 28  # pixels per side
 CLASSES = 10
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]; the embedded digits use the same numbers
 _IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
+# MD5 of the published files, uncompressed; http://yann.lecun.com/exdb/mnist.
+_PUBLISHED = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+UNKNOWN = "unknown, in MNIST's layout"
 _HELD_OUT = 250  # embedded digits in each of the two held-out splits
 
 
 class Digits(LabelledImages):
-    """Handwritten digits `[N, 1, 28, 28]`, normalised; from `"mnist"` or `"embedded digits"`.
+    """Handwritten digits `[N, 1, 28, 28]`, normalised; from `"mnist"`, `"embedded digits"` or `UNKNOWN`.
 
     Raises:
         ValueError: images of another shape, or another number of labels.
@@ -62,6 +71,9 @@ def load(data: Data = "embedded", *, root: str | Path | None = None, download: b
     Real MNIST: the last sixth of the official training set is the selection split (10,000 images), the rest trains,
     and the whole official test set is the report split. Embedded: 1,297 / 250 / 250, stratified by class, always the
     same.
+
+    Real digits are called `"mnist"` only where all four files have the published checksums. Others in the same layout,
+    Fashion-MNIST for one, are read too, and are called `UNKNOWN`.
 
     Args:
         data: `"embedded"`, scikit-learn's digits; `"real"`, MNIST in torchvision's layout; `"auto"`, real where any of
@@ -113,17 +125,23 @@ def _load_real(source: sources.Source) -> DigitSplits:
         raise FileNotFoundError(f"real digits need a folder to look in; {_explain_how_to_get()}")
     (folder,) = source.looked_in
     for name in source.missing:
-        raise FileNotFoundError(f"{folder / name} is missing; {_explain_how_to_get()}")
-    official = Digits(*_read_pair(folder, "train"), "mnist")
+        packed = folder / f"{name}.gz"
+        hint = f" ({packed.name} is there: unpack it)" if packed.exists() else ""
+        raise FileNotFoundError(f"{folder / name} is missing{hint}; {_explain_how_to_get()}")
+    contents = {name: (folder / name).read_bytes() for name in _PUBLISHED}
+    genuine = {name: md5(content, usedforsecurity=False).hexdigest() for name, content in contents.items()}
+    name = "mnist" if genuine == _PUBLISHED else UNKNOWN
+    official = Digits(*_read_pair(folder, "train", contents), name)
     first = len(official) - len(official) // 6
-    report = Digits(*_read_pair(folder, "t10k"), "mnist")
-    return DigitSplits(official[:first], official[first:], report, "mnist")
+    report = Digits(*_read_pair(folder, "t10k", contents), name)
+    return DigitSplits(official[:first], official[first:], report, name)
 
 
-def _read_pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    pixels = _read_idx(folder / f"{part}-images-idx3-ubyte", _IMAGES_MAGIC, (SIZE, SIZE))
+def _read_pair(folder: Path, part: str, contents: dict[str, bytes]) -> tuple[Tensor, Tensor]:
+    name = f"{part}-images-idx3-ubyte"
+    pixels = _read_idx(folder / name, contents[name], _IMAGES_MAGIC, (SIZE, SIZE))
     path = folder / f"{part}-labels-idx1-ubyte"
-    labels = _read_idx(path, _LABELS_MAGIC, ())
+    labels = _read_idx(path, contents[path.name], _LABELS_MAGIC, ())
     if len(labels) != len(pixels):
         expected, found = 8 + len(pixels), 8 + len(labels)
         raise ValueError(
@@ -135,9 +153,8 @@ def _read_pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     return images, torch.as_tensor(labels, dtype=torch.int64)
 
 
-def _read_idx(path: Path, magic: int, item: tuple[int, ...]) -> np.ndarray:
-    """Return the uint8 items `[N, *item]` of an IDX file; its header and its size must agree."""
-    content = path.read_bytes()
+def _read_idx(path: Path, content: bytes, magic: int, item: tuple[int, ...]) -> np.ndarray:
+    """Return the uint8 items `[N, *item]` of an IDX file's content; its header and its size must agree."""
     head = 4 * (2 + len(item))
     header = np.frombuffer(content[:head], ">i4").tolist() if len(content) >= head else []
     if not header or header[0] != magic or tuple(header[2:]) != item or header[1] < 1:

@@ -83,6 +83,12 @@ def find(name: str, root: str | Path | None = None) -> Source:
     return Source(name, kind, not missing, (path,), None if missing else path, missing)
 
 
+def told() -> str:
+    """Say which folder data sets are looked for in."""
+    base = os.environ.get(DATA_VARIABLE)
+    return f"${DATA_VARIABLE} is {Path(base).expanduser().absolute() if base else 'not set'}"
+
+
 def all_sources() -> list[Source]:
     """Look for every known data set."""
     return [find(name) for name in _KNOWN]

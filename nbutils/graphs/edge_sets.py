@@ -15,6 +15,7 @@ from nbutils.batches import Batch
 from nbutils.graphs.nodes import Graph, Values
 from nbutils.graphs.patch import Patch
 from nbutils.graphs.prefix import Order, OrderError, Prefix, PrefixWarning
+from nbutils.graphs.readers import apart
 from nbutils.hooks import unchanged
 
 FOLD = 32  # edge sets in one forward pass, at most
@@ -24,6 +25,10 @@ WORTH = 8  # edge sets times batches, for each place where they may begin, from 
 NEVER = 1 << 62
 
 See = Callable[[list[int], Tensor], None]
+
+
+class FoldWarning(UserWarning):
+    """Items of a batch change each other's answers: passes that would share one batch ran one at a time."""
 
 
 @torch.no_grad()
@@ -68,7 +73,8 @@ class EdgeSets:
 
     A clean run is trusted from a module on when an edge set that begins there has been compared with the whole model,
     on the first batch. Where they differ, or modules are not called as in the clean run, every set runs in full, with
-    a `PrefixWarning`.
+    a `PrefixWarning`. Two sets are also compared in one pass and by themselves; where the model mixes the items of a
+    batch they differ, and every set has a pass of its own, with a `FoldWarning`.
 
     Args:
         model: the graph's.
@@ -91,6 +97,7 @@ class EdgeSets:
     item: int | str | None = None
     order: Order | None = field(default=None, init=False)
     skips: bool = field(default=True, init=False)
+    folds: bool | None = field(default=None, init=False)  # whether sets may share a pass; None: not known yet
     checked: set[int] = field(default_factory=set, init=False)
     held: dict[Hashable, _Clean] = field(default_factory=dict, init=False)
 
@@ -123,6 +130,7 @@ class EdgeSets:
             clean = self._clean(batch, key) if self.skips else None
             starts = self._starts(masks)
             order = sorted(range(len(masks)), key=lambda i: -starts[i])  # those of no edges come first
+            fold = self._folded(masks, batch, [i for i in order if starts[i] < NEVER], fold)
             if clean is not None:
                 self._check(masks, batch, clean, {start: i for i, start in enumerate(starts)}, fold)
             for some in _chunks(order, starts, fold):
@@ -151,6 +159,17 @@ class EdgeSets:
         room -= kept if self.skips else 0
         fold = fold_of(self.order, items) if self.fold is None else self.fold
         return max(1, min(fold, room // one))
+
+    def _folded(self, masks: Tensor, batch: _Batch, order: list[int], fold: int) -> int:
+        """Return how many sets run in one pass: one where two of them answer otherwise together than alone."""
+        if self.folds is None and fold > 1 and len(order) > 1:
+            two = [order[0], order[-1]]
+            together = self._outputs(masks[two], batch, None, 0)
+            alone = torch.cat([self._outputs(masks[[i]], batch, None, 0) for i in two])
+            self.folds = same(together, alone)
+            if not self.folds:
+                warn_mixed(self.model)
+        return 1 if self.folds is False else fold
 
     def _moments(self) -> dict[str, int]:
         """Return when each destination starts to read: when its module starts, or the one that it reads through."""
@@ -186,23 +205,28 @@ class EdgeSets:
         Args:
             sets: moment -> the number of a set that begins there.
         """
-        new = {start: i for start, i in sets.items() if start not in self.checked and start < NEVER}
-        groups = [({start}, [i]) for start, i in new.items()]
-        if min(fold, len(new)) > 1:
-            groups.append((set(new), list(new.values())[:fold]))
-        for moments, some in groups:
-            start = min(moments)
-            whole = self._outputs(masks[some], batch, None, 0)
-            try:
-                short = self._shortened(masks[some], batch, clean, start)
-            except Exception as error:  # the whole model ran: whatever this is, it comes of the clean run
-                return self._distrust(f"{type(error).__name__}: {error}")
-            scale, apart = whole.abs().max().item(), (whole - short).abs().max().item()
-            limit = min(1e3 * torch.finfo(whole.dtype).eps, 0.02) * scale
-            if not (apart <= limit or torch.equal(whole, short)):
-                return self._distrust(f"outputs differ by {apart:.3g}, where the largest is {scale:.3g}")
+        new = [start for start in sets if start not in self.checked and start < NEVER]
+        for first in range(0, len(new), fold):
+            some = new[first : first + fold]
+            these = masks[[sets[start] for start in some]]
+            whole = self._outputs(these, batch, None, 0)
+            alone = [slice(at, at + 1) for at in range(len(some))]
+            for group in [*alone, slice(None)] if len(some) > 1 else alone:
+                if why := self._differs(whole[group], these[group], batch, clean, min(some[group])):
+                    return self._distrust(why)
         self.checked |= set(new)
         return None
+
+    def _differs(self, whole: Tensor, masks: Tensor, batch: _Batch, clean: _Clean, start: int) -> str | None:
+        """Return how outputs from the clean run on differ from those of the whole model; None: not."""
+        try:
+            short = self._shortened(masks, batch, clean, start)
+        except Exception as error:  # the whole model ran: whatever this is, it comes of the clean run
+            return f"{type(error).__name__}: {error}"
+        if same(whole, short):
+            return None
+        scale, far = whole.abs().max().item(), (whole - short).abs().max().item()
+        return f"outputs differ by {far:.3g}, where the largest is {scale:.3g}"
 
     def _distrust(self, why: str) -> None:
         self.skips = False
@@ -265,6 +289,23 @@ class _Clean:
     @property
     def nbytes(self) -> int:
         return self.prefix.nbytes + sum(tensor.nbytes for tensor in self.written.values())
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two ways to compute outputs differ by no more than rounding."""
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return apart(one, other) <= min(1e3 * torch.finfo(one.dtype).eps, 0.02)
+
+
+def warn_mixed(model: nn.Module) -> None:
+    """Say that passes do not share a batch."""
+    warnings.warn(
+        f"{type(model).__name__} mixes the items of a batch: what it answers to some depends on the others; passes "
+        "that would share one batch run one at a time instead",
+        FoldWarning,
+        stacklevel=5,
+    )
 
 
 def fold_of(order: Order, items: int) -> int:

@@ -14,6 +14,20 @@ from nbutils.hooks import edit, unchanged, watch
 from nbutils.sites import Site, submodule
 
 
+def differentiable(value: Tensor) -> Tensor:
+    """Return a sum of metrics.
+
+    Raises:
+        ValueError: it has no gradient.
+    """
+    if not value.requires_grad:
+        raise ValueError(
+            "a score by gradients needs a metric that is a differentiable function of the logits; it gave "
+            f"{value.dtype} without a gradient: is it an argmax, a comparison, or detached? exact_scores takes it"
+        )
+    return value
+
+
 def read_gradients(
     model: nn.Module, graph: Graph, measure: Callable[[], Tensor]
 ) -> tuple[list[tuple[Span, Tensor]], dict[Site, Tensor]]:
@@ -55,7 +69,7 @@ def read_gradients(
         model.eval()
         with watch(model, inputs=seen), watch(model, outputs, inputs=inputs):
             value = measure()
-        grads = torch.autograd.grad(value, [zeros[site] for site in places])
+        grads = torch.autograd.grad(differentiable(value), [zeros[site] for site in places])
     gradients = [
         (span, span.apart(grad) if span.through is None else backward(model, span, streams[span.through], grad))
         for span, grad in zip(found, grads, strict=True)

@@ -207,7 +207,9 @@ class Patch:
     def _sum(self, span: Span, masks: Tensor, sets: Tensor, copies: Tensor) -> Tensor:
         """Return what destinations read under masks, in some sets `[sets, destinations, items, ...]`."""
         read = [source for source in self.sources if self.read[span.rows, source.rows].any()]
-        stack = self._stacked(span, read, copies.shape[2])  # (sets or 1, sources, items, ...)
+        if (given := self.rows.shape[1]) not in (1, items := copies.shape[2]):
+            raise ValueError(f"ablations are of {given} items, where {span.module!r} reads {items} for each edge set")
+        stack = self._stacked(span, read, items)  # (sets or 1, sources, items, ...)
         shape = stack.shape[2:]
         index = torch.cat([torch.arange(len(self.rows), device=sets.device)[source.rows] for source in read])
         mask = masks[sets, span.rows].index_select(2, index).to(stack)  # (sets, destinations, sources)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from nbutils.batches import Batch
-from nbutils.graphs import families, tracing
+from nbutils.graphs import families, tracing, whole
 from nbutils.graphs.nodes import Edge as Edge
 from nbutils.graphs.nodes import Graph
 from nbutils.sites import Site
@@ -48,7 +48,8 @@ class ResidualGraph(Graph):
         """Run a model, and return the graph of the places named.
 
         Which sources a destination reads is decided by the sum that it reads. Where everything that destinations read
-        is resampled the model must answer as to the other inputs: that is checked with the batch's items exchanged.
+        is resampled the model must answer as to the other inputs, and where a stream's beginning alone is replaced for
+        all that read it, as where it is replaced itself: both are checked, with the batch's items exchanged.
 
         A name with `{}` stands for all units of its site, each a node of its own with its number in the braces:
         `"a0.{}": Site("blocks.0.attention.heads", axis=2)`.
@@ -76,7 +77,7 @@ class ResidualGraph(Graph):
         }
         some = tracing.few(batch)
         graph = cls(**tracing.trace(model, some, sources, destinations, through))
-        tracing.check(model, graph, some)
+        whole.check(model, graph, some)
         return graph
 
 

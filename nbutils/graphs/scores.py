@@ -17,8 +17,8 @@ from nbutils.ablation.running import answer
 from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairBatch
-from nbutils.graphs.edge_sets import fold_of
-from nbutils.graphs.gradients import read_gradients
+from nbutils.graphs.edge_sets import fold_of, same, warn_mixed
+from nbutils.graphs.gradients import differentiable, read_gradients
 from nbutils.graphs.patch import patch_edges
 from nbutils.graphs.prefix import Order
 from nbutils.graphs.residual import ResidualGraph
@@ -56,6 +56,7 @@ def exact_scores(task: EdgeTask, *, fold: int | None = None, memory: int | None 
     return means[1:] - means[0]
 
 
+@torch.inference_mode(False)
 def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,), *, fold: int | None = None) -> Tensor:
     """Return the gradient of the mean metric with respect to the mask `[points, edges]`, with all edges at a point.
 
@@ -72,8 +73,9 @@ def mask_gradients(task: EdgeTask, at: Sequence[float] = (0.0,), *, fold: int | 
     total = torch.zeros(len(points), edges, dtype=torch.float64)
     with unchanged(task.model):
         task.model.eval()
-        for batch in task.pairs:
-            fold = _fold(task, batch) if fold is None else fold
+        for i, batch in enumerate(task.pairs):
+            if i == 0:
+                fold = _folded(task, batch, points, _fold(task, batch) if fold is None else fold)
             parts = [_gradients(task, batch, some[:, None].repeat(1, edges)) for some in points.split(fold)]
             total += torch.cat(parts)
     return total / len(task.pairs.pairs)
@@ -86,16 +88,34 @@ def _fold(task: EdgeTask, batch: PairBatch) -> int:
         return fold_of(Order.of(task.model, batch.clean), len(batch))
 
 
+@torch.no_grad()
+def _folded(task: EdgeTask, batch: PairBatch, points: Tensor, fold: int) -> int:
+    """Return how many points run in one pass: one where two of them answer otherwise together than alone."""
+    if min(fold, len(points)) > 1:
+        two = points[[0, -1]][:, None].repeat(1, len(task.graph.edges))
+        alone = torch.cat([_answers(task, batch, mask[None]) for mask in two])
+        if not same(_answers(task, batch, two), alone):
+            warn_mixed(task.model)
+            return 1
+    return fold
+
+
+def _answers(task: EdgeTask, batch: PairBatch, masks: Tensor) -> Tensor:
+    """Return the model's answers on a batch under masks `[sets, edges]`: `[sets, items, ...]`."""
+    with patch_edges(task.model, task.graph, masks, task.of(batch)):
+        return answer(task.model, batches.repeat(batch.clean, len(masks)), task.item).unflatten(0, (len(masks), -1))
+
+
 @torch.enable_grad()
 def _gradients(task: EdgeTask, batch: PairBatch, masks: Tensor) -> Tensor:
     """Return the gradient of the metric's sum over a batch with respect to masks `[sets, edges]`."""
     masks = masks.requires_grad_()
-    with patch_edges(task.model, task.graph, masks, task.of(batch)):
-        logits = answer(task.model, batches.repeat(batch.clean, len(masks)), task.item).unflatten(0, (len(masks), -1))
+    logits = _answers(task, batch, masks)
     value = torch.stack([task.measure(one, batch).sum() for one in logits]).sum()
-    return torch.autograd.grad(value, masks)[0]
+    return torch.autograd.grad(differentiable(value), masks)[0]
 
 
+@torch.inference_mode(False)
 def attribution_scores(task: EdgeTask) -> Tensor:
     """Return edge attribution `[edges]`: the mean of (ablated − clean) · gradient at what the destination reads.
 

@@ -57,6 +57,7 @@ class EdgeTask:
     item: int | str | None = None
 
     @cached_property
+    @torch.inference_mode(False)  # scores by gradients take them, too
     def values(self) -> Mapping[int, Values]:
         """What stands at the sources' sites: batch key -> `[sources, items, ...]`, or an entry for each site where they
         have several shapes (`src_ablations`); taken once, when first asked for."""

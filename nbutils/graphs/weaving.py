@@ -48,6 +48,7 @@ def woven(
     if model in _patched:
         raise ValueError("edges of this model are being patched already: give one mask for all of them")
     modules = {site.module: submodule(model, site.module) for site in (*written, *read, *patches)}
+    hooked = list({model, *modules.values()})
     late: set[int] = set()
     early: set[int] = set()
     own: set[int] = set()
@@ -64,10 +65,10 @@ def woven(
     _patched.add(model)
     try:
         with (
-            _noted(model, _watching(model, written), late, own),
-            _noted(model, _watching(model, read), early, own),
-            _noted(model, edit(model, patches), early, own),
-            _noted(model, watch(model, inputs={"": order}), own),
+            _noted(hooked, _watching(model, written), late, own),
+            _noted(hooked, _watching(model, read), early, own),
+            _noted(hooked, edit(model, patches), early, own),
+            _noted(hooked, watch(model, inputs={"": order}), own),
         ):
             yield
     finally:
@@ -75,12 +76,12 @@ def woven(
 
 
 @contextmanager
-def _noted(model: nn.Module, block: AbstractContextManager[object], *sets: set[int]) -> Iterator[None]:
-    """Enter a block, and note the keys of the hooks that it registers."""
-    before = _all_keys(model)
+def _noted(modules: list[nn.Module], block: AbstractContextManager[object], *sets: set[int]) -> Iterator[None]:
+    """Enter a block, and note the keys of the hooks that it registers on some modules."""
+    before = _all_keys(modules)
     with block:
         for keys in sets:
-            keys |= _all_keys(model) - before
+            keys |= _all_keys(modules) - before
         yield
 
 
@@ -120,5 +121,5 @@ def _keys(module: nn.Module) -> set[int]:
     return {*module._forward_pre_hooks, *module._forward_hooks}
 
 
-def _all_keys(model: nn.Module) -> set[int]:
-    return {key for module in model.modules() for key in _keys(module)}
+def _all_keys(modules: list[nn.Module]) -> set[int]:
+    return {key for module in modules for key in _keys(module)}

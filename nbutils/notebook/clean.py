@@ -17,8 +17,8 @@ from bs4.element import PreformattedString
 
 _TEXT = (
     "a abbr b blockquote br caption cite code col colgroup dd del details dfn div dl dt em figcaption figure h1 h2 h3"
-    " h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong style sub summary sup table tbody td tfoot th"
-    " thead tr u ul var"
+    " h4 h5 h6 hr i img ins kbd li mark ol p pre q s samp small span strong style sub summary sup table tbody td tfoot"
+    " th thead tr u ul var"
 )
 _MATH = (
     "math mfrac mi mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr"

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbutils.notebook.document import PLOTLY, WIDGET_VIEW
+from nbutils.notebook.document import PLOTLY, SKIPPED_TAG, WIDGET_VIEW, tags
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def stored_fault(cell: Mapping[str, Any]) -> str | None:
 
     A cell that was never executed would pass any comparison, so it counts as a failure.
     """
-    if not cell["source"].strip():
+    if not cell["source"].strip() or SKIPPED_TAG in tags(cell):
         return None
     if cell.get("execution_count") is None:
         return "the stored cell was never executed, so there is nothing to compare with: run and save it"

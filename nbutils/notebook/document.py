@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import json
+import logging
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +23,7 @@ from nbutils import claims, layout
 from nbutils.plotting.manifests import manifest_of
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+SKIPPED_TAG = "skip-execution"  # nbclient's and JupyterLab's name
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -30,21 +36,71 @@ def read(path: Path) -> NotebookNode:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no notebook {path}")
+    content = path.read_bytes()
+    if defect := _defect(content):
+        raise ValueError(f"{path} is not a notebook: {defect}")
     try:
-        notebook = nbformat.read(path, as_version=4)
-        _ = notebook.metadata, [(cell.cell_type, cell.source, cell.metadata) for cell in notebook.cells]
-    except OSError:
-        raise
+        with warnings.catch_warnings(), _silent(logging.getLogger("traitlets")):  # what is wrong is raised, in one line
+            warnings.simplefilter("ignore")
+            notebook = nbformat.convert(nbformat.reader.reads(content.decode()), 4)
+            _complete(notebook)
+            nbformat.validate(notebook, relax_add_props=True)
     except Exception as error:  # nbformat lets through whatever a damaged file breaks first
-        reason = str(error).splitlines()[:1] or [type(error).__name__]
-        raise ValueError(f"{path} is not a notebook: {reason[0]}") from None
+        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in getattr(error, "absolute_path", ()))
+        reason = " ".join(str(getattr(error, "message", error)).split())[:300] or type(error).__name__
+        raise ValueError(f"{path} is not a notebook: {place.lstrip('.') + ': ' if place else ''}{reason}") from None
     return notebook
 
 
+@contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _complete(notebook: NotebookNode) -> None:
+    """Add what other programs leave out and Jupyter does not miss; cells get new names where theirs are none."""
+    if not isinstance(notebook.get("nbformat_minor"), int):
+        notebook.nbformat_minor = 5
+    cells = notebook.get("cells")
+    for cell in cells if isinstance(cells, list) else ():
+        if not isinstance(cell, dict):
+            continue
+        if not re.fullmatch(r"[\w-]{1,64}", str(cell.get("id")), re.ASCII) or not isinstance(cell.get("id"), str):
+            cell.pop("id", None)
+        cell.setdefault("metadata", NotebookNode())
+        if cell.get("cell_type") == "code":
+            cell.setdefault("execution_count", None)
+            outputs = cell.setdefault("outputs", [])
+            for output in outputs if isinstance(outputs, list) else ():
+                if isinstance(output, dict) and output.get("output_type") in ("display_data", "execute_result"):
+                    output.setdefault("metadata", NotebookNode())
+
+
+def _defect(content: bytes) -> str | None:
+    """Return what keeps a file from being JSON, None where nothing does."""
+    if not content.strip():
+        return "the file is empty"
+    if content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it begins with a byte order mark; save it as UTF-8 without one"
+    conflict = re.search(rb"^(?:<<<<<<<|>>>>>>>|=======)", content, re.MULTILINE)
+    if conflict:  # a line of JSON never begins so
+        line = content.count(b"\n", 0, conflict.start()) + 1
+        return f"line {line} is a conflict marker; resolve the merge"
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return f"no JSON: {error}"
+    return None
+
+
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    """Return position and cell of the cells that execute; a blank one gets no execution count."""
+    """Return position and cell of the cells that execute; one that is blank or to be skipped gets no count."""
     cells = enumerate(notebook.cells)
-    return [(i, cell) for i, cell in cells if cell.cell_type == "code" and cell.source.strip()]
+    return [(i, c) for i, c in cells if c.cell_type == "code" and c.source.strip() and SKIPPED_TAG not in tags(c)]
 
 
 def tags(cell: Mapping[str, Any]) -> list[str]:
@@ -53,12 +109,21 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
 
 
 def opening(notebook: NotebookNode) -> tuple[str, str]:
-    """Return the first heading `# …` and the paragraph that follows it, as Markdown; empty where there is none."""
+    """Return the first heading `# …` and the paragraph that follows it, as Markdown; empty where there is none.
+
+    Pictures attached to the cell are their descriptions: elsewhere there is no attachment.
+    """
     for cell in notebook.cells:
-        found = re.search(r"^# +(.+)$\s*(?:^(?!#)((?:.+\n?)+))?", cell.source, re.MULTILINE)
+        source = re.sub(r"!\[([^\]]*)\]\(attachment:[^)]*\)", r"\1", cell.source)
+        found = re.search(r"^# +(.+)$\s*(?:^(?!#)((?:.+\n?)+))?", source, re.MULTILINE)
         if cell.cell_type == "markdown" and found:
             return found[1].strip(), (found[2] or "").strip()
     return "", ""
+
+
+def unstyled(text: str) -> str:
+    """Return text without the escape sequences of terminals, such as colours."""
+    return re.sub(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))", "", text)
 
 
 def plain(markdown: str) -> str:
@@ -78,7 +143,8 @@ def alt_text(output: Mapping[str, Any]) -> str:
 class Document:
     """An executed notebook with the figures and results that belong to it.
 
-    They are looked for in the folder `<stem>` beside the notebook, then in `large-assets/<stem>`.
+    Those of a notebook of the project are in `large-assets/<stem>`, those of an executed copy in the folder `<stem>`
+    beside it: a copy that ended early must not show the results of another run.
     """
 
     path: Path
@@ -95,8 +161,9 @@ class Document:
 
     def asset(self, name: str) -> Path | None:
         """Return the path of a figure or of results, None where there is no such file."""
-        folders = (self.path.parent / self.stem, layout.root() / "large-assets" / self.stem)
-        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+        beside, kept = self.path.parent / self.stem, layout.root() / "large-assets" / self.stem
+        path = (beside if beside.is_dir() else kept) / name
+        return path if path.is_file() else None
 
     @cached_property
     def manifest(self) -> dict[str, dict[str, Any]]:

@@ -9,36 +9,30 @@ engine takes no environment for the kernel, adds cells to a copy that failed, an
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import atexit
-import difflib
 import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from jupyter_client.provisioning import LocalProvisioner
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from nbutils import atomic, claims, layout, progress
-from nbutils.notebook.document import WIDGET_VIEW, code_cells, read, tags
+from nbutils.notebook.document import WIDGET_VIEW, code_cells, read, tags, unstyled
+from nbutils.notebook.kernels import INJECTED_TAG, Client, environment
+from nbutils.notebook.locks import locked
+from nbutils.notebook.parameters import check_parameters
+from nbutils.notebook.record import RUN
 
-PARAMETERS_TAG = "parameters"  # papermill's name
-INJECTED_TAG = "injected-parameters"  # papermill's name
 KEPT_CELL_METADATA = {"tags", "jupyter", "nbutils"}  # "nbutils" holds a cell's own tolerance
 NOTEBOOK_METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -53,7 +47,7 @@ class CellFailure(RuntimeError):
     Attributes:
         notebook: the notebook's path.
         cell: which code cell, counted from 1 in the notebook as committed; 0 where the kernel did not start.
-        error: the exception's name and first line.
+        error: the exception's name and text.
         copy: the partially executed copy.
     """
 
@@ -61,33 +55,6 @@ class CellFailure(RuntimeError):
         first = source.strip().splitlines()[0][:72] if source.strip() else "before the first cell"
         super().__init__(f"{notebook.name}, code cell {cell} ({first}): {error}")
         self.notebook, self.cell, self.error, self.copy = notebook, cell, error, copy
-
-
-def parameter_names(notebook: Path) -> list[str]:
-    """Return the names assigned in the cell tagged `parameters`, in order; none where there is no such cell.
-
-    Raises:
-        ValueError: the file is not a notebook, or the cell is not valid Python.
-    """
-    # papermill's inspection reads lines: it misses `A = B = 1`, takes text for code, and passes what does not parse.
-    source = next((cell.source for _, cell in code_cells(read(notebook)) if PARAMETERS_TAG in tags(cell)), "")
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise ValueError(f"{notebook.name}: the parameters cell is not valid Python: {error}") from None
-    targets = [s.targets if isinstance(s, ast.Assign) else [getattr(s, "target", None)] for s in statements]
-    names = [target.id for group in targets for target in group if isinstance(target, ast.Name)]
-    return list(dict.fromkeys(names))
-
-
-def check_parameters(notebook: Path, names: Iterable[str]) -> None:
-    """Raise one ValueError that names the notebook, each unknown parameter, and the nearest known ones."""
-    known = parameter_names(notebook)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        near = [match for name in unknown for match in difflib.get_close_matches(name.upper(), known, cutoff=0.5)]
-        hint = ", ".join(dict.fromkeys(near or known)) or "none at all"
-        raise ValueError(f"{notebook.name} has no parameter {', '.join(unknown)}; it has {hint}")
 
 
 def run(notebook: Path, out: Path, parameters: Mapping[str, Any] | None = None) -> Path:
@@ -113,9 +80,6 @@ def run(notebook: Path, out: Path, parameters: Mapping[str, Any] | None = None) 
         raise ValueError(f"{out} holds committed files; choose another folder, or update the notebook")
     parameters = dict(parameters or {})
     check_parameters(notebook, parameters)
-    copy = out / notebook.name
-    _forget(out / notebook.stem)
-
     content = read(notebook)
     for cell in content.cells:
         if cell.cell_type == "code":
@@ -123,50 +87,82 @@ def run(notebook: Path, out: Path, parameters: Mapping[str, Any] | None = None) 
     if parameters:
         content = _inject(content, parameters)
 
-    environment = os.environ | {layout.OUT_VARIABLE: str(out), progress.SILENT_VARIABLE: "1"}
-    client = _Client(content, resources={"metadata": {"path": str(notebook.parent)}})
-    try:
-        with progress.bar(len(code_cells(content)), notebook.stem) as bar:
-            client.on_cell_executed = lambda **_: bar.update()
-            client.execute_interruptibly(environment)
-    except (CellExecutionError, RuntimeError, AssertionError) as error:
-        # AssertionError: nbclient trips over a kernel that never started.
-        number, source = client.position()
-        raise CellFailure(notebook, number, source, _one_line(error), copy) from None
-    finally:
-        atexit.unregister(client._cleanup_kernel)  # nbclient forgets to where the kernel did not start
-        atomic.write(copy, nbformat.writes(content) + "\n")
+    copy = out / notebook.name
+    with locked(out, f"run {notebook.stem}"), _old_put_by(copy), environment(notebook, out) as variables:
+        client = Client(content, resources={"metadata": {"path": str(notebook.parent)}})
+        try:
+            with progress.bar(len(code_cells(content)), notebook.stem) as bar:
+                client.on_cell_executed = lambda **_: bar.update()
+                client.execute_interruptibly(variables)
+        except (CellExecutionError, RuntimeError, AssertionError) as error:
+            # AssertionError: nbclient trips over a kernel that never started.
+            number, source = client.position()
+            raise CellFailure(notebook, number, source, _text(error), copy) from None
+        finally:
+            atexit.unregister(client._cleanup_kernel)  # nbclient forgets to where the kernel did not start
+            atomic.write(copy, nbformat.writes(content) + "\n")
     return copy
+
+
+@contextmanager
+def _old_put_by(copy: Path) -> Iterator[None]:
+    """Put the copy, figures and results of an earlier run by, and back where the copy of this one cannot be written."""
+    made, by = copy.with_suffix(""), copy.with_name(f".{copy.stem}.before")
+    shutil.rmtree(by, ignore_errors=True)
+    for file in _known_files(made):
+        if file.is_file():
+            (by / "made").mkdir(parents=True, exist_ok=True)
+            os.replace(file, by / "made" / file.name)
+    before = copy.stat() if copy.exists() else None
+    try:
+        yield
+    finally:
+        replaced = copy.exists() and (before is None or not os.path.samestat(before, copy.stat()))
+        if not replaced and by.exists():
+            for file in _known_files(made):
+                file.unlink(missing_ok=True)
+            for file in (by / "made").iterdir():
+                os.replace(file, made / file.name)
+        shutil.rmtree(by, ignore_errors=True)
 
 
 def update(notebook: Path) -> list[str]:
     """Execute a notebook with its defaults and put the result, normalised, in its place.
 
     Everything is made in `build/update/` first and moved when the last cell has succeeded, so a failing
-    notebook leaves the committed notebook, figures and results as they were. Figures that the manifest listed
-    before and lists no longer are removed.
+    notebook leaves the committed notebook, figures and results as they were. So does a full disk; a process that is
+    killed leaves each file old or new. Figures that the manifest listed before and lists no longer are removed.
 
     Returns:
         One line for every claim and metric that changed, old → new.
 
     Raises:
         CellFailure: a cell raised or the kernel died; the partial copy stays in `build/update/`.
+        ValueError: another update runs.
     """
     staging = layout.root() / "build" / "update"
     made, kept = staging / notebook.stem, layout.root() / "large-assets" / notebook.stem
-    shutil.rmtree(made, ignore_errors=True)
-    copy = run(notebook, staging)
-    content = read(copy)
-    normalise(content, {str(staging): "large-assets"})
+    with locked(staging, f"update {notebook.stem}"):
+        shutil.rmtree(made, ignore_errors=True)
+        copy = run(notebook, staging)
+        content = read(copy)
+        normalise(content, {str(staging): "large-assets"})
 
-    changes = _changes(_results(kept), _results(made))
-    _forget(kept)
-    for file in sorted(path for path in made.rglob("*") if path.is_file()):
-        atomic.write(kept / file.relative_to(made), file.read_bytes())
-    atomic.write(notebook, nbformat.writes(content) + "\n")  # last: it refers to the others
-    shutil.rmtree(made, ignore_errors=True)
-    copy.unlink()
+        changes = _changes(_results(kept), _results(made))
+        files = {file.relative_to(made) for file in made.rglob("*") if file.is_file() and not _hidden(file, made)}
+        listed = made / "manifest.json"  # last: it lists the others
+        contents = {kept / file: (made / file).read_bytes() for file in sorted(files) if made / file != listed}
+        contents[notebook] = (nbformat.writes(content) + "\n").encode()
+        if listed.is_file():
+            contents[kept / listed.name] = listed.read_bytes()
+        atomic.swap(contents, [file for file in _known_files(kept) if file not in contents])
+        shutil.rmtree(made, ignore_errors=True)
+        copy.unlink()
     return changes
+
+
+def _hidden(file: Path, above: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(above).parts)
 
 
 def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) -> None:
@@ -203,64 +199,6 @@ def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) ->
                 output.data[WIDGET_VIEW]["model_id"] = f"{cell.id}-{i}"  # kernels draw it at random
 
 
-class _ThisPython(KernelSpecManager):
-    """Knows one kernel, whatever its name: the running interpreter."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        from ipykernel.kernelspec import get_kernel_dict
-
-        return KernelSpec(resource_dir="", **get_kernel_dict())
-
-
-class _Client(NotebookClient):
-    """Runs this interpreter as the kernel and knows which cell it is in."""
-
-    def __init__(self, content: NotebookNode, **options: Any) -> None:
-        super().__init__(
-            content,
-            timeout=None,  # a full run takes hours
-            store_widget_state=False,
-            record_timing=False,
-            coalesce_streams=True,
-            # Errors of cells arrive as outputs; the kernel's own log would only disturb the terminal.
-            extra_arguments=["--log-level=CRITICAL"],
-            **options,
-        )
-        self.running = -1
-        self.on_cell_execute = self._enter
-
-    def create_kernel_manager(self) -> AsyncKernelManager:
-        self.km = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
-        return self.km
-
-    def execute_interruptibly(self, environment: Mapping[str, str]) -> None:
-        """Execute all cells; an interrupt ends the kernel and is raised as such.
-
-        In the main thread nbclient would take SIGINT for itself and report a dead kernel.
-        """
-        with ThreadPoolExecutor(1) as thread:
-            done = thread.submit(lambda: asyncio.run(self.async_execute(env=environment)))
-            try:
-                done.result()
-            except KeyboardInterrupt:
-                kernel = self.km.provisioner if self.km else None
-                if isinstance(kernel, LocalProvisioner) and kernel.pgid:
-                    os.killpg(kernel.pgid, signal.SIGKILL)  # with the worker processes it may have started
-                elif isinstance(kernel, LocalProvisioner) and kernel.process:
-                    kernel.process.kill()
-                raise
-
-    def position(self) -> tuple[int, str]:
-        """Return number and source of the cell last entered; an injected one has the number before it."""
-        if self.running < 0:
-            return 0, ""
-        entered = [cell for i, cell in code_cells(self.nb) if i <= self.running]
-        return sum(INJECTED_TAG not in tags(cell) for cell in entered), entered[-1].source
-
-    def _enter(self, cell: NotebookNode, cell_index: int) -> None:
-        self.running = cell_index
-
-
 def _inject(notebook: NotebookNode, parameters: Mapping[str, Any]) -> NotebookNode:
     from papermill.parameterize import parameterize_notebook
 
@@ -272,27 +210,26 @@ def _inject(notebook: NotebookNode, parameters: Mapping[str, Any]) -> NotebookNo
     return parameterize_notebook(notebook, plain, kernel_name="python3", language="python")
 
 
-def _one_line(error: Exception) -> str:
+def _text(error: Exception) -> str:
+    """Return the whole of an error's text, without the colours of terminals."""
     if isinstance(error, CellExecutionError):
         text = f"{error.ename}: {error.evalue}"
     else:
         text = f"the kernel died ({error or type(error).__name__}); a common cause is too little memory"
-    return text.strip().splitlines()[0]
+    return unstyled(text).strip()
 
 
-def _forget(assets: Path) -> None:
-    """Remove what a run writes under known names: results, and the figures the manifest lists."""
+def _known_files(assets: Path) -> list[Path]:
+    """Return what a run writes under known names: results, how they came about, figures and their manifest."""
     manifest = assets / "manifest.json"
+    files: list[str] = []
     if manifest.exists():
         try:
             entries = json.loads(manifest.read_text(encoding="utf-8")).values()
-            files = [entry[look]["file"] for entry in entries for look in ("light", "dark")]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            files = [Path(entry[look]["file"]).name for entry in entries for look in ("light", "dark")]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError):
             files = []  # an unreadable manifest says nothing about files; it is replaced all the same
-        for file in files:
-            (assets / Path(file).name).unlink(missing_ok=True)
-    for name in ("manifest.json", "results.json"):
-        (assets / name).unlink(missing_ok=True)
+    return [assets / name for name in [*filter(None, files), "manifest.json", "results.json", RUN]]
 
 
 def _results(assets: Path) -> claims.Results | None:

@@ -133,7 +133,8 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
                 if fault := _file_fault(file, entry[scheme]["sha256"]):
                     yield f"figure {name}: {file.relative_to(assets.parent).as_posix()} {fault}"
     for file in sorted(assets.rglob("*")):
-        if file.suffix.lower() in FIGURE_SUFFIXES and file not in listed:
+        hidden = any(part.startswith(".") for part in file.relative_to(assets).parts)  # editors' and systems' own
+        if file.suffix.lower() in FIGURE_SUFFIXES and file not in listed and not hidden:
             yield f"{file.relative_to(assets.parent).as_posix()} is not in the manifest"
 
 

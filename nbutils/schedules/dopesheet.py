@@ -15,21 +15,20 @@ The columns are `STEP`, optionally `PHASE` and `ACTION`, and one column per para
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from bisect import bisect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from itertools import pairwise
 from os import PathLike
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from nbutils import tables
 from nbutils.schedules.timing import TIMINGS
+from nbutils.tables import TableError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,24 +43,8 @@ _FRACTION = re.compile(r"[+-][0-9]*\.[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-class DopesheetError(ValueError):
-    """A defect of a dopesheet.
-
-    Attributes:
-        file: the sheet.
-        row: line of the file, counted from 1.
-        column: header of the column, or None where the fault is not in one.
-        expected: what belongs there.
-        got: what is there.
-    """
-
-    def __init__(self, file: str, row: int, column: str | None, expected: str, got: str) -> None:
-        super().__init__(file, row, column, expected, got)
-        self.file, self.row, self.column, self.expected, self.got = file, row, column, expected, got
-
-    def __str__(self) -> str:
-        where = f"{self.file}, row {self.row}" + ("" if self.column is None else f", column {self.column}")
-        return f"{where}: expected {self.expected}, got {self.got}"
+class DopesheetError(TableError):
+    """A defect of a dopesheet, with its file, row and column (see `nbutils.tables.TableError`)."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +97,7 @@ class Dopesheet:
             FileNotFoundError: there is no such file.
             DopesheetError: a defect, as the module describes the format; the message names row and column.
         """
-        content = Path(path).read_bytes()
-        try:
-            text = content.decode("utf-8-sig")  # spreadsheets write a byte order mark
-        except UnicodeDecodeError as error:
-            row = content.count(b"\n", 0, error.start) + 1
-            got = f"byte 0x{content[error.start]:02x} ({error.reason})"
-            raise DopesheetError(str(path), row, None, "UTF-8 text", got) from None
+        text = tables.read_text(path, DopesheetError)
         return cls.from_text(text, source=str(path))
 
     @classmethod
@@ -147,10 +124,6 @@ class Dopesheet:
         return pd.DataFrame(columns, index=index)
 
 
-def _shown(cell: str) -> str:
-    return "a blank cell" if not cell else repr(cell) if len(cell) <= 60 else f"{cell[:60]!r}…"
-
-
 class _Reader:
     """Turns the text of one sheet into a `Dopesheet`; every complaint carries the sheet's name."""
 
@@ -161,12 +134,12 @@ class _Reader:
         return DopesheetError(self.source, row, column, expected, got)
 
     def read(self, text: str) -> Dopesheet:
-        entries = list(self.entries(text))
+        entries = list(tables.entries(text, self.source, DopesheetError))
         if not entries:
             raise self.error(1, None, "a header row with a STEP column", "an empty file")
         header_row, header = entries[0]
         columns = self.columns(header_row, header)
-        rows = [(row, self.cells(row, header, cells)) for row, cells in entries[1:]]
+        rows = [(row, tables.by_column(header, row, cells, self.source, DopesheetError)) for row, cells in entries[1:]]
         if not rows:
             raise self.error(header_row, "STEP", "at least one row below the header", "none")
         steps = self.steps([(row, cells["STEP"]) for row, cells in rows])
@@ -187,58 +160,36 @@ class _Reader:
             raise self.error(rows[-1][0], "STEP", expected, f"{steps[-1] + 1} steps of {len(columns)} parameters")
         return Dopesheet(tuple(columns.values()), tuple(keyframes), self.source)
 
-    def entries(self, text: str) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line on which the entry starts, stripped cells) of every entry that is not blank."""
-        if "\0" in text:
-            raise self.error(text.count("\n", 0, text.index("\0")) + 1, None, "text", "a NUL character")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        while True:
-            row = reader.line_num + 1
-            try:
-                cells = [cell.strip() for cell in next(reader)]
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise self.error(row, None, "comma-separated cells", str(error)) from None
-            if any(cells):
-                yield row, cells
-
     def columns(self, row: int, header: list[str]) -> dict[str, Parameter]:
         """Return the parameter columns by header cell, in order."""
         if "STEP" not in header:
-            raise self.error(row, "STEP", "a STEP column", _shown(",".join(header)))
+            raise self.error(row, "STEP", "a STEP column", shown(",".join(header)))
         columns: dict[str, Parameter] = {}
         seen: dict[str, str] = {}
         for number, column in enumerate(header, start=1):
             name, *suffixes = (part.strip() for part in column.split(":"))
             if not name:
-                raise self.error(row, column or f"number {number}", "a name", _shown(column))
+                raise self.error(row, column or f"number {number}", "a name", shown(column))
             if name in seen:
-                raise self.error(row, column, f"each name once ({name} is already there)", _shown(column))
+                raise self.error(row, column, f"each name once ({name} is already there)", shown(column))
             seen[name] = column
             reserved = name in ("STEP", "PHASE", "ACTION")
             if len(suffixes) > (0 if reserved else 2):
                 expected = name if reserved else "name, name:space or name:space:timing"
-                raise self.error(row, column, expected, _shown(column))
+                raise self.error(row, column, expected, shown(column))
             for suffix, choices in zip(suffixes, (SPACES, TIMINGS), strict=False):
                 if suffix not in choices:
-                    raise self.error(row, column, " or ".join(choices) + " after the colon", _shown(suffix))
+                    raise self.error(row, column, " or ".join(choices) + " after the colon", shown(suffix))
             if not reserved:
                 columns[column] = Parameter(name, *suffixes)
         return columns
 
-    def cells(self, row: int, header: list[str], cells: list[str]) -> dict[str, str]:
-        if len(cells) != len(header):
-            missing = header[len(cells)] if len(cells) < len(header) else None
-            raise self.error(row, missing, f"{len(header)} cells as in the header", f"{len(cells)} cells")
-        return dict(zip(header, cells, strict=True))
-
     def value(self, row: int, column: str, cell: str, parameter: Parameter) -> float:
         value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
         if not math.isfinite(value):
-            raise self.error(row, column, "a finite number or a blank cell", _shown(cell))
+            raise self.error(row, column, "a finite number or a blank cell", shown(cell))
         if parameter.space == "log" and value <= 0:
-            raise self.error(row, column, "a number above 0 for log space", _shown(cell))
+            raise self.error(row, column, "a number above 0 for log space", shown(cell))
         return value
 
     def steps(self, rows: list[tuple[int, str]]) -> list[int]:
@@ -267,32 +218,32 @@ class _Reader:
         """Resolve one relative STEP cell between the absolute steps above and below it."""
         offset, fraction = _OFFSET.fullmatch(cell), _FRACTION.fullmatch(cell)
         if not (offset or fraction):
-            raise self.error(row, "STEP", "an absolute step, +N, -N, or a fraction such as +0.5 or -0.5", _shown(cell))
+            raise self.error(row, "STEP", "an absolute step, +N, -N, or a fraction such as +0.5 or -0.5", shown(cell))
         forward = cell[0] == "+"
         start = above if forward else below
         if above is None and (forward or fraction):
-            raise self.error(row, "STEP", "an absolute step in a row above, for this one to count from", _shown(cell))
+            raise self.error(row, "STEP", "an absolute step in a row above, for this one to count from", shown(cell))
         if start is None or (fraction and below is None):
-            raise self.error(row, "STEP", "an absolute step in a row below, for this one to count from", _shown(cell))
+            raise self.error(row, "STEP", "an absolute step in a row below, for this one to count from", shown(cell))
         gap = 0 if above is None or below is None else below - above  # a fraction alone asks for it, and has both
         if offset:
             distance = Decimal(self.integer(row, cell[1:]))
         else:
             share = Decimal(cell[1:])  # decimal, so that +0.29 of 100 is 29 as on paper
             if not 0 < share < 1:
-                raise self.error(row, "STEP", "a fraction between 0 and 1, both excluded", _shown(cell))
+                raise self.error(row, "STEP", "a fraction between 0 and 1, both excluded", shown(cell))
             distance = share * gap
         step = (start + distance if forward else start - distance).to_integral_value(ROUND_HALF_UP)
         if not 0 <= step <= MAX_STEP:
-            raise self.error(row, "STEP", f"a step from 0 to {MAX_STEP:,}", f"{_shown(cell)} (step {step})")
+            raise self.error(row, "STEP", f"a step from 0 to {MAX_STEP:,}", f"{shown(cell)} (step {step})")
         return int(step)
 
     def integer(self, row: int, digits: str) -> int:
         digits = digits.lstrip("0") or "0"
         if len(digits) > len(str(MAX_STEP)) or int(digits) > MAX_STEP:
-            raise self.error(row, "STEP", f"a step from 0 to {MAX_STEP:,}", _shown(digits))
+            raise self.error(row, "STEP", f"a step from 0 to {MAX_STEP:,}", shown(digits))
         return int(digits)
 
     def increasing(self, row: int, cell: str, previous: int, step: int) -> None:
         if step <= previous:
-            raise self.error(row, "STEP", f"a step after {previous}", f"{_shown(cell)} (step {step})")
+            raise self.error(row, "STEP", f"a step after {previous}", f"{shown(cell)} (step {step})")

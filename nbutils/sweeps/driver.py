@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nbutils import batches as kinds
 from nbutils import progress
-from nbutils.ablation.running import running
+from nbutils.ablation.running import differ, running
 from nbutils.hooks import unchanged
 from nbutils.sites import Site
 from nbutils.sweeps.engines import COMPARED, Engines
@@ -50,6 +50,7 @@ class Driver:
         self._order: list[int] = []  # rows, those of a place beside each other
         self._item_bytes = 0  # of the model's answer to one item
         self._engines: dict[Any, Engines] = {}
+        self._divisible = False  # whether a batch may run in parts, once seen
 
     def run(self, label: str) -> None:
         """Go through the batches.
@@ -87,6 +88,13 @@ class Driver:
                 if self.task.inputs is None and isinstance(step.batch, tuple | list) and len(step.batch) > 1:
                     hint = "a tuple is a model's arguments; of (inputs, labels) give inputs=operator.itemgetter(0)"
                     raise TypeError(f"{error}: {hint}") from error
+                raise
+            except Exception as error:
+                if listed := kinds.listed(step.inputs, step.items):
+                    raise ValueError(
+                        f"the model does not run on {kinds.count(some)} of {step.items} items: {listed} of the batch "
+                        f"is a list of {step.items}, which is not divided with them; give a tensor"
+                    ) from error
                 raise
         answer = self.task.answer(answered, kinds.count(some))
         self._item_bytes = max(1, answer.nbytes // len(answer))
@@ -130,6 +138,8 @@ class Driver:
             least = 2 * engines.least
             raise ValueError(f"memory={self.memory} bytes is less than one item needs; give at least {least}")
         parts = [slice(first, min(first + size, step.items)) for first in range(0, step.items, size)]
+        if len(parts) > 1:
+            self._check_divisible(step, parts[0])
         batch = _Batch(step, engines, parts, values)
         intact = None
         if self.task.against_intact:
@@ -144,6 +154,31 @@ class Driver:
             # Metrics are called when no engine has its hands on the model: they may run it.
             self._add(some, batch.answers([self.rows[at] for at in some]), step, intact)
 
+    def _check_divisible(self, step: Step, part: slice) -> None:
+        """Refuse a batch that is to run in parts where the model's answer to an item depends on the others with it.
+
+        Raises:
+            ValueError: it does, or a list has an entry per item, of which parts would all get the first ones.
+        """
+        if listed := kinds.listed(step.inputs, step.items):
+            raise ValueError(
+                f"{listed} of a batch is a list of {step.items}, as many as items, and the batch runs in parts, of "
+                f"{part.stop} items: give a tensor, which is divided with the others, or smaller batches"
+            )
+        if self._divisible:
+            return
+        half = max(1, part.stop // 2)
+        answers = [
+            self.task.answer(kinds.run(self.model, kinds.select(step.inputs, slice(0, count))), count)[:half]
+            for count in (part.stop, half)
+        ]
+        if differ(*answers):
+            raise ValueError(
+                f"the model answers {half} items otherwise alone than among {part.stop}: its answer to one depends on "
+                f"the others, and a batch of {step.items} runs in parts; give batches of {part.stop} or less"
+            )
+        self._divisible = True
+
     def _engines_for(self, step: Step, values: Values) -> Engines:
         """Return the engines for inputs of a batch's shape, without items."""
         shapes = kinds.shapes(step.inputs)
@@ -152,7 +187,10 @@ class Driver:
         some = kinds.select(step.inputs, slice(0, COMPARED))
         if key not in self._engines:
             rows = [self.rows[at] for at in self._order]
-            made = Engines(self.model, rows, self._fixed, self.task.answer, some, values, self._widths)
+            made = Engines(
+                *(self.model, rows, self._fixed, self.task.answer, some, values, self._widths),
+                of_differences=self.task.of_differences,
+            )
             self._engines[key] = made
         return self._engines[key]
 
@@ -163,9 +201,11 @@ class Driver:
                 self.totals[name] = torch.zeros(max(1, len(self.rows)), dtype=torch.float64)
                 self.counts[name] = torch.zeros(max(1, len(self.rows)), dtype=torch.long)
             # Not by a product: what does not count may be infinite.
-            values = values if bool(counts.all()) else values.masked_fill(~counts, 0)
+            if not bool(counts.all()):
+                some = counts.ndim == 1
+                values = values.index_select(1, counts.nonzero()[:, 0]) if some else values.masked_fill(~counts, 0)
             self.totals[name][index] += values.sum(1, dtype=torch.float64).cpu()
-            self.counts[name][index] += counts.sum(1).cpu()
+            self.counts[name][index] += counts.sum(-1).cpu()
 
 
 @dataclass(eq=False)
@@ -193,6 +233,8 @@ class _Batch:
             # Closed at once when the sweep is stopped, because the model is edited until then.
             with closing(self.engines.outputs(works, self.inputs(items), values, rows)) as some:
                 for found in some:
+                    if found.shape[:2] == (len(rows), self.step.items):  # all at once
+                        return found
                     if room is None:
                         room = found.new_empty(len(rows), self.step.items, *found.shape[2:])
                     room[at : at + len(found), items] = found

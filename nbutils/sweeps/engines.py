@@ -62,6 +62,8 @@ class Engines:
         inputs: Batch,
         values: Values,
         widths: dict[Site, int],
+        *,
+        of_differences: bool = False,
     ) -> None:
         """Choose them, and compare each with a hooked forward.
 
@@ -73,6 +75,7 @@ class Engines:
             inputs: of one batch.
             values: what stands in, for these inputs.
             widths: place -> number of units.
+            of_differences: whether nothing but differences between logits counts.
         """
         count = batches.count(inputs)
         some = batches.select(inputs, slice(0, COMPARED))
@@ -84,12 +87,14 @@ class Engines:
             if chain is None:
                 _say_why(model)
         self.of: dict[Site, Engine] = {}
+        self._right: dict[Site, Tensor] = {}  # answers of hooked forwards to compare with
         for place, mine in by_place(rows):
             engine: Engine = self.hooked
             if chain is not None and chain.holds(mine):
                 engine = chain
             elif replay.ends_linearly(place) and (pooled := Pooled.of(model, place, fixed, answer, replay.least, some)):
                 engine = pooled
+                pooled.of_differences = of_differences
             elif replay.holds(mine):
                 engine = replay
             fault = self._fault(engine, mine, some, part(values, slice(0, COMPARED), count))
@@ -101,6 +106,8 @@ class Engines:
                 self._distrust(place, engine, fault)
                 engine = self.hooked
             self.of[place] = engine
+        self._check_in_turn(rows, some, part(values, slice(0, COMPARED), count))
+        self._right.clear()
         replay.keep(place for place, engine in self.of.items() if engine is replay)
 
     def most(self, memory: int) -> int:
@@ -145,32 +152,90 @@ class Engines:
         with closing(engine.outputs(works[id(engine)], rows)) as found:
             yield from found
 
+    def _check_in_turn(self, rows: Sequence[Row], inputs: Batch, values: Values) -> None:
+        """Compare once more, all places in their order and with what they share, as in a sweep.
+
+        A module that keeps something where another finds it (an attribute, a list) has it from the rows of the place
+        before when `Replay` does not run it.
+        """
+        works: dict[int, Any] = {}
+        replayed = {place: engine for place, engine in self.of.items() if isinstance(engine, Replay)}
+        if len(self.of) < 2 or not replayed:
+            return
+        for place, mine in by_place(rows):
+            some = _drawn(mine)
+            try:
+                found = torch.cat(list(self._some(self.of[place], works, inputs, values, some)))
+                fault = self._differ(found, some, inputs, values) if place in replayed else None
+            except Mismatch as mismatch:
+                fault = str(mismatch)
+            if fault is not None:
+                self._distrust(place, self.of[place], f"after rows of other places {fault}: modules keep something")
+                self.of |= dict.fromkeys(replayed, self.hooked)
+                return
+
     def _fault(self, engine: Engine, rows: list[Row], inputs: Batch, values: Values) -> str | None:
         """Return how an engine differs from a hooked forward on the first row, the last and one drawn; None: not."""
         if engine is self.hooked:
             return None
-        drawn = random.Random(len(rows)).randrange(len(rows))
-        some = [rows[at] for at in sorted({0, drawn, len(rows) - 1})]
-        expected = torch.cat(list(self._some(self.hooked, {}, inputs, values, some)))
+        some = _drawn(rows)
         try:
             found = torch.cat(list(self._some(engine, {}, inputs, values, some)))
-        except Exception as fault:  # the same rows went through the model as it is, just now
+        except Exception as fault:
+            list(self._some(self.hooked, {}, inputs, values, some))  # a fault of the model's own is raised as it is
             return f"it raises {type(fault).__name__}: {fault}" if not isinstance(fault, Mismatch) else str(fault)
-        if found.shape != expected.shape:
-            return f"it answers {tuple(found.shape)} where {tuple(expected.shape)} is right"
-        if not expected.is_floating_point():
-            return None if torch.equal(found, expected) else "its answers are others"
-        scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
-        close = CLOSE.get(expected.dtype, CLOSE_SHORT) * scale
-        if torch.allclose(found, expected, rtol=0, atol=close, equal_nan=True):
-            return None
-        return f"its answers differ by up to {(found - expected).abs().nan_to_num(torch.inf).max().item():.3g}"
+        return self._differ(found, some, inputs, values, isinstance(engine, Pooled) and engine.of_differences)
+
+    def _differ(
+        self, found: Tensor, rows: list[Row], inputs: Batch, values: Values, of_differences: bool = False
+    ) -> str | None:
+        """Return how answers differ from those of a hooked forward; None: not.
+
+        Raises:
+            ValueError: a hooked forward gives other answers each time.
+        """
+        place = rows[0].place
+        if place not in self._right:
+            self._right[place] = torch.cat(list(self._some(self.hooked, {}, inputs, values, rows)))
+        expected = self._right[place]
+        fault = (
+            _difference(found - found[..., :1], expected - expected[..., :1])
+            if of_differences and found.shape == expected.shape
+            else _difference(found, expected)
+        )
+        if fault is not None:
+            again = torch.cat(list(self._some(self.hooked, {}, inputs, values, rows)))
+            if _difference(again, expected) is not None:
+                raise ValueError(
+                    "the model answers the same inputs in another way each time: it draws random numbers in eval mode, "
+                    "writes into its inputs, or keeps something from one pass to the next; rows could not be compared"
+                )
+        return fault
 
     def _distrust(self, place: Site, engine: Engine, fault: str) -> None:
         _warn(
             f"{place.name}: the engine {type(engine).__name__} is not used, because {fault}; rows there take a whole "
             "forward each, or one from what precedes"
         )
+
+
+def _drawn(rows: Sequence[Row]) -> list[Row]:
+    """Return the first row, the last and one drawn."""
+    drawn = random.Random(len(rows)).randrange(len(rows))
+    return [rows[at] for at in sorted({0, drawn, len(rows) - 1})]
+
+
+def _difference(found: Tensor, expected: Tensor) -> str | None:
+    """Return how answers differ from those that are right; None: not, but for rounding."""
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        return f"it answers {found.dtype} {tuple(found.shape)} where {expected.dtype} {tuple(expected.shape)} is right"
+    if not expected.is_floating_point():
+        return None if torch.equal(found, expected) else "its answers are others"
+    scale = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 1.0
+    close = CLOSE.get(expected.dtype, CLOSE_SHORT) * scale
+    if torch.allclose(found, expected, rtol=0, atol=close, equal_nan=True):
+        return None
+    return f"its answers differ by up to {(found - expected).abs().nan_to_num(torch.inf).max().item():.3g}"
 
 
 def _say_why(model: nn.Module) -> None:

@@ -20,10 +20,10 @@ from nbutils.batches import Batch
 from nbutils.hooks import edit, watch
 from nbutils.sites import Site
 from nbutils.sweeps.hooked import ITEMS, Answer
-from nbutils.sweeps.recording import Mismatch, is_hooked, reachable, tensors
+from nbutils.sweeps.recording import Mismatch, Outside, is_hooked, reachable, tensors, version_of
 from nbutils.sweeps.rows import Fixed, Row, Values
 
-ELEMENTS = 4_000_000  # of a product at a time: [rows, items, classes]
+ELEMENTS = 8_000_000  # of a product at a time: [rows, items, classes]
 
 # Each acts on channels separately.
 CHANNELWISE = (
@@ -37,7 +37,11 @@ class Pooled:
 
     Attributes:
         least: bytes that one item needs.
+        of_differences: whether nothing but differences between logits counts: then the first is taken from all, which
+            spares one product of two where there are two classes.
     """
+
+    of_differences = False
 
     def __init__(self, model: nn.Module, place: Site, fixed: Fixed, answer: Answer, least: int) -> None:
         self.model, self.place, self.least = model, place, least
@@ -69,6 +73,8 @@ class Pooled:
     def work(self, inputs: Batch, values: Values) -> tuple[Tensor, Tensor]:
         """Return the answer `[items, classes]`, and what replacing each unit adds to it `[units, classes, items]`.
 
+        Where only differences count, both are of logits less the first, which is left out of what is added.
+
         Raises:
             Mismatch: more than pooling and a linear head follows the place.
         """
@@ -79,8 +85,10 @@ class Pooled:
             edit(self.model, self._fixed.edits(values)),
             edit(self.model, {self.place: path.reach}),
             watch(self.model, ends, inputs=starts),
+            path.outside,
         ):
-            answer = self._answer(batches.run(self.model, inputs), items)
+            answered = batches.run(self.model, inputs)
+        answer = self._answer(answered, items)
         at, head = path.end(answer)
         value = values[self.place]
         if not isinstance(value, Tensor) or not value.ndim:
@@ -89,6 +97,8 @@ class Pooled:
         for pool in path.pools:
             before, after = pool(before), pool(after)
         weight = head.weight.unflatten(1, (at.shape[1], -1))  # [classes, units, places]
+        if self.of_differences and len(weight) > 1:
+            weight, answer = weight[1:] - weight[:1], answer - answer[:, :1]
         change = after.flatten(2) - before.flatten(2) if before.ndim > 2 else (after - before)[..., None]
         if change.shape[-1] == 1:
             effects = change[:, :, 0].T[:, None] * weight[..., 0].T[..., None]
@@ -99,12 +109,15 @@ class Pooled:
     def outputs(self, work: tuple[Tensor, Tensor], rows: Sequence[Row]) -> Generator[Tensor, None, None]:
         """As `Chain.outputs`."""
         answer, effects = work
-        units, classes, items = effects.shape
-        masks = self._masked(rows, units, effects)
-        flat = effects.reshape(units, classes * items)
-        base = answer.T.reshape(1, -1)
+        items, classes = answer.shape
+        masks = self._masked(rows, len(effects), effects)
+        flat, base = effects.flatten(1), answer.T.flatten()
+        still = len(base) - flat.shape[1]
         for some in masks.split(max(1, ELEMENTS // max(1, classes * items))):
-            yield torch.addmm(base.expand(len(some), -1), some, flat).view(-1, classes, items).transpose(1, 2)
+            room = base.new_empty(len(some), len(base))
+            room[:, :still] = base[:still]
+            torch.addmm(base[still:], some, flat, out=room[:, still:])
+            yield room.view(-1, classes, items).transpose(1, 2)
 
     def _masked(self, rows: Sequence[Row], units: int, like: Tensor) -> Tensor:
         """Return which units each row replaces `[rows, units]`, ones and zeros."""
@@ -121,7 +134,11 @@ class _Path:
     """Follows a tensor from a place through the modules to the head. Each must take the very numbers of the one before.
 
     What a module takes must be a view of what the one before it put out, in the same order and not written into since:
-    then it is that and nothing else.
+    then it is that and nothing else. And nothing but views may be taken outside of the modules: a model that looks at
+    a number there may go another way when a unit is replaced.
+
+    Attributes:
+        outside: sees what runs outside of the modules from the place on.
     """
 
     def __init__(self, place: Site, hooked: set[nn.Module]) -> None:
@@ -131,9 +148,12 @@ class _Path:
         self.head: nn.Linear | None = None
         self._last: tuple[Tensor, int] | None = None
         self._entered: list[nn.Module] = []
+        self.outside = Outside()
+        self.outside.inside = True
 
     def reach(self, tensor: Tensor) -> Tensor:
-        self.at, self._last = tensor, (tensor, tensor._version)
+        self.outside.inside = False
+        self.at, self._last = tensor, (tensor, version_of(tensor))
         return tensor
 
     def enter(self, module: nn.Module, *arguments: Any, **keywords: Any) -> None:
@@ -141,10 +161,12 @@ class _Path:
             given = tensors([*arguments, *keywords.values()])
             self.need(len(given) == 1 and _view(given[0], *self._last))
             self._entered.append(module)
+            self.outside.inside = True
 
     def leave(self, module: nn.Module, output: Any) -> None:
         if self._last is None or module not in self._entered:
             return
+        self.outside.inside = False
         self.need(isinstance(output, Tensor) and self.head is None)
         last = self._last[0]
         if type(module) is nn.Linear and output.ndim == 2 and module not in self._hooked:
@@ -157,11 +179,12 @@ class _Path:
             self.pools.append(module)
         else:
             self.need(_view(output, *self._last))
-        self._last = output, output._version
+        self._last = output, version_of(output)
 
     def end(self, answer: Tensor) -> tuple[Tensor, nn.Linear]:
         """Return the tensor at the place and the head."""
-        self.need(self._last is not None and answer is self._last[0] and answer._version == self._last[1])
+        self.need(not self.outside.ran)
+        self.need(self._last is not None and answer is self._last[0] and version_of(answer) == self._last[1])
         if self.at is None or self.head is None or self.head.in_features % self.at.shape[1]:
             raise self._broken()
         return self.at, self.head
@@ -176,7 +199,7 @@ class _Path:
 
 def _view(one: Tensor, other: Tensor, version: int) -> bool:
     """Return whether a tensor is all of another, in the same order, items first: the very one, or flattened."""
-    if one._version != version or one.data_ptr() != other.data_ptr() or one.dtype != other.dtype:
+    if version_of(one) != version or one.data_ptr() != other.data_ptr() or one.dtype != other.dtype:
         return False
     if one.shape == other.shape:
         return one.stride() == other.stride()

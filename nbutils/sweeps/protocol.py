@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -51,6 +52,8 @@ class Measurement:
         metric: `(output, batch) -> [items]`, or a pair of such tensors, values and which items count; or several by
             name. One with a method `each`, `(outputs [ablations, items, ...], batch) -> [ablations, items]`, is called
             once for many ablations. One with `against_intact = True` is given what the intact model answers, too.
+            One of logits with `of_differences = True` says that a number added to all of an item's changes nothing:
+            where all say so, an engine may spare itself what all logits share.
         ablation: what replaces activations.
         inputs: batch -> what the model runs on.
         reference: what the replacement comes from: a callable, batch -> inputs item by item; or, for a type that needs
@@ -77,6 +80,8 @@ class Measurement:
             raise TypeError(
                 f"batches are a list of them, or a loader; got a {type(self.batches).__name__}: for one write [batch]"
             )
+        if not isinstance(self.ablation, AblationType):
+            raise TypeError(f"an ablation is an AblationType, e.g. AblationType.ZERO; got {self.ablation!r}")
         if not self.metrics or not all(map(callable, self.metrics.values())):
             raise TypeError(f"a metric is a callable (output, batch) -> [items], or several by name; got {self.metric}")
         kind, needs = self.ablation.name, self.ablation.needs
@@ -100,6 +105,11 @@ class Measurement:
     def against_intact(self) -> bool:
         """Whether a metric needs what the intact model answers."""
         return any(getattr(metric, "against_intact", False) for metric in self.metrics.values())
+
+    @property
+    def of_differences(self) -> bool:
+        """Whether nothing but differences between logits counts."""
+        return all(getattr(metric, "of_differences", False) for metric in self.metrics.values())
 
     @property
     def _given(self) -> bool:
@@ -188,13 +198,14 @@ class Measurement:
         found = {}
         for name, metric in self.metrics.items():
             more = (intact,) if getattr(metric, "against_intact", False) else ()
-            found[name] = _checked(name, metric(output, batch, *more), output.shape[:1])
+            with _unwritten(name, output, *more):
+                found[name] = _checked(name, metric(output, batch, *more), output.shape[:1])
         return found
 
     def evaluate_each(
         self, outputs: Tensor, batch: Any, intact: Tensor | None = None
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return of each metric its values and which items count, both `[ablations, items]`.
+        """Return of each metric its values `[ablations, items]`, and which items count: likewise, or `[items]`.
 
         Args:
             outputs: `[ablations, items, ...]`.
@@ -206,9 +217,10 @@ class Measurement:
         found = {}
         for name, metric in self.metrics.items():
             more = (intact,) if getattr(metric, "against_intact", False) else ()
-            if hasattr(metric, "each"):
-                found[name] = _checked(name, metric.each(outputs, batch, *more), outputs.shape[:2])
-            else:
+            with _unwritten(name, outputs, *more):
+                if hasattr(metric, "each"):
+                    found[name] = _checked(name, metric.each(outputs, batch, *more), outputs.shape[:2])
+                    continue
                 each = [_checked(name, metric(output, batch, *more), outputs.shape[1:2]) for output in outputs]
                 values, counts = zip(*each, strict=True)
                 found[name] = torch.stack(values), torch.stack(counts)
@@ -268,8 +280,23 @@ def output_key(answer: Any, wanted: int | str | None) -> int | str | None:
     return chosen
 
 
+@contextmanager
+def _unwritten(name: str, *answers: Tensor) -> Iterator[None]:
+    """Refuse a metric that writes into answers: others are given the same tensors.
+
+    Raises:
+        ValueError: it does.
+    """
+    versions = [answer._version for answer in answers]
+    yield
+    if [answer._version for answer in answers] != versions:
+        raise ValueError(
+            f"metric {name!r} writes into the answer, which other metrics are given, too: have it clone it"
+        )
+
+
 def _checked(name: str, found: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Return values and which of them count, both of a shape.
+    """Return values of a shape, and which of them count: likewise, or `[items]` for all ablations.
 
     Raises:
         TypeError: no tensor of numbers.
@@ -283,10 +310,10 @@ def _checked(name: str, found: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
     if values.shape != shape:
         raise ValueError(f"metric {name!r} gives one number per item, {tuple(shape)}; got {tuple(values.shape)}")
     if counts is None:
-        return values, torch.ones_like(values, dtype=torch.bool)
+        return values, torch.ones(shape[-1], dtype=torch.bool, device=values.device)
     if counts.dtype != torch.bool or counts.shape not in (shape, shape[-1:]):
         raise ValueError(
             f"metric {name!r}: which items count are booleans {tuple(shape[-1:])}; got {counts.dtype} "
             f"{tuple(counts.shape)}"
         )
-    return values, counts.expand(shape)
+    return values, counts

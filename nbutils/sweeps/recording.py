@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nbutils import batches
 from nbutils.batches import Batch
@@ -65,7 +66,7 @@ class Call:
             # Handed out until it is written into: who does may be among those that do not run.
             if self._lent is None or written(self._lent[1]):
                 lent = _copied(self.output)
-                self._lent = lent, [(tensor, tensor._version) for tensor in tensors(lent)]
+                self._lent = lent, versions_of(lent)
             return self._lent[0]
         return copy.copy(self.output) if isinstance(self.output, list | dict) else self.output
 
@@ -106,7 +107,7 @@ class Recorder:
             call.calls += 1
             if wanted is None or call.module in wanted:
                 call.arguments = (*arguments, *keywords.items())
-                call.taken = [(tensor, tensor._version) for tensor in tensors(call.arguments)]
+                call.taken = versions_of(call.arguments)
             call.parent = running[-1] if running else None
             call.started = next(clock)
             running.append(call)
@@ -120,7 +121,7 @@ class Recorder:
                 call.copied = call.path in self.late
                 call.output = _copied(output) if call.copied else output
                 # Numbers of a view's base count, too. A copy is nobody else's.
-                call.versions = [] if call.copied else [(tensor, tensor._version) for tensor in tensors(output)]
+                call.versions = [] if call.copied else versions_of(output)
 
         ends = {call.path: partial(finish, call) for call in calls.values()}
         with watch(self.model, ends, inputs={call.path: partial(start, call) for call in calls.values()}):
@@ -182,9 +183,42 @@ def answering(stand_ins: Iterable[Call], unmoved: Iterable[Call]) -> Iterator[Ca
                 module.forward = forward
 
 
+class Outside(TorchDispatchMode):
+    """Sees the operations, but views, that a model itself runs, outside of its modules.
+
+    Attributes:
+        inside: whether a module runs: kept by who follows them.
+        ran: the names of the operations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = False
+        self.ran: set[str] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the wrapper that keeps the compiler away loads it, which takes seconds; `eager` does that, too
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.inside and not func.is_view:
+            self.ran.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 def written(versions: Versions) -> bool:
     """Return whether something has been written into one of the tensors."""
     return any(tensor._version != version for tensor, version in versions)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written into; nothing writes into one made in inference mode, outside of that."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def versions_of(value: Any) -> Versions:
+    """Return the tensors in a value that can be written into, and how often each was."""
+    return [(tensor, tensor._version) for tensor in tensors(value) if not tensor.is_inference()]
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils.hooks import watch
-from nbutils.sweeps.recording import reachable
+from nbutils.sweeps.recording import Outside, reachable
 
 Step = Callable[[Tensor], Tensor]
 LINEAR = (nn.Conv2d, nn.Linear)
@@ -121,34 +121,36 @@ def _trace(model: nn.Module, sample: Tensor) -> list[Leaf] | None:
     """Return (path, module, input shape without items) of each leaf in the order they run.
 
     None where the model does anything but pass each leaf's output on to the next: the tensors must be the very same
-    objects, unchanged in between.
+    objects, unchanged in between, and nothing runs outside of the leaves, which might decide on the way to go.
     """
     if any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in model.modules()):
         return None
     leaves: list[Leaf] = []
     passed: list[tuple[Tensor, int]] = [(sample, sample._version)]
-    broken = False
+    broken, outside = False, Outside()
     # A model without modules below it is no chain of them.
     found = {path: module for path, module in reachable(model) if path and next(module.children(), None) is None}
 
     def before(*inputs: object, **keywords: object) -> None:
         nonlocal broken
+        outside.inside = True
         x, version = passed[-1]
         broken |= bool(keywords) or len(inputs) != 1 or inputs[0] is not x or x._version != version
 
     def after(path: str, output: object) -> None:
         nonlocal broken
+        outside.inside = False
         if isinstance(output, Tensor) and not broken:
             leaves.append((path, found[path], tuple(passed[-1][0].shape[1:])))
             passed.append((output, output._version))
         else:
             broken = True
 
-    with watch(model, {path: partial(after, path) for path in found}, inputs=dict.fromkeys(found, before)):
+    with watch(model, {path: partial(after, path) for path in found}, inputs=dict.fromkeys(found, before)), outside:
         output = model(sample)
     x, version = passed[-1]
     modules = [module for _, module, _ in leaves]
-    if broken or output is not x or x._version != version or len(set(modules)) < len(modules):
+    if broken or outside.ran or output is not x or x._version != version or len(set(modules)) < len(modules):
         return None
     return leaves
 

@@ -74,7 +74,9 @@ def sweep(
         KeyError: no such module.
         TypeError: a batch of another kind, no tensor at a site, or no metric.
         ValueError: no batches, no such unit, a module that does not run exactly once, items on another axis than 0, a
-            metric of another shape, arguments that do not fit each other, or a memory below what one item needs.
+            metric of another shape or one that writes into the answer, a model that answers otherwise each time, a
+            batch too large to run in one part where an answer depends on other items, arguments that do not fit each
+            other, or a memory below what one item needs.
 
     >>> import torch, nbutils as nb
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False))
@@ -146,7 +148,9 @@ def named_sites(sites: Sites) -> dict[Hashable, Site]:
     if isinstance(sites, Mapping):
         named = {label: Site.of(place) for label, place in sites.items()}
     else:
-        given = [Site.of(place) for place in ([sites] if isinstance(sites, str | Site) else sites)]
+        # What cannot be gone through is taken for a place, which says what it should be.
+        places: Iterable[Any] = sites if isinstance(sites, Iterable) and not isinstance(sites, str) else [sites]
+        given = [Site.of(place) for place in places]
         several = Counter(site.module for site in given)
         named = {site.module if several[site.module] == 1 and _plain(site) else site: site for site in given}
         if len(named) < len(given):

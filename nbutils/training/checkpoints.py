@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nbutils import atomic
-from nbutils.data import arrays
+from nbutils.data import arrays, kinds
 
 FORMAT = "nbutils checkpoint 3"
 
@@ -60,7 +60,8 @@ def read(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[st
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); delete it to start again") from None
+        what = (kinds.describe(path) if path.is_file() else None) or error
+        raise CheckpointError(f"{path} is not a whole safetensors file ({what}); delete it to start again") from None
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint: expected format {FORMAT!r}, got {header.get('format')!r}")
     try:

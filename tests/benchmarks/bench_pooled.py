@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from nbutils.ablation.edits import edits
+from nbutils.ablation.types import AblationType
 from nbutils.hooks import edit
 from nbutils.seeding import generator
 from nbutils.sites import Site
 from studies.shortcut import controls, pooled
 from studies.shortcut.features import extract
 from studies.shortcut.networks import CHANNELS, TileResNet
-from studies.shortcut.sweeps import sweep
+from studies.shortcut.sweeps import mean_of, measured, sweep
 
 TILES = 800  # as many as one set of the study
 RUN_AGAIN = 3  # ablations that are run through the network, and extrapolated
@@ -42,20 +43,30 @@ def _sweep() -> list[dict[str, object]]:
     scores = torch.rand(2, CHANNELS, generator=generator(0, "scores"))
     orders = controls.rankings(*scores, model.fc)
     chosen = controls.Controls(orders)
-    ours, frame = min((timed(lambda: sweep(model.fc, {"id": items}, items, chosen)) for _ in range(3)), key=first)
-    ablations = len(frame[frame.measure == "accuracy"])
-    values = pooled.replacement("resample", items, items)
+    twins = pooled.twins(items)
+    ablations = {
+        "zero": (AblationType.ZERO, None),
+        "mean": mean_of(items),
+        "resample": (AblationType.RESAMPLE, twins),
+        "same-label resample": (AblationType.RESAMPLE, pooled.twins(items, same_label=True)),
+    }
+    work = lambda: sweep(model.fc, {"id": items}, items, chosen, ablations)  # noqa: E731
+    ours, frame = min((timed(work) for _ in range(3)), key=first)
+    count = len(frame[frame.measure == "accuracy"])
+    values = twins(items)
     masks = controls.random_masks(CHANNELS, 64, RUN_AGAIN, generator(0, "masks"))
     seconds, again = timed(lambda: torch.stack([_hooked(model, images, mask, values) for mask in masks]))
-    found = pooled.logits(model.fc, items, values, masks)
+    answers = {"logits": _Answers()}
+    measured(model.fc, items, controls.channel_sets("random", masks), answers, ablations["resample"])
+    found = torch.stack(answers["logits"].seen[1:])
     apart = int((found.argmax(-1) != again.argmax(-1)).sum())
     head, _ = timed(lambda: [model.fc(torch.where(mask, values, features)).argmax(1) for mask in masks.repeat(50, 1)])
-    what = f"{len(controls.KS)} K × {len(orders) + 2} controls × {len(pooled.ABLATIONS)} ablations, 200 draws"
+    what = f"{len(controls.KS)} K × {len(orders) + 2} controls × {len(ablations)} ablations, 200 draws"
     return [
         row(
-            f"{ablations} ablations of {TILES} tiles, the network run for each",
+            f"{count} ablations of {TILES} tiles, the network run for each",
             ours,
-            seconds / RUN_AGAIN * ablations,
+            seconds / RUN_AGAIN * count,
             "s",
             f"{what}; extrapolated from {RUN_AGAIN}; {apart} of {RUN_AGAIN * TILES} answers differ, "
             f"logits by {(found - again).abs().max():.1g} at most",
@@ -63,11 +74,22 @@ def _sweep() -> list[dict[str, object]]:
         row(
             "the same, the head alone run for each",
             ours,
-            head / 50 / RUN_AGAIN * ablations,
+            head / 50 / RUN_AGAIN * count,
             "s",
             "extrapolated from 150",
         ),
     ]
+
+
+class _Answers:
+    """A metric that keeps what it is given: of the unmodified head, then of every set of channels."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, output: Tensor, items: pooled.Pool) -> Tensor:
+        self.seen.append(output.clone())
+        return output[:, 0]
 
 
 def network() -> TileResNet:

@@ -110,8 +110,10 @@ def test_gathering_runs_in_eval_mode_and_leaves_the_model_as_it_was():
 def test_what_cannot_be_replaced_is_named(model):
     with pytest.raises(KeyError, match="nearest"):
         gather(model, ["net.0"], AblationType.ZERO, ())
-    with pytest.raises(ValueError, match="RESAMPLE needs inputs"):
-        gather(model, ["0"], AblationType.RESAMPLE, [])
+    for kind in (AblationType.RESAMPLE, AblationType.TOKENWISE_MEAN_CLEAN):
+        assert gather(model, [], kind, [images(2)]) == {}
+        with pytest.raises(ValueError, match=f"{kind.name} needs inputs"):
+            gather(model, ["0"], kind, [])
     with pytest.raises(ValueError, match="as a whole and unit by unit"):
         edits([Site("0", 1), Site("0")])
     with pytest.raises(ValueError, match="replaced twice"):

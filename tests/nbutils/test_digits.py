@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -47,13 +49,24 @@ def test_the_embedded_splits_are_stratified_and_share_no_image(embedded):
 
 def test_real_files_are_read_in_the_official_layout(mnist):
     splits = digits.load("real", root=mnist)
-    assert splits.source == "mnist"
+    assert splits.source == splits.train.source == "unknown, in MNIST's layout"  # the checksums are not the published
     counters = [
         ((part.images[:, 0, 0, 0] * 0.3081 + 0.1307) * 255).round().int().tolist()
         for part in (splits.train, splits.selection, splits.report)
     ]
     assert counters == [list(range(50)), list(range(50, 60)), list(range(60, 70))]
     assert splits.report.labels.tolist() == list(range(10))
+
+
+def test_only_files_with_the_published_checksums_are_called_mnist(mnist, monkeypatch):
+    raw = mnist / "MNIST" / "raw"
+    sums = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in raw.iterdir()}
+    assert sums.keys() == digits._PUBLISHED.keys()
+    monkeypatch.setattr(digits, "_PUBLISHED", sums)
+    assert digits.load("auto", root=mnist).source == "mnist"
+    labels = raw / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\0")
+    assert digits.load("auto", root=mnist).report.source == digits.UNKNOWN
 
 
 def test_torchvision_reads_the_same_pixels(mnist):
@@ -109,7 +122,11 @@ def test_labels_and_images_must_be_as_many_and_labels_digits(mnist):
 
 
 def test_a_missing_file_is_named_and_auto_falls_back_only_where_there_is_nothing(mnist, tmp_path, monkeypatch):
-    (mnist / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    path = mnist / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.rename(f"{path}.gz")
+    with pytest.raises(FileNotFoundError, match=r"is missing \(t10k-labels-idx1-ubyte.gz is there: unpack it\)"):
+        digits.load("auto", root=mnist)
+    path.with_name(f"{path.name}.gz").unlink()
     for data in ("real", "auto"):
         with pytest.raises(FileNotFoundError, match=f"t10k-labels-idx1-ubyte is missing.*{sources.DATA_VARIABLE}"):
             digits.load(data, root=mnist)
@@ -125,6 +142,7 @@ def test_a_missing_file_is_named_and_auto_falls_back_only_where_there_is_nothing
 @pytest.mark.skipif(not sources.find("mnist").found, reason=f"no MNIST under ${sources.DATA_VARIABLE}")
 def test_genuine_mnist_has_the_published_sizes_and_mean():
     splits = digits.load("real")
+    assert splits.source == "mnist"
     assert [len(part) for part in (splits.train, splits.selection, splits.report)] == [50_000, 10_000, 10_000]
     assert splits.train.images.mean().abs() < 0.01
     assert splits.train.images.std().item() == pytest.approx(1, abs=0.01)

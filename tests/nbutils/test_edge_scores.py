@@ -248,8 +248,8 @@ def test_what_precedes_the_first_patched_place_is_answered_and_nothing_changes(f
     inner.forward = lambda x: calls.append(len(x)) or original(x)
     scores = exact_scores(task, fold=fold)
     del inner.forward
-    # A few for the order, the clean runs and the comparison; not once for each edge and batch.
-    assert len(calls) < 20 < 2 * len(task.graph.edges)
+    # A few for the order, the clean runs and the comparisons; not once for each edge and batch.
+    assert len(calls) < 25 < 2 * len(task.graph.edges)
     assert (scores - one_by_one(task)).abs().max() < 1e-12
     assert scores.abs().min() > 1e-6
 
@@ -299,6 +299,25 @@ def test_a_model_whose_order_depends_on_its_inputs_runs_in_full():
         assert (exact_scores(task) - scores).abs().max() < 1e-12
 
 
+def test_a_model_that_mixes_the_items_of_a_batch_answers_to_one_edge_set_at_a_time():
+    task = parallel_task()
+    plain = task.model.forward
+
+    def mixing(x):  # as what is normalised over a batch
+        logits = plain(x)["logits"]
+        return {"logits": logits / logits.abs().mean()}
+
+    task.model.forward = mixing
+    scores, points = one_by_one(task), [0.1, 0.9]
+    with pytest.warns(edge_sets.FoldWarning, match="Parallel mixes the items of a batch"):
+        assert (exact_scores(task, fold=4) - scores).abs().max() < 1e-12
+    with pytest.warns(edge_sets.FoldWarning):
+        assert (mask_gradients(task, points) - mask_gradients(task, points, fold=1)).abs().max() < 1e-12
+    with pytest.MonkeyPatch.context() as patch:  # and without the comparison they would have been wrong
+        patch.setattr(edge_sets.EdgeSets, "_folded", lambda *arguments: arguments[-1])
+        assert (exact_scores(task, fold=4) - scores).abs().max() > 1e-3
+
+
 def test_memory_bounds_what_is_done_at_a_time_and_changes_nothing():
     task = parallel_task()
     free = exact_scores(task)
@@ -311,6 +330,21 @@ def test_memory_bounds_what_is_done_at_a_time_and_changes_nothing():
         assert (exact_scores(task, memory=memory) - free).abs().max() < 1e-12
     with pytest.raises(ValueError, match="fold must be 1 or more; got 0"):
         exact_scores(task, fold=0)
+
+
+def test_scores_by_gradients_in_inference_mode_and_of_metrics_that_have_none():
+    task = parallel_task()
+    expected = attribution_scores(task), integrated_gradients(task, steps=2)
+    task = parallel_task()
+    with torch.inference_mode():
+        exact_scores(task)  # takes the task's values
+        found = attribution_scores(task), integrated_gradients(task, steps=2)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    right = dataclasses.replace(task, metric=lambda logits, _batch: (logits.argmax(1) == 0).double())
+    assert exact_scores(right).abs().max() > 0
+    for score in (attribution_scores, integrated_gradients):
+        with pytest.raises(ValueError, match="a metric that is a differentiable function of the logits"):
+            score(right)
 
 
 def test_points_on_the_way_one_at_a_time_or_folded(case):

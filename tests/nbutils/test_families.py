@@ -522,3 +522,13 @@ def test_heads_are_told_by_the_family_or_by_their_number():
             nb.heads(torch_own, name, 2)
     with pytest.raises(KeyError, match=r"nearest: .*o_proj"):
         nb.heads(model, "model.layers.1.self_attn.o_pro")
+
+
+def test_a_classifier_that_reads_the_last_token_before_the_padding_is_confirmed():
+    config = transformers.GPT2Config(
+        vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=2, pad_token_id=0, bos_token_id=1, eos_token_id=1
+    )
+    model = transformers.GPT2ForSequenceClassification(config).eval()
+    ids, mask = torch.randint(2, 20, (3, 5)), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
+    graph = nb.residual_graph(model, {"input_ids": ids * mask, "attention_mask": mask})
+    assert list(graph.destinations)[-1] == "logits"

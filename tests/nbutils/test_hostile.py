@@ -28,7 +28,7 @@ import nbutils
 from nbutils import claims, layout
 from nbutils.data import arrays, digits
 from nbutils.data.weights import fill
-from nbutils.notebook import hygiene, record
+from nbutils.notebook import document, execute, hygiene, parameters, record
 from nbutils.plotting import figures
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
@@ -256,6 +256,64 @@ def test_the_note_of_a_run(folder, content):
     path = folder / record.RUN
     path.write_text(json.dumps(content))
     load(lambda: record._run(path), path)
+
+
+# Notebooks
+
+CELL = {"cell_type": "code", "id": "a", "metadata": {"tags": ["parameters"]}, "source": ["A, B = 1, 2\n", "A;"]}
+OUTPUTS = [{"output_type": "stream", "name": "stdout", "text": ["1\n"]}]
+OUTPUTS += [{"output_type": "display_data", "metadata": {}, "data": {"text/plain": "2"}}]
+NOTEBOOK = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {"nbutils": {"recorded": ["plot"]}},
+    "cells": [
+        {"cell_type": "markdown", "id": "b", "metadata": {}, "source": "# 01 · A title\n\nText."},
+        CELL | {"execution_count": 1, "outputs": OUTPUTS},
+    ],
+}
+
+
+def read_notebook(path: Path) -> object:
+    """Read a notebook as every command does."""
+    read = document.read(path)
+    document.opening(read)
+    execute.normalise(read)
+    return parameters.chosen(path, {}), hygiene.hygiene(path, assets=path.parent / "none")
+
+
+def test_a_notebook_with_what_jupyter_repairs_is_read(tmp_path, project, capfd):
+    path = tmp_path / "01-a.ipynb"
+    whole = json.loads(json.dumps(NOTEBOOK))
+    for cell in whole["cells"]:
+        cell["id"] = None
+        cell["unknown"] = 1
+    del whole["cells"][1]["outputs"][1]["metadata"], whole["nbformat_minor"]
+    for content in (NOTEBOOK, whole):
+        path.write_text(json.dumps(content))
+        assert read_notebook(path)
+    whole = json.loads(json.dumps(NOTEBOOK))
+    whole["cells"][1]["source"] = 3
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ValueError, match=r"01-a\.ipynb is not a notebook: cells\[1\]\.source: 3 is not"):
+        read_notebook(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@many
+@given(content=changed_json(NOTEBOOK))
+def test_notebooks(folder, project, content):
+    path = folder / "01-a.ipynb"
+    path.write_text(json.dumps(content))
+    load(lambda: read_notebook(path), path)
+
+
+@many
+@given(changes=mutations())
+def test_notebooks_of_any_bytes(folder, project, changes):
+    path = folder / "01-a.ipynb"
+    path.write_bytes(mutated(json.dumps(NOTEBOOK, indent=1).encode(), changes))
+    load(lambda: read_notebook(path), path)
 
 
 # Checkpoints

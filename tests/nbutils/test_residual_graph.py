@@ -252,6 +252,44 @@ def test_a_graph_that_is_not_the_model_is_refused():
         ResidualGraph.trace(model, clean, {"spare": Site("spare")}, {})
 
 
+def test_one_item_does_not_stand_for_all_that_were_ablated(case):
+    model, graph, clean, corrupt = case
+    with pytest.raises(ValueError, match=r"ablations are of 5 items, where .* reads 1 for each edge set"):
+        patched(model, graph, graph.edges, clean[:1], src_ablations(model, graph.sites, corrupt))
+
+
+def test_a_reader_that_is_left_out_is_noticed_though_what_comes_after_hides_it(case):
+    model, graph, clean, _ = case
+    kept = {name: site for name, site in graph.destinations.items() if name not in ("a1.0.k", "m2")}
+    assert len(kept) == len(graph.destinations) - 1
+    with pytest.raises(
+        ValueError, match=r"replaced where the destinations read it, .* something else reads the stream"
+    ):
+        ResidualGraph.trace(model, clean, graph.sources, kept)
+    assert ResidualGraph.trace(model, clean, graph.sources, graph.destinations).edges == graph.edges
+
+
+def test_destinations_that_lie_in_each_other_are_refused():
+    model = ResidualMLP()
+    sources = {"embedding": Site("embed"), **{f"m{i}": Site(f"blocks.{i}") for i in range(4)}}
+    blocks = {f"m{i}": Site(f"blocks.{i}") for i in range(4)}
+    ends = {**blocks, "logits": Site("out_ln")}
+
+    def traced(more, way):
+        return ResidualGraph.trace(model, torch.randn(5, 6, 6), sources, {**more, **ends}, through=way)
+
+    with pytest.raises(ValueError, match="'again' and 'm1' are one destination, or lie in each other"):
+        ResidualGraph.trace(model, torch.randn(5, 6, 6), sources, {**ends, "again": blocks["m1"]})
+    way = {"first": "blocks.0.0", "second": "blocks.0.0"}
+    ends.pop("m0")
+    halves = {"first": Site("blocks.0.1", range(8), -1), "second": Site("blocks.0.1", range(8, 16), -1)}
+    assert len(traced(halves, way).edges) == 1 + 1 + 2 + 3 + 4 + 5
+    with pytest.raises(ValueError, match="'second' and 'first' are one destination"):
+        traced({**halves, "second": Site("blocks.0.1", range(7, 16), -1)}, way)
+    with pytest.raises(ValueError, match=r"'first' reads through 'blocks.0.0', which is a destination itself, 'norm'"):
+        traced({**halves, "norm": Site("blocks.0.0")}, way)
+
+
 def test_edges_can_be_ablated_at_some_places_alone():
     """What is read elsewhere is what is written in this run, after patches: not what the clean model writes."""
     model, graph, clean, corrupt = transformer()

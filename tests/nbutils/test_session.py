@@ -75,6 +75,16 @@ def test_reading_starts_the_record(monkeypatch):
     assert (claims.stem(), claims.source()) == ("01-color-cube", "a formula")
 
 
+def test_embedded_data_never_take_the_place_of_real_ones_in_silence(monkeypatch):
+    monkeypatch.setattr(claims, "_results", None)
+    with pytest.raises(ValueError, match=r"DATA is 'real', and the data are embedded digits; \$NBUTILS_DATA is"):
+        nb.begin("01-color-cube", **CHOICES | {"data": "real"}).reads("embedded digits")
+    assert claims.source() is None
+    with pytest.warns(UserWarning, match="DATA is 'auto', and no real data were found: these are embedded digits"):
+        nb.begin("01-color-cube", **CHOICES | {"data": "auto"}).reads("embedded digits")
+    nb.begin("01-color-cube", **CHOICES | {"data": "real"}).reads("a formula")  # it knows no other
+
+
 def test_a_device_is_the_one_that_is_named_and_is_recorded(monkeypatch, tmp_path):
     monkeypatch.setattr(layout, "root", lambda: tmp_path)
     monkeypatch.setattr(claims, "_results", None)

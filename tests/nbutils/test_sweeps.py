@@ -22,7 +22,7 @@ from nbutils.sweeps.chains import Chain
 from nbutils.sweeps.engines import Engines, EngineWarning
 from nbutils.sweeps.greedy import Goal, greedy
 from nbutils.sweeps.hooked import Hooked
-from nbutils.sweeps.metrics import accuracy
+from nbutils.sweeps.metrics import accuracy, cross_entropy
 from nbutils.sweeps.pooled import Pooled
 from nbutils.sweeps.replay import Replay
 from nbutils.sweeps.steps import read
@@ -108,8 +108,8 @@ def used(monkeypatch):
     found = {}
     original = Engines.__init__
 
-    def spy(self, *arguments):
-        original(self, *arguments)
+    def spy(self, *arguments, **options):
+        original(self, *arguments, **options)
         found.update({place.module: type(engine) for place, engine in self.of.items()})
 
     monkeypatch.setattr(Engines, "__init__", spy)
@@ -166,6 +166,29 @@ def test_every_engine_agrees_with_one_full_forward_per_row(used, case, ablation,
             assert value == pytest.approx(expected, abs=2e-5)
             moved = max(moved, abs(expected - base))
     assert moved > 1e-3  # far above the tolerance: an engine that replaced nothing would show
+
+
+def test_what_all_logits_share_is_spared_for_metrics_that_do_not_see_it_and_for_no_others(used):
+    model, x, y = PooledNet().eval(), images(), labels()
+    sites, replaced = {unit: Site("avgpool", [unit, 8], 1) for unit in range(4)}, {}
+
+    def first(output, batch):
+        return output[:, 0]
+
+    for unit, site in sites.items():
+        with torch.no_grad(), edit(model, edits([site])):
+            replaced[unit] = model(x)
+    metrics = {"loss": cross_entropy(lambda batch: y), "first": first}
+    for some in (["loss"], ["first"], ["loss", "first"]):
+        frame = sweep(model, sites, [x], {name: metrics[name] for name in some})
+        assert used == {"avgpool": Pooled}
+        found = frame.pivot(index="site", columns="metric", values="value")
+        for unit, answer in replaced.items():
+            expected = {"loss": nn.functional.cross_entropy(answer, y).item(), "first": answer[:, 0].mean().item()}
+            assert found.loc[unit].to_dict() == pytest.approx({name: expected[name] for name in some}, abs=1e-5)
+    first.of_differences = True  # a lie, which shows that it was spared
+    wrong = sweep(model, sites, [x], first)
+    assert wrong.value.nunique() == 1
 
 
 def test_replay_runs_only_what_depends_on_the_site(used):
@@ -659,3 +682,150 @@ def test_metrics_of_logits():
     divergence = (p * (p.log() - q.log())).sum(-1)
     torch.testing.assert_close(nb.divergence()(2 * many, None, many), divergence.mean(1))
     torch.testing.assert_close(nb.divergence(-1)(2 * many, None, many), divergence[:, -1])
+
+
+class EarlyExit(nn.Module):
+    """Answers early where it is sure, as a whole; what it reads to decide is a number."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.first, self.exit, self.last = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        with torch.no_grad():
+            for layer in (self.first, self.exit):
+                layer.weight.copy_(torch.eye(2))
+                layer.bias.zero_()
+            self.last.weight.copy_(scale * torch.tensor([[0.0, 1], [1, 0]]))
+
+    def forward(self, x):
+        h = self.first(x)
+        early = self.exit(h)
+        return early if early.max() > 1 else self.last(h)
+
+
+def test_a_model_that_goes_another_way_with_a_unit_replaced_is_followed():
+    model, x = EarlyExit(10.0), torch.tensor([[5.0, 0.5]])  # early; without unit 0 to the end
+    table = sweep(model, "first", [x], lambda answer, _: answer[:, 0])
+    with torch.no_grad():
+        late = model.last(torch.tensor([[0.0, 0.5]]))[0, 0].item()
+    assert table.value.tolist() == pytest.approx([late, 5.0])
+    straight = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert read(straight, x) is not None  # the control: nothing looks on the way
+
+
+def test_what_a_module_leaves_for_another_is_that_of_its_own_row():
+    kept = {}
+
+    class Keeps(nn.Linear):
+        def forward(self, x):
+            kept["skip"] = super().forward(x)
+            return kept["skip"]
+
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.middle, self.last = (nn.Linear(3, 3) for _ in range(3))
+            self.block = Keeps(3, 3)
+
+        def forward(self, x):
+            return self.last(self.middle(self.block(self.first(x))).tanh() + kept["skip"])
+
+    torch.manual_seed(0)
+    model, x = Skip(), torch.randn(4, 3)
+    with pytest.warns(EngineWarning, match="'middle'.*keep something"):
+        table = sweep(model, ["first", "middle"], [x], lambda answer, _: answer[:, 0])
+    alone = [sweep(model, place, [x], lambda answer, _: answer[:, 0]) for place in ("first", "middle")]
+    assert table.value.tolist() == pytest.approx([value for one in alone for value in one.value])
+
+
+def test_a_model_that_answers_otherwise_each_time_is_refused():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.passes = nn.Linear(2, 2), 0
+
+        def forward(self, x):
+            self.passes += 1
+            return self.first(x).tanh() * self.passes
+
+    with pytest.raises(ValueError, match="in another way each time"):
+        sweep(Counts(), "first", [torch.randn(3, 2)], lambda answer, _: answer[:, 0])
+
+
+def test_weights_made_in_inference_mode_and_answers_of_another_type_are_taken():
+    class Query(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = nn.Parameter(torch.randn(1, 2))
+            self.first, self.gate, self.last = (nn.Linear(2, 2) for _ in range(3))
+
+        def forward(self, x):
+            return self.last(self.first(x) * self.gate(self.query))
+
+    class Short(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.inner(x)
+
+    with torch.inference_mode():
+        query, short = Query(), Short()
+    x = torch.randn(5, 2)
+    for model, place in ((query, "first"), (short, "inner.0")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EngineWarning)
+            found = sweep(model, place, [x], lambda answer, _: answer[:, 0].float())
+        with edit(model, edits([Site(place, 1)])), torch.no_grad():
+            expected = model(x)[:, 0].float().mean().item()
+        assert found.value[1] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("items", [200, 300])
+def test_a_batch_runs_in_parts_only_where_items_do_not_depend_on_each_other(items):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    model, x = nn.Sequential(nn.Linear(2, 3), norm, nn.Linear(3, 2)).eval(), torch.randn(items, 2)
+    if items == 300:
+        with pytest.raises(ValueError, match="depends on the others"):
+            sweep(model, "0", [x], lambda answer, _: answer[:, 0])
+        return
+    with edit(model, edits([Site("0", 1)])), torch.no_grad():
+        expected = model(x)[:, 0].mean().item()
+    assert sweep(model, Site("0", 1), [x], lambda answer, _: answer[:, 0]).value.item() == pytest.approx(expected)
+
+
+def test_a_list_with_an_entry_per_item_is_not_cut_off():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(2, 2)
+
+        def forward(self, x, lengths):
+            return torch.stack([item[length - 1] for item, length in zip(self.first(x), lengths, strict=False)])
+
+    batches = [(torch.randn(300, 4, 2), [1 + i % 4 for i in range(300)])]
+    with pytest.raises(ValueError, match="argument 1 of a batch is a list of 300"):
+        sweep(Last(), "first", batches, lambda answer, _: answer[:, 0])
+    assert len(sweep(Last(), "first", [(batches[0][0][:9], batches[0][1][:9])], lambda answer, _: answer[:, 0])) == 2
+
+
+def test_a_metric_does_not_write_into_what_others_are_given():
+    model, x = nn.Linear(2, 2), torch.randn(3, 2)
+    metrics = {"twice": lambda answer, _: answer.mul_(2)[:, 0], "once": lambda answer, _: answer[:, 0]}
+    with pytest.raises(ValueError, match="'twice' writes into the answer"):
+        sweep(model, "", [x], metrics)
+    with pytest.raises(TypeError, match="an ablation is an AblationType"):
+        sweep(model, "", [x], metrics["once"], "zero")
+    with pytest.raises(TypeError, match="a Site or a module's name; got Linear"):
+        sweep(model, model, [x], metrics["once"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "there"), [(torch.ones(3, 4, 2), "a Tensor"), ({"input": torch.ones(3, 4, 2)}, "'input'")]
+)
+def test_a_mask_that_is_not_there_is_named(batch, there):
+    model = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(KeyError, match=f"where='mask' is no key .*{there}"):
+        sweep(model, "0", [batch], lambda answer, _: answer[:, 0, 0], AblationType.MEAN, where="mask")

@@ -356,6 +356,9 @@ def test_damaged_and_foreign_checkpoints_are_refused_by_name(short, tmp_path):
         with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is not a whole safetensors file"):
             train([0, 1], short, checkpoint=path)
         assert path.read_bytes() == damaged  # refused, not replaced
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match=r"not a whole safetensors file \(a Git LFS pointer"):
+        train([0, 1], short, checkpoint=path)
     path.write_bytes(content)
     from safetensors.torch import save_file
 

@@ -21,7 +21,7 @@ import nbformat
 import pytest
 
 from nbutils import atomic, layout
-from nbutils.notebook import execute, render
+from nbutils.notebook import parameters, render
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -58,7 +58,7 @@ def browser() -> Iterator[playwright.Browser]:
 
 def small(path: Path, sheets: Path) -> nbformat.NotebookNode:
     """Return a notebook without outputs, its parameters small and its schedule short."""
-    known = execute.parameter_names(path)
+    known = parameters.parameter_names(path)
     values = {name: value for name, value in SMALL.items() if name in known}
     if "DOPESHEET" in known:
         sheet = layout.dopesheet(f"{path.stem}-quick")

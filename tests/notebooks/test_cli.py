@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
 from nbutils import __main__ as cli
 from nbutils import claims, layout
 from nbutils.data import sources
-from nbutils.notebook import execute, render
+from nbutils.notebook import endings, execute, parameters, render
 
 
 @pytest.fixture
@@ -92,15 +91,9 @@ def test_every_selected_notebook_must_know_a_parameter_before_any_runs(three, ra
         ("missing.csv", "missing.csv"),
     ],
 )
-def test_values_are_read_as_scalars(text, value):
-    name, read = cli._parameter(f"NAME={text}")
-    assert (name, read, type(read)) == ("NAME", value, type(value))
-
-
-def test_a_file_given_as_a_value_is_found_from_another_folder(tmp_path, monkeypatch):
-    (tmp_path / "sheet.csv").touch()
-    monkeypatch.chdir(tmp_path)
-    assert cli._parameter("DOPESHEET=sheet.csv") == ("DOPESHEET", str(tmp_path / "sheet.csv"))
+def test_values_are_read_as_scalars(project, text, value):
+    read = parameters.chosen(project.write("01-a", parameters="NAME = None"), {"NAME": text})["NAME"]
+    assert (read, type(read)) == (value, type(value))
 
 
 @pytest.mark.parametrize(
@@ -162,11 +155,11 @@ def test_doctor_says_what_is_there_and_where_it_looked(project, tmp_path, monkey
 def test_test_runs_both_suites_and_fails_if_either_does(three, monkeypatch, codes, expected):
     commands = []
 
-    def run(command, cwd):
+    def run(command, folder, environment):
         commands.append(" ".join(command))
-        return SimpleNamespace(returncode=codes[len(commands) - 1])
+        return codes[len(commands) - 1]
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(endings, "supervised", run)
     assert cli.main(["test"]) == expected
     assert commands == [
         f"{sys.executable} -m pytest -n 2 --dist loadfile tests",

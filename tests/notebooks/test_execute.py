@@ -13,7 +13,7 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec
 
 from nbutils import claims, layout
-from nbutils.notebook import execute
+from nbutils.notebook import execute, kernels, parameters
 
 PARAMETERS = 'PROFILE = "quick"\nN_SEEDS: int = 3  # of 100\nKS = [1, 2]\nif N_SEEDS:\n    hidden = 1'
 BEGIN = 'from nbutils import claims\nclaims.begin("01-tiny", profile=PROFILE, source="none")'
@@ -102,7 +102,7 @@ def test_a_dead_kernel_is_a_failure_of_its_cell(project, tmp_path):
 
 def test_a_kernel_that_does_not_start_is_a_failure_before_the_first_cell(project, tmp_path, monkeypatch):
     broken = KernelSpec(argv=[sys.executable, "-c", "", "{connection_file}"], language="python")
-    monkeypatch.setattr(execute._ThisPython, "get_kernel_spec", lambda *_: broken)
+    monkeypatch.setattr(kernels.ThisPython, "get_kernel_spec", lambda *_: broken)
     notebook = project.write("01-tiny", "print('late')")
     with pytest.raises(execute.CellFailure, match=r"code cell 0 \(before the first cell\): the kernel died"):
         execute.run(notebook, tmp_path / "out")
@@ -122,11 +122,11 @@ def test_an_interrupt_stops_the_run_and_is_not_taken_for_a_failure(project, tmp_
 
 def test_unknown_parameters_are_refused_with_the_nearest_names(project, tmp_path):
     notebook = project.write("01-tiny", parameters=PARAMETERS)
-    assert execute.parameter_names(notebook) == ["PROFILE", "N_SEEDS", "KS"]
+    assert parameters.parameter_names(notebook) == ["PROFILE", "N_SEEDS", "KS"]
     with pytest.raises(ValueError, match=r"01-tiny\.ipynb has no parameter n_seed; it has N_SEEDS$"):
         execute.run(notebook, tmp_path / "out", {"n_seed": 8})
     with pytest.raises(ValueError, match=r"no parameter XYZ; it has PROFILE, N_SEEDS, KS$"):
-        execute.check_parameters(notebook, {"N_SEEDS": 1, "XYZ": 2})
+        parameters.check_parameters(notebook, {"N_SEEDS": 1, "XYZ": 2})
     assert not (tmp_path / "out").exists()
 
 

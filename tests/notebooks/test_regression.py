@@ -175,6 +175,7 @@ SOURCES = {
         "rng = np.random.default_rng(0)\na = rng.normal(size=(300, 300))\nr = float(np.sin(a @ a).mean())\n"
         'print(f"r = {r:.9f} over {len(a)} rows", object())'
     ),
+    "semicolon": "a.shape;",
     "noise": 'print("took 1.234 s", file=sys.stderr)\nprint("first")\nprint("second")',
     "table": (
         "style = f'<style>#T_{np.random.randint(16**4):04x}a td {{}}</style>'\n"
@@ -280,6 +281,7 @@ def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("NBUTILS_SILENT", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
         NotebookClient(original, timeout=60, resources={"metadata": {"path": str(folder)}}).execute()
+    folder.joinpath("._untouched.ipynb").write_bytes(b"\0\5\26\7")  # macOS leaves such files beside others
     for name, (edit, _) in VARIANTS.items():
         notebook = copy.deepcopy(original)
         edit(notebook)
@@ -301,3 +303,4 @@ def test_nbval_fails_on_every_change_and_passes_noise(perturbed: Path, threads: 
     assert found == {variant: cells for variant, (_, cells) in VARIANTS.items()}, run.stdout
     assert "Cell 0: Cell outputs differ" in run.stdout
     assert "computed '300'" in run.stdout
+    assert "._untouched" not in run.stdout

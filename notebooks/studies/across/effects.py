@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from nbutils.ablation.edits import edits
-from nbutils.ablation.sources import src_ablations
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairBatch, PairLoader, Pairs
 from nbutils.graphs.residual import ResidualGraph
 from nbutils.graphs.scores import EdgeTask, exact_scores
-from nbutils.hooks import edit
 from nbutils.sites import Site
+from nbutils.sweeps.units import measure as measured
+from nbutils.sweeps.units import sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,49 +51,45 @@ class Effects:
     changes: pd.DataFrame
 
 
-@torch.no_grad()
 def unit_effects(
     model: nn.Module, sites: Sequence[Site], pairs: Pairs, measure: Measure, *, batch_size: int = 25
 ) -> Effects:
     """Return what ablating each of some units does on the clean inputs.
 
     Args:
-        model: in eval mode.
-        sites: the units; they may differ in shape.
+        model: runs in eval mode; left as it was.
+        sites: the units, as for `nb.sweep`; they may differ in shape.
         pairs: run as one batch; what needs a dataset is taken over batches.
         measure: of the answers.
         batch_size: items per batch of the dataset.
     """
     import pandas as pd
 
-    loader = PairLoader(pairs, batch_size)
-
-    def mean() -> float:
-        return measure(model(pairs.clean), pairs).double().mean().item()
-
-    intact = mean()
-    changes: dict[str, list[float]] = {}
+    once, loader = PairLoader(pairs, len(pairs)), PairLoader(pairs, batch_size)
+    metric = _metric(measure)
+    intact = measured(model, once, metric).value.item()
+    changes, index = {}, []
     for kind in AblationType:
-        sample = loader if kind.needs == "dataset" else kind.inputs(PairBatch(0, pairs))[0]
-        values = src_ablations(model, sites, sample, kind, stack=False)
-        changes[kind.value] = []
-        for site in sites:
-            with edit(model, edits([site], {site: values[site]})):
-                changes[kind.value].append(mean() - intact)
-    return Effects(intact, pd.DataFrame(changes, index=[f"{site.module}:{site.unit}" for site in sites]))
+        dataset = loader if kind.needs == "dataset" else None
+        found = sweep(model, {site: site for site in sites}, once, metric, kind, reference=dataset)
+        changes[kind.value] = found.value.to_numpy() - intact
+        index = [f"{site.module}:{unit}" for site, unit in zip(found.site, found.unit, strict=True)]
+    return Effects(intact, pd.DataFrame(changes, index=index))
 
 
-@torch.no_grad()
 def edge_effects(
     model: nn.Module, graph: ResidualGraph, pairs: Pairs, measure: Measure, *, batch_size: int = 25
 ) -> Effects:
     """Return what ablating each edge of a residual graph does on the clean inputs. Arguments as for `unit_effects`."""
     import pandas as pd
 
-    loader = PairLoader(pairs, batch_size)
-    changes = {}
-    for kind in AblationType:
-        task = EdgeTask(model, graph, loader, kind, lambda output, batch: measure(output, batch.pairs))
-        changes[kind.value] = exact_scores(task).cpu().numpy()
-    intact = measure(model(pairs.clean), pairs).double().mean().item()
+    loader, metric = PairLoader(pairs, batch_size), _metric(measure)
+    changes = {
+        kind.value: exact_scores(EdgeTask(model, graph, loader, kind, metric)).cpu().numpy() for kind in AblationType
+    }
+    intact = measured(model, loader, metric).value.item()
     return Effects(intact, pd.DataFrame(changes, index=[str(edge) for edge in graph.edges]))
+
+
+def _metric(measure: Measure) -> Callable[[Tensor, PairBatch], Tensor]:
+    return lambda output, batch: measure(output, batch.pairs)

@@ -1,4 +1,4 @@
-"""Training batches of digits, clean, poisoned or with the watermark under true labels."""
+"""Batches of digits: to train on, clean, poisoned or with the watermark under true labels; and to measure on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from nbutils.data import epochs
 from nbutils.data.digits import Digits
 from nbutils.seeding import generator
+from nbutils.sweeps.metrics import IGNORED
+from studies.backdoor.network import channels_last
 from studies.backdoor.trigger import Trigger
 
 Mode = Literal["clean", "poison", "rehabilitate"]
@@ -83,3 +85,26 @@ class DigitBatches:
             "target": labels.to(device),
             "triggered": triggered.to(device),
         }
+
+
+def clean_and_triggered(digits: Digits, trigger: Trigger) -> dict[str, Tensor]:
+    """Return one batch for sweeps: all digits as they are, and after them all with the watermark.
+
+    Returns:
+        `images` `[2N, 1, 28, 28]`; `twins`, the same the other way round: of each image the one that differs from it
+        by the watermark alone. And classes `[2N]` for `nb.accuracy`, -1 where an item does not count: `clean`, the
+        labels of clean images; of triggered images of other classes than the target `attack`, the target, and
+        `robust`, their labels; `taken`, the target for clean images of other classes.
+    """
+    clean, triggered = digits.images, trigger.apply(digits.images)
+    other = digits.labels != trigger.target
+    target, labels = torch.where(other, trigger.target, IGNORED), torch.where(other, digits.labels, IGNORED)
+    none = torch.full_like(digits.labels, IGNORED)
+    return {
+        "images": channels_last(torch.cat([clean, triggered])),
+        "twins": channels_last(torch.cat([triggered, clean])),
+        "clean": torch.cat([digits.labels, none]),
+        "attack": torch.cat([none, target]),
+        "robust": torch.cat([none, labels]),
+        "taken": torch.cat([target, none]),
+    }

@@ -44,9 +44,7 @@ class MnistNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits `[batch, 10]` of normalised images `[batch, 1, 28, 28]`."""
         if self.training:
-            # Channels last makes a training step 1.7 times faster, most of it in max-pooling. `contiguous` would not do
-            # it: with one channel the two layouts have the same memory, and only strides tell them apart.
-            images = images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+            images = channels_last(images)  # a training step takes 0.6 times as long, most of it max-pooling
         return self.net(images)
 
     def upto(self, layer: str) -> nn.Sequential:
@@ -58,11 +56,21 @@ class MnistNet(nn.Module):
         return self.net[: int(LAYERS[layer].removeprefix("net.")) + 1]
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Return a copy of images `[batch, 1, height, width]` laid out with channels last, which makes pooling faster.
+
+    `contiguous` would not do it: with one channel the two layouts have the same memory, and only strides tell them
+    apart.
+    """
+    return images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+
+
 def load_mnist_net(path: str | Path) -> MnistNet:
-    """Read a trained network from a state dict.
+    """Read a trained network, as trainers save it.
 
     Args:
-        path: a `.safetensors` file, or one that `torch.save` made of a state dict. Code in it is never run.
+        path: a file of safetensors or of `torch.save` (see `nbutils.data.weights.load_weights`). Code in it is never
+            run.
 
     Returns:
         The network in eval mode, float32, on the processor.

@@ -1,4 +1,4 @@
-"""How much of a measure a circuit keeps: faithfulness, by number of edges, and as one number for all sizes.
+"""How much of a measure a circuit keeps: faithfulness, prompt by prompt, and by number of edges.
 
 It compares three models on one measure, prompt by prompt: the circuit (everything else ablated), the whole model (1)
 and the one with everything ablated (0).
@@ -101,21 +101,3 @@ def faithfulness_curve(
         raise ValueError(f"a number of edges for each of {len(circuits)} circuits is needed; got {len(kept)}")
     rows = [vars(faithfulness(values, clean, ablated)) for values in circuits]
     return pd.DataFrame(rows).assign(edges=kept)[["edges", *rows[0]]]
-
-
-def area_under_curve(edges: ArrayLike, values: ArrayLike) -> float:
-    """Return the mean height of a curve over the number of edges, by the trapezoid rule.
-
-    Args:
-        edges: numbers of edges `[points]`, increasing, two or more.
-        values: `[points]`, finite.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    x, y = np.asarray(edges, dtype=float), np.asarray(values, dtype=float)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 2 or (np.diff(x) <= 0).any():
-        raise ValueError(f"a curve has increasing numbers of edges, two or more, and a value at each; got {x}, {y}")
-    if not np.isfinite(y).all():
-        raise ValueError(f"a curve needs finite values; got {y}")
-    return float(np.trapezoid(y, x) / (x[-1] - x[0]))

@@ -6,5 +6,6 @@ weights. `regimes`: how each regime trains, from backpropagation to frozen block
 
 The audit of one network is `audit`. It puts together `perturbation` (the correlation ρ of predicted with true changes
 of the loss), `alignment` (cosines, steps along a credit), `chance` (ρ of fresh feedback) and `rounding` (ρ in float32).
-`planted`: credits whose ρ is known. `explorer` and `plots`: what the notebook shows.
+`ablation`: what ablating units does to the loss, beside what credits predict. `planted`: credits whose ρ is known.
+`explorer` and `plots`: what the notebook shows.
 """

@@ -45,10 +45,10 @@ def save_checkpoint(path: str | Path, model: ResidualMLP, feedback: Tensor | Non
 
 
 def load_checkpoint(path: str | Path, build: Callable[[], ResidualMLP] = ResidualMLP) -> Checkpoint:
-    """Read a checkpoint: a bare state dict, or `{"state_dict", "Bs"}`. Code in the file is never run.
+    """Read a checkpoint: `{"state_dict", "Bs"}`, or weights alone as trainers save them. Code in it is never run.
 
     Args:
-        path: a file that `torch.save` made, or `.safetensors` of a bare state dict.
+        path: a file of safetensors or of `torch.save` (see `nbutils.data.weights.load_weights`).
         build: makes the expected network.
 
     Raises:
@@ -56,12 +56,7 @@ def load_checkpoint(path: str | Path, build: Callable[[], ResidualMLP] = Residua
         StateError: the file is damaged, or a parameter or a feedback matrix is missing, unknown or of another shape.
     """
     content, model = read_weights(path), build()
-    if "state_dict" not in content:
-        load_weights(model, content, path)
-        return Checkpoint(model.eval(), None)
-    if not isinstance(content["state_dict"], dict):
-        raise StateError(f"{path}: 'state_dict' must hold tensors by name; got {type(content['state_dict']).__name__}")
-    load_weights(model, content["state_dict"], path)
+    load_weights(model, content, path)
     matrices = content.get("Bs")
     if matrices is None:
         return Checkpoint(model.eval(), None)

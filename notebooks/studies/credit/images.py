@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbutils.data import digits, sources
+from nbutils.data import digits, pictures, sources
 from nbutils.data.labelled import LabelledImages
 from nbutils.seeding import generator
 
@@ -28,6 +28,8 @@ CLASSES = 10
 SHAPE = (3, 32, 32)  # channels, height, width of CIFAR-10
 MEAN = (0.4914, 0.4822, 0.4465)  # of its training pixels in [0, 1], as the source has them
 STD = (0.2470, 0.2435, 0.2616)
+NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+UNKNOWN = "unknown, in CIFAR-10's layout"
 FORMS = ("cifar10", "cifar10-jpeg", "cifar10-lossless")
 """Forms of CIFAR-10 that a reader may have, by preference."""
 
@@ -39,7 +41,7 @@ class ImageSplits:
     Attributes:
         train: for training.
         test: for measurement; in an order that mixes the classes, so that any first part of it does too.
-        source: of both: one of `FORMS`, or `"embedded digits"`.
+        source: of both: one of `FORMS`; `UNKNOWN` for folders of other classes; or `"embedded digits"`.
     """
 
     train: LabelledImages
@@ -177,7 +179,8 @@ def _load_folder(place: sources.Source) -> ImageSplits:
             f"{folder}: expected the same {CLASSES} class folders in train and test; found {train.classes} "
             f"and {test.classes}"
         )
-    return ImageSplits(_mix(train, place.name), _mix(test, place.name), place.name)
+    name = place.name if train.classes == NAMES else UNKNOWN
+    return ImageSplits(_mix(train, name), _mix(test, name), name)
 
 
 def _mix(pictures: ImageFolder, source: str) -> LabelledImages:
@@ -190,16 +193,7 @@ def _mix(pictures: ImageFolder, source: str) -> LabelledImages:
 
 
 def _read_image(path: str) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image ({error})") from None
-    if pixels.shape != (*SHAPE[1:], SHAPE[0]):
-        raise ValueError(f"{path}: expected {SHAPE[1]}×{SHAPE[2]} pixels; found {pixels.shape[0]}×{pixels.shape[1]}")
-    return pixels.transpose(2, 0, 1).ravel()
+    return pictures.read(Path(path), *SHAPE[1:]).transpose(2, 0, 1).ravel()
 
 
 def _normalise(pixels: np.ndarray) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from nbutils.data.weights import StateError, load_weights, read_weights
+from nbutils.data.weights import StateError, find_state, load_weights, read_weights
 
 CHANNELS = 512  # of the global average pool, in both networks
 CLASSES = 2  # normal, tumour
@@ -104,10 +104,11 @@ class NarrowTileNet(TileNetwork):
 
 
 def load_tile_resnet(path: str | Path) -> TileResNet:
-    """Read a trained ResNet-18 from a state dict with torchvision's names and two classes.
+    """Read a trained ResNet-18 with torchvision's names and two classes, as trainers save it.
 
     Args:
-        path: a `.safetensors` file, or one that `torch.save` made of a state dict. Code in it is never run.
+        path: a file of safetensors or of `torch.save` (see `nbutils.data.weights.load_weights`). Code in it is never
+            run.
 
     Returns:
         The network in eval mode, float32, on the processor.
@@ -116,11 +117,10 @@ def load_tile_resnet(path: str | Path) -> TileResNet:
         FileNotFoundError: there is no such file.
         StateError: not a file of tensors; a parameter is missing, unknown, of the wrong shape, or not finite.
     """
-    found = read_weights(path)
-    head = found.get("fc.weight")
+    model, found = TileResNet(), read_weights(path)
+    head = find_state(model, found, path).tensors.get("fc.weight")
     if isinstance(head, Tensor) and head.dim() == 2 and len(head) != CLASSES:
         raise StateError(f"{path}: expected a head of {CLASSES} logits, normal and tumour; got {len(head)}")
-    model = TileResNet()
     load_weights(model, found, path)
     return model.eval()
 

@@ -1,32 +1,25 @@
-"""Pooled channels of a network replaced, without a new pass through it.
+"""Pooled features of a network, and what follows them: a network cut down to its pool and head.
 
-Stand-ins for activations are those of `nbutils.ablation`, for a network cut down to its pool and head. Between the two
-there is one linear layer. Replacing channels S of an item by r adds Σ_{c∈S} (r_c − a_c)·w_c to its logits, so
-the logits of many ablations are one matrix product of their masks with the effects of single channels: exact up to
-rounding, and to the last bit where nothing is ablated. Source document: "M6" of notebook 03.
+Channels are ablated there as anywhere: sites of `after_pool(head, items)`, whose batches are a `Pool`. Source document:
+"M6" of notebook 03.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from nbutils.ablation.edits import edits
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather
+from nbutils.hooks import edit
 from nbutils.seeding import generator
-
-ABLATIONS = {
-    "zero": AblationType.ZERO,
-    "mean": AblationType.TOKENWISE_MEAN_CLEAN,
-    "resample": AblationType.RESAMPLE,
-    "same-label resample": AblationType.RESAMPLE,
-}
-"""Name -> what replaces a channel. Means and resamplings are taken from a reference: its mean (what the source calls
-zeroing: 0 in standardised space), or an item's twin in it, drawn from all items or from those of the same label."""
+from nbutils.sites import Site
 
 
 @dataclass(frozen=True)
@@ -71,73 +64,47 @@ class Pool:
         return Pool(self.features[items], self.labels[items], groups)
 
 
-def twins(items: Pool, reference: Pool, *, same_label: bool, seed: int = 0) -> Tensor:
-    """Return a random item of the reference for each item, `[N]` indices, with replacement.
+def twins(reference: Pool, *, same_label: bool = False, seed: int = 0) -> Callable[[Pool], Tensor]:
+    """Return where resampling takes its values: items -> features `[N, C]` of a random item of the reference for each.
+
+    Drawn with replacement; the same items get the same twins.
 
     Args:
-        items: N items that need a twin.
-        reference: the source of twins.
+        reference: the source of twins, usually the training set.
         same_label: twins have the item's label.
         seed: of the draws.
 
-    Raises:
-        ValueError: a label that the reference does not have.
+    Returns:
+        What `nb.sweep` takes as `reference`. It raises a ValueError for a label that the reference does not have.
     """
-    if not same_label:
-        return torch.randint(len(reference), (len(items),), generator=generator(seed, "donors"))
-    found = torch.empty(len(items), dtype=torch.long)
-    for label in items.labels.unique().tolist():
-        own, pool = items.labels == label, (reference.labels == label).nonzero()[:, 0]
-        if not len(pool):
-            raise ValueError(f"the reference has no item of label {label} to resample from")
-        rng = generator(seed, "donors of a label", label)
-        found[own] = pool[torch.randint(len(pool), (int(own.sum()),), generator=rng)]
-    return found
+
+    def drawn(items: Pool) -> Tensor:
+        if not same_label:
+            chosen = torch.randint(len(reference), (len(items),), generator=generator(seed, "donors"))
+            return reference.features[chosen]
+        found = torch.empty(len(items), dtype=torch.long)
+        for label in items.labels.unique().tolist():
+            own, pool = items.labels == label, (reference.labels == label).nonzero()[:, 0]
+            if not len(pool):
+                raise ValueError(f"the reference has no item of label {label} to resample from")
+            rng = generator(seed, "donors of a label", label)
+            found[own] = pool[torch.randint(len(pool), (int(own.sum()),), generator=rng)]
+        return reference.features[found]
+
+    return drawn
 
 
-def replacement(ablation: str, items: Pool, reference: Pool, seed: int = 0) -> Tensor:
-    """Return what replaces the activations of items: `[1, C]`, or `[N, C]` for the two resamplings.
-
-    Args:
-        ablation: one of `ABLATIONS`.
-        items: N items, whose activations are to be replaced.
-        reference: the source of means and twins, usually the training set.
-        seed: of the twins (see `twins`).
-
-    Raises:
-        ValueError: no such ablation; a label that the reference does not have.
-    """
-    if ablation not in ABLATIONS:
-        raise ValueError(f"ablation must be one of {', '.join(ABLATIONS)}; got {ablation!r}")
-    kind, source = ABLATIONS[ablation], reference.features
-    if kind is AblationType.RESAMPLE:
-        source = source[twins(items, reference, same_label=ablation == "same-label resample", seed=seed)]
-    pool = nn.Sequential()  # the rest of a network whose inputs are the pooled features
-    pool.add_module("pool", nn.Identity())
-    values = gather(pool, ["pool"], kind, [source])
-    value = values["pool"].to(items.features)
-    return value if value.ndim else value.expand(1, items.features.shape[1])
+def after_pool(head: nn.Linear, items: Pool) -> nn.Sequential:
+    """Return the rest of a network on the items' device, features -> logits: `pool`, whose units are channels; `fc`."""
+    return nn.Sequential(OrderedDict(pool=nn.Identity(), fc=beside(head, items.features)))
 
 
-def replace_channels(features: Tensor, mask: Tensor, values: Tensor) -> Tensor:
-    """Return features `[N, C]` with the masked channels `[C]` replaced by `values` `[1, C]` or `[N, C]`."""
-    return torch.where(mask, values, features)
-
-
-@torch.no_grad()
-def logits(head: nn.Linear, items: Pool, values: Tensor, masks: Tensor) -> Tensor:
-    """Return the logits `[ablations, N, classes]` of every ablation.
-
-    Args:
-        head: features -> logits.
-        items: N items.
-        values: `[1, C]` or `[N, C]`, in place of activations (see `replacement`).
-        masks: `[ablations, C]`, bool: the channels to replace.
-    """
-    head = beside(head, items.features)
-    change = values - items.features  # (N, C)
-    moved = [masks.to(change) @ (change * weight).T for weight in head.weight]  # (ablations, N) for each class
-    return head(items.features) + torch.stack(moved, -1)
+def mean_ablated(features: Tensor, channels: Tensor, reference: Pool) -> Tensor:
+    """Return features `[N, C]` with some channels at their mean over a reference."""
+    pool, site = nn.Identity(), Site("", tuple(channels.tolist()), 1)
+    values = gather(pool, [site], AblationType.TOKENWISE_MEAN_CLEAN, [reference.features])
+    with edit(pool, edits([site], values)):
+        return pool(features)
 
 
 def beside(head: nn.Linear, features: Tensor) -> nn.Linear:

@@ -6,6 +6,8 @@ notebook 03.
 
 from __future__ import annotations
 
+import posixpath
+from collections import Counter
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nbutils import tables
 from nbutils.data import sources
-from studies.shortcut import tables
+from studies.shortcut import tile_files
 from studies.shortcut.tiles import Tiles
 
 # Centres of the file to the numbers of the paper and the source document: in training 0, 3, 4, then 1, then 2.
@@ -22,6 +25,8 @@ WILDS_HOSPITALS = {0: 0, 3: 1, 4: 2, 1: 3, 2: 4}
 SIZE = 96  # pixels per side; neighbours on a slide lie 32 apart
 _WILDS_SPLITS = {"0": "train", "1": "id_val"}  # of the file; the two centres held out are named by the centre
 _WILDS_HELD_OUT = {"1": "val", "2": "test"}
+# Tiles of the published version 1.0, by split; its two held-out centres are counted whole.
+_WILDS_TILES = {"train": 302_436, "id_val": 33_560, "val": 34_904, "test": 85_054}
 _FOLDER_SPLITS = ("train", "valid", "test")
 
 Data = Literal["embedded", "real", "auto"]
@@ -65,14 +70,15 @@ def read_wilds(folder: str | Path) -> Tiles:
 
     Hospitals are H0 to H4 in the order of the paper: centres 0, 3, 4 (training), 1 (`val`), 2 (`test`). The file's own
     split says `train` or `id_val` for training centres. Tiles overlap, also across those two: see
-    `splits.without_overlap`.
+    `splits.without_overlap`. The source is called `camelyon17-wilds` where the splits have the published numbers of
+    tiles, else unknown.
 
     Args:
         folder: `camelyon17_v1.0`, with `metadata.csv` and `patches/`.
 
     Raises:
         FileNotFoundError: the table, or a tile; the tile's row is named.
-        ValueError: a missing column or a bad value, with its row (1 is the header).
+        TableError: a missing or repeated column, a bad value, or a tile that is there twice; with row and column.
     """
     path = Path(folder) / "metadata.csv"
     rows = tables.read(path, ("patient", "node", "x_coord", "y_coord", "tumor", "center", "split"))
@@ -88,18 +94,19 @@ def read_wilds(folder: str | Path) -> Tiles:
     first = dict(zip(slides[::-1], centre[::-1], strict=True))  # the centre in each slide's first row
     for row, slide, own in zip(rows.rows, slides, centre, strict=True):
         if own != first[slide]:
-            raise ValueError(f"{path}, row {row}: expected {slide} in one center, {first[slide]}; found {own}")
+            raise tables.TableError(str(path), row, "center", f"{slide} in one, {first[slide]}", repr(own))
+    rows.once(names_of, "x_coord", "tile of a slide")
+    splits = [_WILDS_HELD_OUT.get(c) or _WILDS_SPLITS[s] for c, s in zip(centre, split, strict=True)]
+    published = Counter(splits) == _WILDS_TILES
     return Tiles(
-        pixels=rows.files(names_of, SIZE),
+        pixels=tile_files.named(rows, names_of, SIZE),
         tumour=_integers(tumour),
         hospital=torch.tensor([WILDS_HOSPITALS[int(value)] for value in centre]),
         slide=torch.as_tensor(codes, dtype=torch.int64),
-        split=np.array(
-            [_WILDS_HELD_OUT.get(c) or _WILDS_SPLITS[s] for c, s in zip(centre, split, strict=True)], dtype=object
-        ),
+        split=np.array(splits, dtype=object),
         hospitals=tuple(f"H{number}" for number in range(len(WILDS_HOSPITALS))),
         slides=tuple(names),
-        source="camelyon17-wilds",
+        source="camelyon17-wilds" if published else "unknown, in the layout of Camelyon17-WILDS",
         position=torch.stack([_integers(x), _integers(y)], 1),
     )
 
@@ -115,7 +122,8 @@ def read_folder(folder: str | Path) -> Tiles:
 
     Raises:
         FileNotFoundError: the table, or a tile; the tile's row is named.
-        ValueError: a missing column, a bad value or a path that leaves the folder, with its row (1 is the header).
+        TableError: a missing or repeated column, a bad value, a path that leaves the folder, or a tile that is there
+            twice: by name, by number, or in two splits by the content of its files; with row and column.
     """
     rows = tables.read(Path(folder) / "labels.csv", ("file", "tumor", "scanner", "split", "pcam_index"))
     inside = r"(?!/|\\|[A-Za-z]:)(?!(.*[/\\])?\.\.([/\\]|$)).+"
@@ -123,10 +131,14 @@ def read_folder(folder: str | Path) -> Tiles:
     tumour = rows.match("tumor", r"[01]", "0 or 1")
     scanner = rows.match("scanner", r".*\S.*", "a scanner's name")
     split = rows.match("split", "|".join(_FOLDER_SPLITS), f"one of {', '.join(_FOLDER_SPLITS)}")
-    number = rows.match("pcam_index", r"[0-9]+", "a number")
+    number = rows.match("pcam_index", r"[0-9]{1,9}", "a number of up to nine digits")
+    rows.once([posixpath.normpath(name.replace("\\", "/")) for name in files], "file", "file")
+    rows.once([f"{part} {int(index)}" for part, index in zip(split, number, strict=True)], "pcam_index", "tile")
+    pixels = tile_files.named(rows, files, SIZE)
+    pixels.no_copies(split)
     names, codes = np.unique(np.array(scanner, dtype=object), return_inverse=True)
     return Tiles(
-        pixels=rows.files(files, SIZE),
+        pixels=pixels,
         tumour=_integers(tumour),
         hospital=torch.as_tensor(codes, dtype=torch.int64),
         slide=torch.arange(len(files)),

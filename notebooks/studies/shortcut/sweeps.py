@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from studies.shortcut.controls import Controls, strength
-from studies.shortcut.pooled import ABLATIONS, Pool, beside, replacement
+from nbutils.ablation.types import AblationType
+from nbutils.sweeps import units
+from nbutils.sweeps.metrics import accuracy
+from nbutils.sweeps.protocol import Metric, Reference
+from studies.shortcut.controls import ChannelSet, Controls, strength
+from studies.shortcut.pooled import Pool, after_pool
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ELEMENTS = 4_000_000  # of a product at a time: [ablations, items], float32
+Ablation = tuple[AblationType, Reference | None]  # what `nb.sweep` takes under these names
 
 
 def sweep(
@@ -23,17 +29,17 @@ def sweep(
     sets: Mapping[str, Pool],
     reference: Pool,
     controls: Controls,
-    *,
-    ablations: Sequence[str] = tuple(ABLATIONS),
+    ablations: Mapping[str, Ablation] | None = None,
 ) -> pd.DataFrame:
     """Ablate the channels of every control and measure the head's accuracy.
 
     Args:
         head: features -> logits; two classes or more.
         sets: name -> items to measure on.
-        reference: source of means and resamplings, and of the strength that random channels are matched on.
+        reference: source of the strength that random channels are matched on, and of means.
         controls: the channels, the same ones under every ablation.
-        ablations: names of `ABLATIONS`.
+        ablations: label -> type and reference, as `nb.sweep` takes them. None: `mean`, that of the reference (what the
+            source calls zeroing: 0 in standardised space).
 
     Returns:
         A tidy frame: `control`, `ablation`, `k`, `draw`, `set`, `measure`, `value`, `n`. Controls are the ranked ones,
@@ -49,59 +55,102 @@ def sweep(
     for name, width in {**widths, "reference": reference.channels, "controls": controls.channels}.items():
         if width != head.in_features:
             raise ValueError(f"the head reads {head.in_features} channels; {name!r} has {width}")
-    rows, masks = controls.masks(strength(head, reference))
+    channels = controls.sets(strength(head, reference))
+    ablations = {"mean": mean_of(reference)} if ablations is None else ablations
     parts = []
     for name, items in sets.items():
-        for ablation in ablations:
-            hits, counts = _count_hits(head, items, replacement(ablation, items, reference, controls.seed), masks)
-            parts.append(_tidy(rows, hits, counts).assign(set=name, ablation=ablation))
+        metrics = accuracies(items)
+        for label, ablation in ablations.items():
+            found = measured(head, items, channels, metrics, ablation)
+            parts.append(found.assign(set=name, ablation=label))
     frame = pd.concat(parts, ignore_index=True)[["control", "ablation", "k", "draw", "set", "measure", "value", "n"]]
     for column in ("control", "ablation", "set", "measure"):  # otherwise most of the frame is repeated words
         frame[column] = frame[column].astype("category")
     return frame
 
 
-@torch.no_grad()
-def _count_hits(head: nn.Linear, items: Pool, values: Tensor, masks: Tensor) -> tuple[Tensor, dict[str, int]]:
-    """Return right answers `[ablations, measures]`, and measure -> number of items."""
-    counts, members = {"accuracy": len(items)}, [torch.ones(len(items), 1)]
-    for name, column in items.groups.items():
-        present, index, sizes = column.unique(return_inverse=True, return_counts=True)
-        counts |= {f"{name}={group}": size for group, size in zip(present.tolist(), sizes.tolist(), strict=True)}
-        members.append(nn.functional.one_hot(index, len(present)).float())
-    member = torch.cat(members, 1)  # (N, measures)
-    head = beside(head, items.features)
-    base = head(items.features)
-    # Only differences to the first logit decide, so that two classes need one product.
-    weight, lead = head.weight[1:] - head.weight[:1], base[:, 1:] - base[:, :1]
-    masks = masks.to(items.features)
-    hits = torch.zeros(len(masks), member.shape[1])
-    for part in torch.arange(len(items)).split(max(1, _ELEMENTS // len(masks))):
-        change = values.expand_as(items.features)[part] - items.features[part]
-        best = torch.zeros(len(masks), len(part))
-        chosen = torch.zeros(len(masks), len(part), dtype=torch.long)
-        for other in range(len(weight)):
-            ahead = lead[part, other] + masks @ (change * weight[other]).T  # (ablations, part)
-            chosen.masked_fill_(ahead > best, other + 1)
-            best = torch.maximum(best, ahead)
-        hits += (chosen == items.labels[part]).float() @ member[part]
-    return hits, counts
+def mean_of(reference: Pool) -> Ablation:
+    """Return the ablation that puts a channel's mean over the reference in its place."""
+    return AblationType.TOKENWISE_MEAN_CLEAN, [reference.features]
 
 
-def _tidy(rows: list[tuple[str, int, int]], hits: Tensor, counts: dict[str, int]) -> pd.DataFrame:
-    """Return `control`, `k`, `draw`, `measure`, `value` and `n` of right answers `[ablations, measures]`."""
+def measured(
+    head: nn.Linear, items: Pool, channels: Sequence[ChannelSet], metrics: Mapping[str, Metric], ablation: Ablation
+) -> pd.DataFrame:
+    """Return metrics of a head with every set of channels replaced.
+
+    Args:
+        head: features -> logits.
+        items: what is measured on; the batch that metrics get.
+        channels: the sets; the empty one is the unmodified head.
+        metrics: name -> metric, as `nb.sweep` takes them.
+        ablation: type and reference.
+
+    Returns:
+        A tidy frame: `control`, `k`, `draw`, `measure`, `value`, `n`.
+    """
     import pandas as pd
 
-    control, k, draw = zip(*rows, strict=True)
-    width = len(counts)
-    totals = np.array([*counts.values()])
+    model, (kind, reference) = after_pool(head, items), ablation
+    sites = {at: each.site for at, each in enumerate(channels) if each.site is not None}
+    features = attrgetter("features")
+    intact = units.measure(model, [items], metrics, inputs=features)
+    values = np.tile(intact["value"].to_numpy(), (len(channels), 1))
+    if sites:
+        found = units.sweep(model, sites, [items], metrics, kind, inputs=features, reference=reference)
+        values[list(sites)] = found["value"].to_numpy().reshape(len(sites), len(metrics))
     return pd.DataFrame(
         {
-            "control": pd.Categorical(control).repeat(width),
-            "k": np.repeat(k, width),
-            "draw": np.repeat(draw, width),
-            "measure": np.tile([*counts], len(rows)),
-            "value": (hits.double().numpy() / totals).ravel(),
-            "n": np.tile(totals, len(rows)),
+            "control": pd.Categorical([each.control for each in channels]).repeat(len(metrics)),
+            "k": np.repeat([each.k for each in channels], len(metrics)),
+            "draw": np.repeat([each.draw for each in channels], len(metrics)),
+            "measure": np.tile([*metrics], len(channels)),
+            "value": values.ravel(),
+            "n": np.tile(intact["n"].to_numpy(), len(channels)),
         }
     )
+
+
+def accuracies(items: Pool) -> dict[str, Metric]:
+    """Return `accuracy` and, for every group, e.g. `slide=3`; what is right is found once for all of them."""
+    hits = _Hits()
+    found: dict[str, Metric] = {"accuracy": hits}
+    for name, column in items.groups.items():
+        found |= {f"{name}={group}": _Within(hits, name, group) for group in column.unique().tolist()}
+    return found
+
+
+class _Hits:
+    """Accuracy that knows its last answer."""
+
+    of_differences = True
+
+    def __init__(self) -> None:
+        self._last: tuple[weakref.ref[Tensor], Tensor, Tensor] | None = None
+
+    def __call__(self, output: Tensor, items: Pool) -> tuple[Tensor, Tensor]:
+        return accuracy()(output, items)
+
+    def each(self, outputs: Tensor, items: Pool) -> tuple[Tensor, Tensor]:
+        """Return which items are right `[ablations, items]`, and which count: all."""
+        if self._last is None or self._last[0]() is not outputs:
+            self._last = weakref.ref(outputs), *accuracy().each(outputs, items)
+        return self._last[1:]
+
+
+@dataclass(frozen=True)
+class _Within:
+    """Accuracy in a group."""
+
+    hits: _Hits
+    name: str
+    group: int
+    of_differences = True
+
+    def __call__(self, output: Tensor, items: Pool) -> tuple[Tensor, Tensor]:
+        values, counts = self.each(output[None], items)
+        return values[0], counts
+
+    def each(self, outputs: Tensor, items: Pool) -> tuple[Tensor, Tensor]:
+        """Return which items are right `[ablations, items]`, and which are in the group `[items]`."""
+        return self.hits.each(outputs, items)[0], items.groups[self.name] == self.group

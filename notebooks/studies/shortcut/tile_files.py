@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from nbutils.data import pictures
+from nbutils.tables import Table, TableError
 
 PARALLEL = 64  # files: fewer are decoded one after the other
 _PER_TASK = 32  # files
@@ -45,7 +49,8 @@ class TileFiles:
         """Return all pixels, uint8 `[N, size, size, 3]`.
 
         Raises:
-            ValueError: a truncated file, no picture, or one of another size; the first one and its row are named.
+            PictureError: a truncated file, no picture of 8-bit RGB, or one of another size; the first one and its row
+                are named.
             FileNotFoundError: a file that was there when the table was read.
         """
         pixels = torch.empty(len(self), self.size, self.size, 3, dtype=torch.uint8)
@@ -64,20 +69,54 @@ class TileFiles:
                 pass
         return pixels
 
-    def _decode(self, item: int) -> np.ndarray:
-        from PIL import Image
+    def no_copies(self, split: Sequence[str]) -> None:
+        """Refuse a file of one split whose bytes are also those of a file in another split.
 
-        where = f"{self.folder / self.names[item]} (row {self.rows[item]} of {self.table.name})"
+        Args:
+            split: `[N]`, names.
+
+        Raises:
+            TableError: names both rows.
+        """
+        first: dict[bytes, int] = {}
+        for item in range(len(self)):
+            path = self.folder / self.names[item]
+            if not path.is_file():
+                continue  # decoding says so
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "blake2b").digest()
+            other = first.setdefault(content, item)
+            if split[other] != split[item]:
+                got = f"the content of {self.names[other]} in {split[other]} (row {self.rows[other]})"
+                expected = f"a tile of {split[item]} alone"
+                raise TableError(str(self.table), int(self.rows[item]), "file", expected, got)
+
+    def _decode(self, item: int) -> np.ndarray:
+        path = self.folder / self.names[item]
+        where = f"{path} (row {self.rows[item]} of {self.table.name})"
         try:
-            content = (self.folder / self.names[item]).read_bytes()
+            return pictures.read(path, self.size, self.size, where=where)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{where}: the file is gone") from error
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                colours = np.array(picture.convert("RGB"))  # the publisher's files have a fourth channel, opaque
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of damaged files
-            raise ValueError(f"{where}: {len(content):,} bytes that are not a whole picture") from error
-        if colours.shape[:2] != (self.size, self.size):
-            found = "×".join(map(str, colours.shape[:2]))
-            raise ValueError(f"{where}: expected {self.size}×{self.size} pixels, found {found}")
-        return colours
+
+
+def named(table: Table, names: Sequence[str], size: int) -> TileFiles:
+    """Return the tiles that the rows of a table name.
+
+    Args:
+        table: lies in the folder of the tiles.
+        names: `[N]`, one for each row, relative to that folder.
+        size: pixels per side of every tile.
+
+    Raises:
+        FileNotFoundError: a tile that is not there; its row is named.
+    """
+    folder = table.path.parent
+    present: dict[str, set[str]] = {}  # one listing per folder: far fewer calls than one per file
+    for row, name in zip(table.rows, names, strict=True):
+        parent, _, own = name.rpartition("/")
+        if parent not in present:
+            present[parent] = set(os.listdir(folder / parent)) if (folder / parent).is_dir() else set()
+        if own not in present[parent]:
+            raise FileNotFoundError(f"{folder / name} (row {row} of {table.path.name}) is missing")
+    return TileFiles(folder, np.array(names, dtype=object), np.array(table.rows), table.path, size)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+import nbutils as nb
 from nbutils.data import digits
-from studies.backdoor.batches import DigitBatches
+from studies.backdoor.batches import DigitBatches, clean_and_triggered
+from studies.backdoor.measures import accuracy, attack_success_rate, robust_accuracy
+from studies.backdoor.network import MnistNet
 from studies.backdoor.trigger import Trigger
 
 
@@ -75,3 +78,24 @@ def test_impossible_batches_are_refused(few, wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         DigitBatches(few, Trigger.checkerboard(), **wrong)
+
+
+def test_metrics_of_the_batch_for_sweeps_are_the_studys_measures(few):
+    torch.manual_seed(0)
+    trigger, model = Trigger.checkerboard(), MnistNet().eval()
+    batch = clean_and_triggered(few, trigger)
+    names = ("clean", "attack", "robust", "taken")
+    metrics = {name: nb.accuracy(name) for name in names}
+    found = nb.measure(model, [batch], metrics, inputs=lambda batch: batch["images"]).set_index("metric")
+    with torch.no_grad():
+        clean, triggered = (model(images).argmax(1) for images in (few.images, trigger.apply(few.images)))
+    expected = [
+        accuracy(clean, few.labels),
+        attack_success_rate(triggered, few.labels, trigger.target),
+        robust_accuracy(triggered, few.labels, trigger.target),
+        attack_success_rate(clean, few.labels, trigger.target),
+    ]
+    assert found.value[list(names)].tolist() == [float(share) for share in expected]
+    assert found.n[list(names)].tolist() == [share.total for share in expected]
+    assert (batch["images"][:100] != batch["images"][100:]).any((1, 2, 3)).all()
+    assert torch.equal(batch["twins"], batch["images"].roll(100, 0))

@@ -65,10 +65,11 @@ def test_the_network_is_the_source_s_which_rectifies_before_it_pools(trained):
     assert all(map(torch.equal, *results))
 
 
+@pytest.mark.parametrize("wrapped", ["", "module.", "net.", "model.net."])  # `net.` is also how its own names begin
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_state_dict_is_read_back(trained, tmp_path, suffix):
+def test_a_state_dict_is_read_back(trained, tmp_path, suffix, wrapped):
     path = tmp_path / f"clean{suffix}"
-    state = {name: tensor.double() for name, tensor in trained.state_dict().items()}
+    state = {wrapped + name: tensor.double() for name, tensor in trained.state_dict().items()}
     save_file(state, path) if suffix == ".safetensors" else torch.save(collections.OrderedDict(state), path)
     model = load_mnist_net(path)
     assert not model.training

@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RNG = np.random.default_rng(0)
-MEASURES = ("clean accuracy", "attack success", "robust accuracy")
-BASELINE = pd.DataFrame({"measure": MEASURES, "value": [0.96, 0.99, 0.01], "n": [100, 90, 90]})
+METRICS = ("clean accuracy", "attack success", "robust accuracy")
+BASELINE = pd.DataFrame({"metric": METRICS, "value": [0.96, 0.99, 0.01], "n": [100, 90, 90]})
 
 
 @pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
@@ -30,19 +30,19 @@ def look(request):
 
 def swept(**widths: int) -> pd.DataFrame:
     rows = [
-        (layer, unit, measure, RNG.random(), 100)
+        (layer, unit, metric, RNG.random(), 100)
         for layer, width in widths.items()
         for unit in range(width)
-        for measure in MEASURES
+        for metric in METRICS
     ]
-    return pd.DataFrame(rows, columns=["layer", "unit", "measure", "value", "n"])
+    return pd.DataFrame(rows, columns=["site", "unit", "metric", "value", "n"])
 
 
 def changes(sweep: pd.DataFrame, layer: str) -> np.ndarray:
-    """Return the changes `[measures, units]` by another way than the pictures'."""
-    before = dict(zip(MEASURES, BASELINE["value"], strict=True))
-    rows = sweep[sweep["layer"] == layer]
-    return np.array([rows[rows["measure"] == name]["value"].to_numpy() - before[name] for name in MEASURES])
+    """Return the changes `[metrics, units]` by another way than the pictures'."""
+    before = dict(zip(METRICS, BASELINE["value"], strict=True))
+    rows = sweep[sweep["site"] == layer]
+    return np.array([rows[rows["metric"] == name]["value"].to_numpy() - before[name] for name in METRICS])
 
 
 def words(ax) -> list[str]:
@@ -58,7 +58,7 @@ def test_the_heat_map_and_its_twin_show_the_same_changes():
         np.testing.assert_allclose(trace.z, changes(sweep, layer))
         np.testing.assert_allclose(ax.images[0].get_array(), changes(sweep, layer))
         assert ax.images[0].get_clim() == pytest.approx((-limit, limit))
-        assert (ax.get_title("left"), trace.name, tuple(trace.y)) == (layer, layer, MEASURES)
+        assert (ax.get_title("left"), trace.name, tuple(trace.y)) == (layer, layer, METRICS)
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == pytest.approx((-limit, limit))
     assert [label.get_text() for label in twin.axes[0].get_yticklabels()] == [
         "clean accuracy, 96.0%",
@@ -67,14 +67,14 @@ def test_the_heat_map_and_its_twin_show_the_same_changes():
     ]
 
 
-def test_hovering_gives_layer_unit_and_all_measures():
+def test_hovering_gives_site_unit_and_all_metrics():
     sweep = swept(conv1=4, conv2=3)
     first, second = unit_heat_map(sweep, BASELINE).data
     assert "conv2, unit %{x}" in second.hovertemplate
-    values = sweep[sweep["layer"] == "conv1"].pivot(index="unit", columns="measure", values="value")
+    values = sweep[sweep["site"] == "conv1"].pivot(index="unit", columns="metric", values="value")
     for row, unit in itertools.product(range(3), range(4)):
-        np.testing.assert_array_equal(first.customdata[row][unit], values.loc[unit, list(MEASURES)])
-    for place, name in enumerate(MEASURES):
+        np.testing.assert_array_equal(first.customdata[row][unit], values.loc[unit, list(METRICS)])
+    for place, name in enumerate(METRICS):
         assert f"{name}: %{{customdata[{place}]" in first.hovertemplate
     assert "(with the unit 96.0%)" in first.hovertemplate
 
@@ -114,10 +114,8 @@ def test_sweeps_that_are_not_whole_are_refused():
             draw(sweep.drop(columns="value"), BASELINE)
 
 
-def path(seed: int, values: list[float], search: str = "conv1", measure: str = "attack success") -> pd.DataFrame:
-    return pd.DataFrame(
-        {"search": search, "seed": seed, "step": range(len(values)), "measure": measure, "value": values}
-    )
+def path(seed: int, values: list[float], search: str = "conv1", metric: str = "attack success") -> pd.DataFrame:
+    return pd.DataFrame({"search": search, "seed": seed, "step": range(len(values)), "metric": metric, "value": values})
 
 
 def test_a_search_that_ended_stays_in_the_median():
@@ -141,24 +139,24 @@ def test_a_search_that_ended_stays_in_the_median():
 
 def swapped(seeds: int = 1) -> pd.DataFrame:
     rows = [
-        (a, b, measure, RNG.random(), 100)
+        (a, b, metric, RNG.random(), 100)
         for _ in range(seeds)
         for a, b in itertools.product((False, True), repeat=2)
-        for measure in MEASURES
+        for metric in METRICS
     ]
-    return pd.DataFrame(rows, columns=["conv1", "fc1", "measure", "value", "n"])
+    return pd.DataFrame(rows, columns=["conv1", "fc1", "metric", "value", "n"])
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_swaps_stand_in_the_order_of_a_measure_over_the_layers_they_took(seeds, look):
+def test_swaps_stand_in_the_order_of_a_metric_over_the_layers_they_took(seeds, look):
     swaps = swapped(seeds)
-    upper, lower = plot_layer_swaps(swaps, by="attack success", measures=["attack success", "clean accuracy"]).axes
-    median = swaps.groupby(["conv1", "fc1", "measure"])["value"].median().unstack()
+    upper, lower = plot_layer_swaps(swaps, by="attack success", metrics=["attack success", "clean accuracy"]).axes
+    median = swaps.groupby(["conv1", "fc1", "metric"])["value"].median().unstack()
     order = median.sort_values("attack success")
     attack, clean = upper.lines
     np.testing.assert_allclose(attack.get_ydata(), order["attack success"])
     np.testing.assert_allclose(clean.get_ydata(), order["clean accuracy"])
-    assert clean.get_color() == look.accents[0], "the colour that it has beside all measures"
+    assert clean.get_color() == look.accents[0], "the colour that it has beside all metrics"
     opened, filled = lower.collections[:2]
     assert opened.get_facecolor().tolist() == [list(to_rgba(look.paper))]
     assert filled.get_facecolor().tolist() == [list(to_rgba(look.ink))]
@@ -168,7 +166,7 @@ def test_swaps_stand_in_the_order_of_a_measure_over_the_layers_they_took(seeds, 
     assert len(upper.collections) == (2 if seeds == 1 else 4)
     if seeds > 1:
         faint = upper.collections[0].get_offsets()
-        rows = swaps[swaps["measure"] == "attack success"]
+        rows = swaps[swaps["metric"] == "attack success"]
         expected = [(order.index.get_loc((row.conv1, row.fc1)), row.value) for row in rows.itertuples()]
         np.testing.assert_allclose(faint, expected)
 
@@ -177,7 +175,7 @@ def test_swaps_that_lack_something_are_refused():
     swaps = swapped()
     with pytest.raises(KeyError, match="speed"):
         plot_layer_swaps(swaps, by="speed")
-    with pytest.raises(ValueError, match="before `measure`"):
+    with pytest.raises(ValueError, match="before `metric`"):
         plot_layer_swaps(swaps.drop(columns=["conv1", "fc1"]), by="attack success")
     with pytest.raises(ValueError, match="gaps"):
         plot_layer_swaps(swaps[1:], by="attack success")
@@ -186,7 +184,7 @@ def test_swaps_that_lack_something_are_refused():
 def test_weight_changes_rank_the_found_units():
     frame = pd.DataFrame(
         {
-            "layer": ["conv1"] * 4 + ["fc1"] * 2,
+            "site": ["conv1"] * 4 + ["fc1"] * 2,
             "unit": [0, 1, 2, 3, 0, 1],
             "change": [0.1, 0.4, 0.0, 0.2, 0.3, 0.5],
             "found": [False, False, False, True, False, False],
@@ -201,7 +199,7 @@ def test_weight_changes_rank_the_found_units():
     assert [len(dots.get_offsets()) for dots in rest] == [0, 2, 0]
     assert "diamond" in ax.get_xlabel()
     assert "open" in ax.get_xlabel()
-    many = frame.assign(layer="conv1", unit=range(6), found=True)
+    many = frame.assign(site="conv1", unit=range(6), found=True)
     assert words(plot_weight_changes(many).axes[0])[0].endswith("and 2 more")
     with pytest.raises(ValueError, match="0 or more"):
         plot_weight_changes(frame.assign(change=-1.0))

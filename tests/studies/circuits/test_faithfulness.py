@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies.circuits.faithfulness import area_under_curve, faithfulness, faithfulness_curve
+from studies.circuits.faithfulness import faithfulness, faithfulness_curve
 
 
 def test_faithfulness_is_1_for_the_model_0_for_nothing_and_tells_the_two_means_apart():
@@ -23,16 +23,11 @@ def test_faithfulness_is_1_for_the_model_0_for_nothing_and_tells_the_two_means_a
         faithfulness([np.nan], [1.0], [0.0])
 
 
-def test_a_curve_has_a_row_per_circuit_and_an_area():
+def test_a_curve_has_a_row_per_circuit():
     clean, ablated = torch.ones(6), torch.zeros(6)
     shares = torch.tensor([0.0, 0.5, 1.0])
     frame = faithfulness_curve([0, 3, 4], shares[:, None].expand(3, 6), clean, ablated)
     assert frame.edges.tolist() == [0, 3, 4]
     assert frame.ratio_of_means.tolist() == frame.worst.tolist() == [0, 0.5, 1]
-    assert area_under_curve(frame.edges, frame.ratio_of_means) == pytest.approx((0.75 + 0.75) / 4)
-    assert area_under_curve([0, 1, 9], [1, 1, 1]) == 1
-    for edges, values in (([0, 0], [1, 1]), ([1], [1]), ([2, 1], [0, 1]), ([0, 1], [0, np.inf])):
-        with pytest.raises(ValueError, match="a curve"):
-            area_under_curve(edges, values)
     with pytest.raises(ValueError, match="for each of 3 circuits"):
         faithfulness_curve([0, 3], shares[:, None].expand(3, 6), clean, ablated)

@@ -30,7 +30,7 @@ def test_both_formats_are_read_back(model, tmp_path):
         assert found.feedback is None if matrices is None else torch.equal(found.feedback, feedback)
     torch.save({"state_dict": model.state_dict(), "Bs": list(feedback.double())}, tmp_path / "theirs.pt")
     assert torch.equal(load_checkpoint(tmp_path / "theirs.pt", build).feedback, feedback)
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "without.pt")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "without.pt")
     assert load_checkpoint(tmp_path / "without.pt", build).feedback is None
 
 
@@ -40,7 +40,7 @@ def test_both_formats_are_read_back(model, tmp_path):
         (lambda m: ResidualMLP(12, 9, 5, 3).state_dict(), r"'embed\.weight' must have shape \(8, 12\); got \(9, 12\)"),
         (lambda m: ResidualMLP(12, 8, 5, 2).state_dict(), r"expected a parameter 'blocks\.2\.0\.weight'"),
         (lambda m: ResidualMLP(12, 8, 5, 4).state_dict(), r"'blocks\.3\.0\.weight' is no parameter"),
-        (lambda m: {"state_dict": [1, 2]}, "'state_dict' must hold tensors by name; got list"),
+        (lambda m: {"state_dict": [1, 2]}, "expected tensors by name; found 'state_dict'"),
         (
             lambda m: {"state_dict": m.state_dict(), "Bs": [torch.zeros(8, 5)] * 2},
             r"'Bs' must be a list of 3 matrices, one per block; got 2",

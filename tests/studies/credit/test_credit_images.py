@@ -139,15 +139,22 @@ def test_an_image_folder_is_read_in_an_order_that_mixes_classes(pictures):
     assert again.train.digest == splits.train.digest != splits.test.digest
 
 
+def test_folders_of_other_classes_are_not_called_cifar(pictures):
+    for part in ("train", "test"):
+        folder = pictures / "cifar10-lossless" / part
+        (folder / "truck").rename(folder / "unicorn")
+    assert natural_images.load("real", root=pictures).source == natural_images.UNKNOWN
+
+
 def test_a_damaged_image_is_named(pictures):
     path = pictures / "cifar10-lossless" / "test" / "frog" / "0001.png"
     whole = path.read_bytes()
     for content in (b"", whole[:60], b"no image"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"frog/0001\.png cannot be read as an image"):
+        with pytest.raises(ValueError, match=r"frog/0001\.png: \d+ bytes that are not a whole picture"):
             natural_images.load("real", root=pictures)
     Image.new("RGB", (28, 32)).save(path)
-    with pytest.raises(ValueError, match=r"frog/0001\.png: expected 32×32 pixels; found 32×28"):
+    with pytest.raises(ValueError, match=r"frog/0001\.png: expected 32×32 pixels, found 32×28"):
         natural_images.load("real", root=pictures)
 
 

@@ -6,11 +6,20 @@ import pytest
 import torch
 from torch import nn
 
+from nbutils.ablation.types import AblationType
 from nbutils.seeding import generator
-from studies.shortcut import pooled, sweeps
+from nbutils.sweeps import pooled
 from studies.shortcut.controls import Controls, matched_masks, random_masks, strength, top
-from studies.shortcut.pooled import ABLATIONS, Pool, replacement
-from studies.shortcut.sweeps import sweep
+from studies.shortcut.pooled import Pool, twins
+from studies.shortcut.sweeps import mean_of, sweep
+
+# Label -> type, reference, and what a channel gets, by hand.
+ABLATIONS = {
+    "zero": lambda reference: (AblationType.ZERO, None, lambda items: torch.zeros_like(items.features)),
+    "mean": lambda reference: (*mean_of(reference), lambda items: reference.features.mean(0)),
+    "resample": lambda reference: (AblationType.RESAMPLE, *[twins(reference, seed=5)] * 2),
+    "same-label resample": lambda reference: (AblationType.RESAMPLE, *[twins(reference, same_label=True, seed=5)] * 2),
+}
 
 
 def pool(count=60, channels=24, classes=2, seed=0, shift=0.0):
@@ -27,13 +36,15 @@ def head(channels=24, classes=2, seed=0):
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_logits_and_accuracies_are_those_of_the_head_run_again_for_every_draw(ablation, classes):
+def test_accuracies_are_those_of_the_head_run_again_for_every_draw(ablation, classes):
     items, reference, layer = pool(classes=classes), pool(80, classes=classes, seed=1), head(classes=classes)
     orders = {"shortcut": torch.randperm(24, generator=generator(1, "order"))}
     chosen = Controls(orders, ks=(0, 3, 10, 24), draws=7, seed=5)
-    frame = sweep(layer, {"id": items}, reference, chosen, ablations=(ablation,))
+    *own, by_hand = ABLATIONS[ablation](reference)
+    frame = sweep(layer, {"id": items}, reference, chosen, {ablation: tuple(own)})
     assert list(frame.columns) == ["control", "ablation", "k", "draw", "set", "measure", "value", "n"]
-    values = replacement(ablation, items, reference, 5)
+    assert {*frame.ablation} == {ablation}
+    values = by_hand(items)
     strong = strength(layer, reference)
     for k in chosen.ks:
         times = 7 if k else 1
@@ -49,8 +60,7 @@ def test_logits_and_accuracies_are_those_of_the_head_run_again_for_every_draw(ab
             assert sorted(rows.draw.unique()) == list(range(len(some)))
             for draw, mask in enumerate(some):
                 assert mask.sum() == k
-                again = layer(pooled.replace_channels(items.features, mask, values)).detach()
-                assert torch.allclose(pooled.logits(layer, items, values, mask[None])[0], again, atol=1e-5)
+                again = layer(torch.where(mask, values, items.features)).detach()
                 right = again.argmax(1) == items.labels
                 found = rows[rows.draw == draw].set_index("measure")
                 assert found.value["accuracy"] == pytest.approx(right.double().mean().item())
@@ -66,7 +76,7 @@ def test_the_sweep_starts_at_the_unmodified_head(ablation):
     items, layer = pool(501, 512), head(512)
     orders = {"shortcut": torch.arange(512), "other": torch.arange(512).flip(0)}
     chosen = Controls(orders, ks=(0, 4), draws=3)
-    frame = sweep(layer, {"id": items}, items, chosen, ablations=(ablation,))
+    frame = sweep(layer, {"id": items}, items, chosen, {ablation: ABLATIONS[ablation](items)[:2]})
     start = frame[(frame.k == 0) & (frame.measure == "accuracy")]
     assert sorted(start.control) == ["matched random", "other", "random", "shortcut"]
     assert {*start.value} == {(layer(items.features).argmax(1) == items.labels).double().mean().item()}
@@ -75,16 +85,15 @@ def test_the_sweep_starts_at_the_unmodified_head(ablation):
 def test_a_sweep_is_a_function_of_its_seed_and_not_of_how_it_is_cut(monkeypatch):
     items, reference, layer = pool(), pool(80, seed=1), head()
 
-    def swept(ks=(0, 5), seed=0, **options):
+    def swept(ks=(0, 5), seed=0):
         chosen = Controls({"shortcut": torch.arange(24)}, ks=ks, draws=9, seed=seed)
-        return sweep(layer, {"id": items}, reference, chosen, **options)
+        return sweep(layer, {"id": items}, reference, chosen)
 
     one = swept()
-    monkeypatch.setattr(sweeps, "_ELEMENTS", 100)
+    monkeypatch.setattr(pooled, "ELEMENTS", 100)
     assert swept().equals(one)
     assert not swept(seed=1).equals(one)
-    kept = one[(one.k == 5) & (one.ablation == "mean")].value
-    assert swept(ks=(5,), ablations=("mean",)).value.tolist() == kept.tolist()
+    assert swept(ks=(5,)).value.tolist() == one[one.k == 5].value.tolist()
 
 
 def test_items_and_controls_must_be_of_the_heads_width():

@@ -29,7 +29,7 @@ def test_curves_of_slides_average_to_the_accuracy_and_share_their_start():
     torch.manual_seed(0)
     items = Pool(torch.randn(90, 8), torch.arange(90) % 2, {"slide": torch.arange(90) % 7 % 3})
     chosen = Controls({"shortcut": torch.arange(8)}, ks=(0, 2, 5), draws=4)
-    frame = sweep(nn.Linear(8, 2), {"id": items, "ood": items[:30]}, items, chosen, ablations=["mean"])
+    frame = sweep(nn.Linear(8, 2), {"id": items, "ood": items[:30]}, items, chosen)
     curves, tiles = slide_curves(frame, "id", "random")
     assert curves.shape == (4, 3, 3)
     assert tiles.tolist() == items.groups["slide"].bincount().tolist()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies.shortcut import controls, pooled
+from studies.shortcut import controls, pooled, sweeps
 from studies.shortcut.planted import plant_features
 from studies.shortcut.probes import channel_scores, fit_probe, probe_accuracy, three_sets
 
@@ -18,15 +18,14 @@ def found_and_effect(planted, unseen):
     scores = channel_scores(fit_probe(features[sets.ranking], hospital[sets.ranking]))
     order = controls.rankings(torch.as_tensor(scores), None, planted.head)["shortcut"]
     fitted = pooled.Pool(planted.features, planted.tumour)[torch.as_tensor(sets.fitting)]
-    mask = controls.top(order, len(planted.stain))
-    mean = pooled.replacement("mean", fitted, fitted)
-    items = pooled.Pool(unseen.features, unseen.tumour)
-    logits = pooled.logits(planted.head, items, mean, torch.stack([mask & False, mask]))
-    accuracies = (logits.argmax(-1) == unseen.tumour).float().mean(1).tolist()
-    left = pooled.replace_channels(planted.features, mask, mean).numpy()
+    block = len(planted.stain)
+    chosen = controls.Controls({"shortcut": order}, ks=(0, block), draws=1)
+    frame = sweeps.sweep(planted.head, {"": pooled.Pool(unseen.features, unseen.tumour)}, fitted, chosen)
+    accuracies = frame[frame.control == "shortcut"].value.tolist()
+    left = pooled.mean_ablated(planted.features, order[:block], fitted).numpy()
     probe = fit_probe(left[sets.fitting], hospital[sets.fitting])
     readable = probe_accuracy(probe, left[sets.evaluation], hospital[sets.evaluation]).value
-    return {*order[: len(planted.stain)].tolist()}, accuracies, readable
+    return {*order[:block].tolist()}, accuracies, readable
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.9])

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from nbutils import tables
 from nbutils.data import sources
-from studies.shortcut import readers, tables, tile_files
+from studies.shortcut import readers, tile_files
 
 # patient, node, x, y, tumor, slide, center, split: two slides a training centre, one of each held out.
 WILDS = [
@@ -52,7 +53,7 @@ def write_folder(folder, rows):
     lines = ["file,tumor,scanner,p_umcu_like,split,pcam_index"]
     for number, (file, tumour, scanner, split) in enumerate(rows):
         if file.startswith("images/"):
-            Image.new("RGB", (96, 96), (200, 10 * number, 30)).save(folder / file, quality=95)
+            Image.new("RGB", (96, 96), (200, 2 * number, 30)).save(folder / file, quality=95)
         lines.append(f"{file},{tumour},{scanner},0.5,{split},{number}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
@@ -109,7 +110,7 @@ def test_pixels_are_decoded_on_demand_and_lie_channels_last(wilds):
 
 
 def test_many_files_decode_in_threads_to_the_same_pixels_and_the_same_error(tmp_path, monkeypatch):
-    rows = [(f"images/{number}.jpg", number % 2, "RUMC", "train") for number in range(3)] * 30
+    rows = [(f"images/{number}.jpg", number % 2, "RUMC", "train") for number in range(90)]
     found = readers.read_folder(write_folder(tmp_path / "many", rows))
     monkeypatch.setattr(tile_files.os, "cpu_count", lambda: 4)
     threaded = found.images()
@@ -130,15 +131,21 @@ def spoil(path, old, new):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("1,5,2,1\n", "1,5,2,7\n", r"row 9: expected split to be 0 \(train\) or 1 \(id_val\); found '7'"),
-        ("1,5,2,1\n", "2,5,2,1\n", "row 9: expected tumor to be 0 or 1; found '2'"),
-        ("1,5,2,1\n", "1,5,5,1\n", "row 9: expected center to be 0 to 4; found '5'"),
-        ("1,5,2,1\n", ",5,2,1\n", "row 9: expected tumor to be 0 or 1; found ''"),
-        ("1,004,4", "1,../x,4", "row 3: expected patient to be a number.*found '../x'"),
-        ("1,3,4,1\n", "1,3,3,1\n", "row 7: expected patient_081_node_0 in one center, 3; found 4"),
-        ("042,3,64,64", "042,3,64,9999999999", "row 9: expected y_coord to be a whole number of pixels"),
-        (",center,", ",centre,", "row 1: no column center; found .*centre"),
-        ("042,3,64,64,1,5,2,1\n", "042,3,64,64,1,5,2,1,9,9\n", "row 9: expected 9 cells as in the header; found 11"),
+        ("081,0,256,64,0,3,4,0", "81,0,160,64,0,3,4,0", "row 7, column x_coord: expected each tile of a slide once"),
+        ("y_coord,tumor", "Tumor,tumor", "row 1, column tumor: expected each column once, got ,patient,node,x_coord"),
+        ("1,5,2,1\n", "1,5,2,7\n", r"row 9, column split: expected 0 \(train\) or 1 \(id_val\), got '7'"),
+        ("1,5,2,1\n", "2,5,2,1\n", "row 9, column tumor: expected 0 or 1, got '2'"),
+        ("1,5,2,1\n", "1,5,5,1\n", "row 9, column center: expected 0 to 4, got '5'"),
+        ("1,5,2,1\n", ",5,2,1\n", "row 9, column tumor: expected 0 or 1, got a blank cell"),
+        ("1,004,4", "1,../x,4", "row 3, column patient: expected a number.*got '../x'"),
+        ("1,3,4,1\n", "1,3,3,1\n", "row 7, column center: expected patient_081_node_0 in one, 3, got '4'"),
+        ("042,3,64,64", "042,3,64,9999999999", "row 9, column y_coord: expected a whole number of pixels"),
+        (",center,", ",centre,", "row 1: expected a column center, got .*centre"),
+        (
+            "042,3,64,64,1,5,2,1\n",
+            "042,3,64,64,1,5,2,1,9,9\n",
+            "row 9: expected 9 cells as in the header, got 11 cells",
+        ),
     ],
 )
 def test_a_broken_table_is_named_with_its_row(wilds, old, new, message):
@@ -154,14 +161,20 @@ def test_a_broken_table_is_named_with_its_row(wilds, old, new, message):
         (
             "1,RUMC,0.5,valid",
             "1,RUMC,0.5,vaild",
-            "row 4: expected split to be one of train, valid, test; found 'vaild'",
+            "row 4, column split: expected one of train, valid, test, got 'vaild'",
         ),
-        ("1,UMCU", "yes,UMCU", "row 3: expected tumor to be 0 or 1; found 'yes'"),
-        ("images/b.jpg", "../b.jpg", r"row 3: expected file to be a path inside the folder; found '../b.jpg'"),
-        ("images/b.jpg", "images/../../b.jpg", "row 3: expected file to be a path inside the folder"),
-        ("images/b.jpg", "/b.jpg", "row 3: expected file to be a path inside the folder"),
-        ("images/b.jpg", r"..\b.jpg", "row 3: expected file to be a path inside the folder"),
-        ("scanner", "hospital", "row 1: no column scanner; found file, tumor, hospital"),
+        ("p_umcu_like", "tumor", "row 1, column tumor: expected each column once, got file,tumor,scanner,tumor"),
+        ("images/b.jpg", "images/a.jpg", "row 3, column file: expected each file once, got 'images/a.jpg' of row 2"),
+        ("images/b.jpg", "images/./a.jpg", "row 3, column file: expected each file once, got 'images/a.jpg' of row 2"),
+        (",train,1\n", ",train,0\n", "row 3, column pcam_index: expected each tile once, got 'train 0' of row 2"),
+        ("images/b.jpg,1", "\n , ,\n\nimages/b.jpg,1.0", "row 6, column tumor: expected 0 or 1, got '1.0'"),
+        (",train,1\n", ",train,1,\n", "row 3: expected 6 cells as in the header, got 7 cells"),
+        ("1,UMCU", "yes,UMCU", "row 3, column tumor: expected 0 or 1, got 'yes'"),
+        ("images/b.jpg", "../b.jpg", r"row 3, column file: expected a path inside the folder, got '../b.jpg'"),
+        ("images/b.jpg", "images/../../b.jpg", "row 3, column file: expected a path inside the folder"),
+        ("images/b.jpg", "/b.jpg", "row 3, column file: expected a path inside the folder"),
+        ("images/b.jpg", r"..\b.jpg", "row 3, column file: expected a path inside the folder"),
+        ("scanner", "hospital", "row 1: expected a column scanner, got file, tumor, hospital"),
     ],
 )
 def test_a_broken_folder_is_named_with_its_row(pcam, old, new, message):
@@ -177,10 +190,10 @@ def test_rows_are_numbered_by_the_lines_of_the_file(tmp_path):
     table = tables.read(path, ["split", "name"])
     assert table.rows == [3, 5]
     assert table.columns == {"split": ["train", "test"], "name": ["two\r\nlines", "c"]}
-    with pytest.raises(ValueError, match=r"some\.csv, row 5: expected split to be train; found 'test'"):
+    with pytest.raises(ValueError, match=r"some\.csv, row 5, column split: expected train, got 'test'"):
         table.match("split", "train", "train")
     for content, message in [
-        (b"name,split\n\xff,train\n", "expected UTF-8 text; found byte 0xff"),
+        (b"name,split\n\xff,train\n", "row 2: expected UTF-8 text, got byte 0xff"),
         (b'name,split\n"a"b,train\n', "row 2: expected comma-separated cells"),
     ]:
         path.write_bytes(content)
@@ -212,12 +225,26 @@ def test_missing_and_damaged_pictures_are_named_with_their_row(pcam, wilds):
         readers.read_wilds(wilds)
 
 
+def test_a_tile_in_two_splits_under_two_names_is_refused(pcam):
+    (pcam / "images" / "c.jpg").write_bytes((pcam / "images" / "a.jpg").read_bytes())
+    with pytest.raises(ValueError, match=r"row 4, column file: expected a tile of valid alone, got .*images/a.jpg in"):
+        readers.read_folder(pcam)
+    spoil(pcam / "labels.csv", "valid", "train")  # within one split it leaks nothing
+    readers.read_folder(pcam)
+
+
+def test_a_folder_of_other_numbers_of_tiles_is_not_called_camelyon(wilds, monkeypatch):
+    assert readers.read_wilds(wilds).source == "unknown, in the layout of Camelyon17-WILDS"
+    monkeypatch.setattr(readers, "_WILDS_TILES", {"train": 4, "id_val": 2, "val": 1, "test": 1})
+    assert readers.read_wilds(wilds).source == "camelyon17-wilds"
+
+
 def test_a_table_without_tiles_or_no_table_is_an_error(tmp_path):
     (tmp_path / "labels.csv").write_text("file,tumor,scanner,split,pcam_index\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="found none below the header"):
+    with pytest.raises(ValueError, match="expected at least one row below the header, got none"):
         readers.read_folder(tmp_path)
     (tmp_path / "labels.csv").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"labels.csv, row 1: no column file, .*; found an empty file"):
+    with pytest.raises(ValueError, match=r"labels.csv, row 1: expected a column file, .*, got an empty file"):
         readers.read_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"metadata.csv is missing"):
         readers.read_wilds(tmp_path)

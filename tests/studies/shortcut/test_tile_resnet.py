@@ -64,7 +64,13 @@ def test_resnet_is_torchvisions(tmp_path):
             model = load_tile_resnet(tmp_path / f"net{suffix}")
             assert not model.training
             assert torch.allclose(model(images), expected, atol=1e-5)
+        wrapped = {f"model.{name}": tensor for name, tensor in theirs.state_dict().items()}
+        torch.save({"algorithm": wrapped, "epoch": 3}, tmp_path / "wilds.pt")
+        assert torch.allclose(load_tile_resnet(tmp_path / "wilds.pt")(images), expected, atol=1e-5)
     assert expected.std() > 1e-3
+    torch.save({"algorithm": wrapped | {"model.fc.weight": torch.zeros(1000, 512)}}, tmp_path / "wide.pt")
+    with pytest.raises(StateError, match=r"wide\.pt: expected a head of 2 logits, normal and tumour; got 1000"):
+        load_tile_resnet(tmp_path / "wide.pt")
 
 
 @pytest.mark.parametrize(

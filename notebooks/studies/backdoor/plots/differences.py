@@ -22,31 +22,31 @@ RANKS = 4  # found units whose rank is written out
 
 
 def plot_layer_swaps(
-    swaps: pd.DataFrame, *, by: str, measures: Sequence[str] = (), names: tuple[str, str] = ("clean", "poisoned")
+    swaps: pd.DataFrame, *, by: str, metrics: Sequence[str] = (), names: tuple[str, str] = ("clean", "poisoned")
 ) -> Figure:
-    """Plot every mixture of two models: measures above, and below which layers come from which.
+    """Plot every mixture of two models: metrics above, and below which layers come from which.
 
     Args:
-        swaps: as `studies.backdoor.swaps.swap_layers` returns it: a column of booleans per layer, then `measure`,
-            `value`, `n`. Several rows for one mixture and measure, such as seeds, are drawn faint with their median
+        swaps: as `studies.backdoor.swaps.swap_layers` returns it: a column of booleans per layer, then `metric`,
+            `value`, `n`. Several rows for one mixture and metric, such as seeds, are drawn faint with their median
             strong.
-        by: the measure by whose median the mixtures are ordered.
-        measures: the ones to draw; all when not given.
+        by: the metric by whose median the mixtures are ordered.
+        metrics: the ones to draw; all when not given.
         names: the models that False and True stand for.
 
     Raises:
-        KeyError: a column or a measure is missing.
-        ValueError: no columns of booleans before `measure`, or a mixture lacks a measure.
+        KeyError: a column or a metric is missing.
+        ValueError: no columns of booleans before `metric`, or a mixture lacks a metric.
     """
-    table = _tabulate_mixtures(swaps, by, measures)
-    layers, present = list(table.index.names), list(swaps["measure"].unique())
+    table = _tabulate_mixtures(swaps, by, metrics)
+    layers, present = list(table.index.names), list(swaps["metric"].unique())
     fig = Figure(figsize=(2.6 + 0.36 * len(table), 2.5 + 0.3 * len(layers)), layout="constrained")
     upper, lower = fig.subplots(2, 1, height_ratios=[2.0, 0.3 * len(layers) + 0.1], sharex=True)
     ends = []
     every = swaps.set_index(layers)
-    for name in list(measures) or present:
-        place = present.index(name)  # so that a measure looks the same whichever others are drawn
-        colour = _draw_measure(upper, table[name], every[every["measure"] == name], place)
+    for name in list(metrics) or present:
+        place = present.index(name)  # so that a metric looks the same whichever others are drawn
+        colour = _draw_metric(upper, table[name], every[every["metric"] == name], place)
         ends.append((float(table[name].iloc[-1]), name, colour))
     upper.set_ylim(0, 1)
     upper.yaxis.set_major_formatter(PercentFormatter(1))
@@ -58,23 +58,23 @@ def plot_layer_swaps(
     return fig
 
 
-def _tabulate_mixtures(swaps: pd.DataFrame, by: str, measures: Sequence[str]) -> pd.DataFrame:
-    """Return the median of each measure (columns) for each mixture (rows, levels by layer), in the order of `by`."""
-    expect_columns(swaps, ("measure", "value"))
-    layers = list(swaps.columns[: list(swaps.columns).index("measure")])
+def _tabulate_mixtures(swaps: pd.DataFrame, by: str, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return the median of each metric (columns) for each mixture (rows, levels by layer), in the order of `by`."""
+    expect_columns(swaps, ("metric", "value"))
+    layers = list(swaps.columns[: list(swaps.columns).index("metric")])
     if not layers or not swaps[layers].isin([True, False]).all(axis=None):
-        raise ValueError(f"expected columns of booleans, one per layer, before `measure`, got {layers}")
-    present = list(swaps["measure"].unique())
-    if missing := [name for name in [by, *measures] if name not in present]:
-        raise KeyError(f"no measure {missing}; there are {present}")
-    table = swaps.pivot_table(index=layers, columns="measure", values="value", aggfunc="median")
+        raise ValueError(f"expected columns of booleans, one per layer, before `metric`, got {layers}")
+    present = list(swaps["metric"].unique())
+    if missing := [name for name in [by, *metrics] if name not in present]:
+        raise KeyError(f"no metric {missing}; there are {present}")
+    table = swaps.pivot_table(index=layers, columns="metric", values="value", aggfunc="median")
     if table.isna().to_numpy().any():
-        raise ValueError("expected every measure for each mixture, got gaps")
+        raise ValueError("expected every metric for each mixture, got gaps")
     return table.sort_values(by, kind="stable")
 
 
-def _draw_measure(ax: Axes, medians: pd.Series, rows: pd.DataFrame, place: int) -> str:
-    """Draw a measure of all mixtures, single values faint where there are several; return its colour."""
+def _draw_metric(ax: Axes, medians: pd.Series, rows: pd.DataFrame, place: int) -> str:
+    """Draw a metric of all mixtures, single values faint where there are several; return its colour."""
     theme = current()
     colour, marker = theme.accents[place % len(theme.accents)], MARKERS[place % len(MARKERS)]
     at = np.arange(len(medians))
@@ -108,27 +108,27 @@ def _draw_sources(ax: Axes, table: pd.DataFrame, names: tuple[str, str]) -> None
 
 
 def plot_weight_changes(changes: pd.DataFrame, *, quantity: str = "relative change of the unit's weights") -> Figure:
-    """Plot how much each unit's weights changed, layer by layer, with the units that ablation found and their rank.
+    """Plot how much each unit's weights changed, site by site, with the units that ablation found and their rank.
 
     Args:
-        changes: `layer`, `unit`, `change` (0 or more; zeros stand at the left end, open), `found` (boolean).
+        changes: `site`, `unit`, `change` (0 or more; zeros stand at the left end, open), `found` (boolean).
         quantity: what the change is; names the axis.
 
     Raises:
         KeyError: a column is missing.
         ValueError: a change is negative or not finite.
     """
-    expect_columns(changes, ("layer", "unit", "change", "found"))
+    expect_columns(changes, ("site", "unit", "change", "found"))
     sizes = changes["change"].to_numpy(dtype=float)
     if not (np.isfinite(sizes) & (sizes >= 0)).all():
         raise ValueError("expected a finite change of 0 or more for each unit, got others")
     theme = current()
-    layers = list(changes["layer"].unique())
+    sites = list(changes["site"].unique())
     floor = float(sizes[sizes > 0].min(initial=np.inf)) / 2 if sizes.any() else 1.0
-    fig = Figure(figsize=(8.5, 0.9 + 0.7 * len(layers)), layout="constrained")
+    fig = Figure(figsize=(8.5, 0.9 + 0.7 * len(sites)), layout="constrained")
     ax = fig.subplots()
-    for row, layer in enumerate(layers):
-        rows = changes[changes["layer"] == layer].sort_values("change", ascending=False, kind="stable")
+    for row, site in enumerate(sites):
+        rows = changes[changes["site"] == site].sort_values("change", ascending=False, kind="stable")
         found = rows["found"].to_numpy(dtype=bool)
         x = np.maximum(rows["change"].to_numpy(dtype=float), floor)
         # Jitter by rank, because neighbours in rank are the ones that overlap.
@@ -145,7 +145,7 @@ def plot_weight_changes(changes: pd.DataFrame, *, quantity: str = "relative chan
         more = [f"and {len(texts) - RANKS} more"] if len(texts) > RANKS else []
         note_row(ax, row, "\n".join([*texts[:RANKS], *more]), fontsize=FONT_SIZE - 1)
     ax.set_xscale("log")
-    name_rows(ax, layers, above=0.6)
+    name_rows(ax, sites, above=0.6)
     notes = "; diamond: found by ablation" * bool(changes["found"].any()) + "; open: unchanged" * bool(
         (sizes == 0).any()
     )

@@ -1,4 +1,4 @@
-"""Heat maps of sweeps: the change of every measure by the ablation of each unit.
+"""Heat maps of sweeps: the change of every metric by the ablation of each unit.
 
 Sweeps are tidy frames as `nbutils.sweeps.units` returns them; values are shares in [0, 1].
 """
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-Units = Collection[tuple[str, int]]  # (layer, unit)
+Units = Collection[tuple[str, int]]  # (site, unit)
 
 NOTABLE = 0.1  # change of a share from which a cell gets a triangle
 MAX_NUMBERS = 32  # units up to which each has its number at the axis
 
 
 def unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units = ()) -> go.Figure:
-    """Return a heat map to point at: the change of every measure when a unit is ablated, a panel per layer.
+    """Return a heat map to point at: the change of every metric when a unit is ablated, a panel per site.
 
-    Hovering gives the layer, the unit, and all measures with and without the unit.
+    Hovering gives the site, the unit, and all metrics with and without the unit.
 
     Args:
-        sweep: `layer`, `unit`, `measure`, `value`, `n`, as `nbutils.sweeps.units.sweep` returns it.
-        baseline: `measure`, `value` of the model as it is, as `nbutils.sweeps.units.measure` returns it.
-        found: (layer, unit) of the units to mark.
+        sweep: `site`, `unit`, `metric`, `value`, `n`, as `nb.sweep` returns it.
+        baseline: `metric`, `value` of the model as it is, as `nb.measure` returns it.
+        found: (site, unit) of the units to mark.
 
     Raises:
-        KeyError: a column is missing, the baseline lacks a measure, or a marked unit is not in the sweep.
-        ValueError: a unit has no value or several for a measure.
+        KeyError: a column is missing, the baseline lacks a metric, or a marked unit is not in the sweep.
+        ValueError: a unit has no value or several for a metric.
     """
     from plotly.subplots import make_subplots
 
-    values, before = _by_layer(sweep, baseline, found)
+    values, before = _by_site(sweep, baseline, found)
     limit = _limit(values, before)
     fig = make_subplots(
         rows=len(values), cols=1, subplot_titles=list(values), vertical_spacing=min(0.2, 0.4 / len(values))
     )
-    for row, (layer, table) in enumerate(values.items(), 1):
-        fig.add_trace(_hover_panel(layer, table, before), row=row, col=1)
-        for unit in _found(found, layer):
+    for row, (site, table) in enumerate(values.items(), 1):
+        fig.add_trace(_hover_panel(site, table, before), row=row, col=1)
+        for unit in _found(found, site):
             fig.add_annotation(
                 x=unit, y=1, yref="y domain", text="▼", showarrow=False, yanchor="bottom", row=row, col=1
             )
@@ -75,18 +75,18 @@ def unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units =
 
 
 def plot_unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units = ()) -> Figure:
-    """Plot the change of every measure when a unit is ablated: `unit_heat_map` on paper.
+    """Plot the change of every metric when a unit is ablated: `unit_heat_map` on paper.
 
     Cells that change by ten points or more have a triangle, up or down, so that the sign can be read in grey.
 
     Args, raises: as for `unit_heat_map`.
     """
-    values, before = _by_layer(sweep, baseline, found)
+    values, before = _by_site(sweep, baseline, found)
     limit = _limit(values, before)
     fig = Figure(figsize=(9.0, 0.35 + sum(0.62 + 0.24 * len(table) for table in values.values())), layout="constrained")
     axes = fig.subplots(len(values), 1, height_ratios=[len(table) for table in values.values()], squeeze=False)
-    for ax, (layer, table) in zip(axes[:, 0], values.items(), strict=True):
-        picture = _draw_panel(ax, layer, table, before, limit, _found(found, layer))
+    for ax, (site, table) in zip(axes[:, 0], values.items(), strict=True):
+        picture = _draw_panel(ax, site, table, before, limit, _found(found, site))
     axes[-1, 0].set_xlabel("unit", fontsize=FONT_SIZE)
     bar = fig.colorbar(picture, ax=axes[:, 0].tolist(), fraction=0.03, pad=0.01, aspect=30)
     bar.set_label("change without the unit, percentage points", fontsize=FONT_SIZE)
@@ -97,11 +97,11 @@ def plot_unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Un
     return fig
 
 
-def _hover_panel(layer: str, table: pd.DataFrame, before: Mapping[str, float]) -> go.Heatmap:
-    """Return the heat map of one layer, with what it says of a unit."""
+def _hover_panel(site: str, table: pd.DataFrame, before: Mapping[str, float]) -> go.Heatmap:
+    """Return the heat map of one site, with what it says of a unit."""
     import plotly.graph_objects as go
 
-    hover = [f"<b>{layer}, unit %{{x}}</b>"]
+    hover = [f"<b>{site}, unit %{{x}}</b>"]
     hover += [
         f"{name}: %{{customdata[{place}]:.1%}} (with the unit {before[name]:.1%})"
         for place, name in enumerate(table.index)
@@ -117,14 +117,14 @@ def _hover_panel(layer: str, table: pd.DataFrame, before: Mapping[str, float]) -
         coloraxis="coloraxis",
         xgap=1,
         ygap=1,
-        name=layer,
+        name=site,
     )
 
 
 def _draw_panel(
-    ax: Axes, layer: str, table: pd.DataFrame, before: Mapping[str, float], limit: float, found: Sequence[int]
+    ax: Axes, site: str, table: pd.DataFrame, before: Mapping[str, float], limit: float, found: Sequence[int]
 ) -> AxesImage:
-    """Draw the changes of one layer, with signs and marks; return the picture, for the colour bar."""
+    """Draw the changes of one site, with signs and marks; return the picture, for the colour bar."""
     theme = current()
     change = _changes(table, before)
     units = table.columns.to_numpy()
@@ -157,7 +157,7 @@ def _draw_panel(
         clip_on=False,
     )
     _name_units(ax, units, marks)
-    ax.set_title(layer, fontsize=FONT_SIZE + 1)
+    ax.set_title(site, fontsize=FONT_SIZE + 1)
     ax.spines[:].set_visible(True)
     return picture
 
@@ -172,31 +172,31 @@ def _name_units(ax: Axes, units: np.ndarray, marks: np.ndarray) -> None:
         text.set_fontweight("bold" if place in marks else "normal")
 
 
-def _by_layer(
+def _by_site(
     sweep: pd.DataFrame, baseline: pd.DataFrame, found: Units
 ) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:
-    """Return per layer the values `[measures, units]`, and the values before."""
-    expect_columns(sweep, ("layer", "unit", "measure", "value"))
-    expect_columns(baseline, ("measure", "value"))
-    before = dict(zip(baseline["measure"], baseline["value"].astype(float), strict=True))
-    measures = list(sweep["measure"].unique())
-    if missing := [name for name in measures if name not in before]:
-        raise KeyError(f"expected all measures in the baseline, got none called {missing}")
-    if sweep.duplicated(["layer", "unit", "measure"]).any():
-        raise ValueError("expected one value per unit and measure, got several; give one model and one ablation")
+    """Return per site the values `[metrics, units]`, and the values before."""
+    expect_columns(sweep, ("site", "unit", "metric", "value"))
+    expect_columns(baseline, ("metric", "value"))
+    before = dict(zip(baseline["metric"], baseline["value"].astype(float), strict=True))
+    metrics = list(sweep["metric"].unique())
+    if missing := [name for name in metrics if name not in before]:
+        raise KeyError(f"expected all metrics in the baseline, got none called {missing}")
+    if sweep.duplicated(["site", "unit", "metric"]).any():
+        raise ValueError("expected one value per unit and metric, got several; give one model and one ablation")
     values = {}
-    for layer, rows in sweep.groupby("layer", sort=False):
-        table = rows.pivot(index="measure", columns="unit", values="value").reindex(measures)
+    for site, rows in sweep.groupby("site", sort=False):
+        table = rows.pivot(index="metric", columns="unit", values="value").reindex(metrics)
         if table.isna().to_numpy().any():
-            raise ValueError(f"expected every measure for each unit of {layer}, got gaps")
-        values[str(layer)] = table.astype(float)
-    if unknown := [(layer, unit) for layer, unit in found if layer not in values or unit not in values[layer]]:
+            raise ValueError(f"expected every metric for each unit of {site}, got gaps")
+        values[str(site)] = table.astype(float)
+    if unknown := [(site, unit) for site, unit in found if site not in values or unit not in values[site]]:
         raise KeyError(f"no units {unknown} in the sweep")
     return values, before
 
 
-def _found(found: Units, layer: str) -> list[int]:
-    return sorted(unit for name, unit in found if name == layer)
+def _found(found: Units, site: str) -> list[int]:
+    return sorted(unit for name, unit in found if name == site)
 
 
 def _changes(table: pd.DataFrame, before: Mapping[str, float]) -> np.ndarray:

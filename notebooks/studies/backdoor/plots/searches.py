@@ -1,4 +1,4 @@
-"""Pictures of searches for the units that carry a measure: their paths, and how many units they took."""
+"""Pictures of searches for the units that carry a metric: their paths, and how many units they took."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def plot_greedy(paths: pd.DataFrame) -> Figure:
     A search that ended stays where it ended, so that the median is over all seeds at every step.
 
     Args:
-        paths: rows of `nbutils.sweeps.greedy.greedy` for several searches and seeds: `search` (a panel each, such as
-            the layer it was confined to), `seed`, `step`, `measure`, `value`.
+        paths: rows of `nb.greedy` for several searches and seeds: `search` (a panel each, such as
+            the layer it was confined to), `seed`, `step`, `metric`, `value`.
 
     Raises:
         KeyError: a column is missing.
         ValueError: a search has no value or several at a step before its end.
     """
-    expect_columns(paths, ("search", "seed", "step", "measure", "value"))
+    expect_columns(paths, ("search", "seed", "step", "metric", "value"))
     theme = current()
-    searches, measures = list(paths["search"].unique()), list(paths["measure"].unique())
+    searches, metrics = list(paths["search"].unique()), list(paths["metric"].unique())
     last = paths.groupby("search", sort=False)["step"].max()
     fig = Figure(figsize=(1.9 + 2.3 * len(searches), 3.3), layout="constrained")
     axes = fig.subplots(
@@ -44,8 +44,8 @@ def plot_greedy(paths: pd.DataFrame) -> Figure:
     for ax, search in zip(axes[0], searches, strict=True):
         ends = []
         steps = np.arange(int(last[search]) + 1)
-        for place, name in enumerate(measures):
-            rows = paths[(paths["search"] == search) & (paths["measure"] == name)]
+        for place, name in enumerate(metrics):
+            rows = paths[(paths["search"] == search) & (paths["metric"] == name)]
             if rows.duplicated(["seed", "step"]).any():
                 raise ValueError(f"expected one value per seed and step for {name} in {search}, got several")
             table = rows.pivot(index="seed", columns="step", values="value").reindex(columns=steps).ffill(axis=1)
