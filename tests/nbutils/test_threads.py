@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import matplotlib
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import nbutils as nb
-from nbutils import atomic
+from nbutils import atomic, seeding
 from nbutils.plotting import theme
 from nbutils.seeding import generator, seeded
 
@@ -66,26 +67,24 @@ def test_seeded_blocks_draw_what_they_would_alone() -> None:
 
 
 def test_two_threads_without_a_lock_would_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    from contextlib import nullcontext
-
-    from nbutils import seeding
-
     monkeypatch.setattr(seeding, "_global", nullcontext())
-    together = threading.Barrier(2, timeout=60)
+    inside, drawn = threading.Event(), threading.Event()
 
-    def draw(seed: int) -> torch.Tensor:
-        with seeded(seed, "x"):
-            together.wait()
-            return torch.rand(3)
+    def enter() -> None:
+        with seeded(2, "x"):
+            inside.set()
+            drawn.wait(timeout=60)
 
-    found: dict[int, torch.Tensor] = {}
-    other = threading.Thread(target=lambda: found.update({1: draw(1)}))
-    other.start()
-    found[2] = draw(2)
-    other.join()
-    monkeypatch.undo()
-    right = [torch.equal(found[seed], torch.rand(3, generator=generator(seed, "x"))) for seed in (1, 2)]
-    assert not all(right)
+    state = torch.get_rng_state()
+    other = threading.Thread(target=enter)
+    with seeded(1, "x"):
+        other.start()
+        inside.wait(timeout=60)
+        found = torch.rand(3)
+        drawn.set()
+        other.join()
+    torch.set_rng_state(state)
+    assert torch.equal(found, torch.rand(3, generator=generator(2, "x")))  # and not of seed 1
 
 
 def test_ensembles_start_from_the_weights_of_their_seeds() -> None:
