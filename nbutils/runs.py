@@ -50,8 +50,8 @@ def run(
 
     Args:
         function: takes a configuration as keyword arguments. Returns a mapping of names, not `error`, to numbers,
-            texts, truth values, None, dense arrays of numbers, tables and mappings of all these; or one table. Tables hold numbers,
-            texts, truth values and None; their index is dropped.
+            texts, truth values, None, dense arrays of numbers, tables and mappings of all these; or one table. Tables
+            hold numbers, texts, truth values and None; their index is dropped.
         configurations: argument name -> whatever has content: numbers, texts, arrays, networks, ensembles, functions,
             and containers and objects of them. A file given as a `Path` counts by its content, a folder by its place.
         store: folder of the result files; made if missing. Several processes may use it at a time.

@@ -1,8 +1,8 @@
 """Turn executed notebooks into a supplement: offline HTML pages with an index, and PDF documents.
 
 A page holds everything it shows: pictures and scripts are embedded, formulas are MathML, and nothing is
-fetched, whoever wrote the notebook: see `nbutils.notebook.clean`. `external_references` looks for what a browser would load, and every page is checked before it is
-written.
+fetched, whoever wrote the notebook (see `nbutils.notebook.clean`). `external_references` looks for what a
+browser would load, and every page is checked before it is written.
 """
 
 from __future__ import annotations
