@@ -340,7 +340,7 @@ def test_in_a_browser_nothing_runs_and_nothing_is_fetched(server: _Server, tmp_p
 PRINTED = [
     "<p data-typst:text:fill='CODE'>x</p><span data-typst:text:fill='CODE'>x</span><div data-typst:inset='CODE'>x</div>",
     "<table data-typst:align='CODE'><tr><td data-typst:fill='CODE'>x</td></tr></table>",
-    '<p>#CODE $#CODE$ \\(#CODE\\) \\(\\text{" #CODE "}\\) \\(\\operatorname{#CODE}\\) \\[ \\frac{ #CODE \\]</p>',
+    "<p>#CODE $#CODE$ \\(#CODE\\) \\(\\text{\" #CODE \"}\\) \\(\\operatorname{#CODE}\\) \\[ \\frac{ #CODE \\]</p>",
     "<pre>```\n#CODE\n```</pre><pre><code>`````````\n#CODE</code></pre><code>` #CODE `</code><code>```` #CODE</code>",
     "<h2 id='x> #CODE'>x> #CODE</h2><p id='x> #CODE <y'>x</p><a href='#x> #CODE'>x</a><a href='#nowhere'>x</a>",
     "<h2>same</h2><h2>same</h2><a href='#same'>x</a><a href='https://a.b/\") #CODE (\"'>x</a>",
