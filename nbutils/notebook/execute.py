@@ -265,7 +265,8 @@ def _shortener(names: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
         str(layout.root()): ".",
         **names,
     }
-    patterns = [(re.compile(r"\S*ipykernel_\d+[/\\]\d+\.py"), "<cell>")]  # warnings name the cell's temporary file
+    # Warnings name the cell's temporary file. A word is looked through once, from its start: some have no end.
+    patterns = [(re.compile(r"(?<!\S)\S*ipykernel_\d+[/\\]\d+\.py"), "<cell>")]
     for folder in sorted((f for f in folders if len(f) > 1), key=len, reverse=True):
         patterns.append((re.compile(rf"(?<![\w.]){re.escape(folder)}(?=[/\\]|\b)"), folders[folder]))
     return patterns

@@ -19,6 +19,7 @@ TAG = "parameters"  # papermill's name
 UNKNOWN = object()  # a default that only a kernel could tell
 LITERALS = {"true": True, "false": False, "null": None, "none": None}
 _CHOICES = {"PROFILE": layout.PROFILES, "DATA": layout.DATA}
+_COUNTS = {"N_SEEDS", "PROCESSES"}  # whose default, None, says nothing of the type
 _MADE = {"RUNS"}  # paths that a run makes; every other must be there
 _PATH_WORDS = {"DOPESHEET", "CHECKPOINT", "ROOT", "DIR", "FOLDER", "FILE", "PATH"}  # last in the name of a path
 _ARITHMETIC: dict[type, Any] = {
@@ -193,6 +194,9 @@ def check_parameters(notebook: Path, given: Mapping[str, Any] | Iterable[str]) -
 
 def _fault(name: str, default: Any, value: Any) -> str | None:
     """Return what a parameter is where a value is not that, else None."""
+    if default is None and name in _COUNTS:
+        counts = value is None or (type(value) is int and value > 0)
+        return None if counts else f"{name} is a whole number of 1 or more, or None"
     if default is UNKNOWN or default is None:
         return None
     if name in _CHOICES and default in _CHOICES[name]:

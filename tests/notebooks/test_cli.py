@@ -163,8 +163,8 @@ def test_test_runs_both_suites_and_fails_if_either_does(three, monkeypatch, code
     assert cli.main(["test"]) == expected
     assert commands == [
         f"{sys.executable} -m pytest -n 2 --dist loadfile tests",
-        f"{sys.executable} -m pytest -n 2 --dist loadscope --nbval --nbval-current-env --nbval-cell-timeout 540 "
-        "notebooks",
+        f"{sys.executable} -m pytest -n 2 --dist loadscope --continue-on-collection-errors --nbval "
+        "--nbval-current-env --nbval-cell-timeout 540 notebooks",
     ]
 
 

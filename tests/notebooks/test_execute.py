@@ -249,3 +249,11 @@ def test_only_folders_are_shortened(project, monkeypatch):
     execute.normalise(notebook)
     shortened = notebook.cells[0].outputs[0].text
     assert re.fullmatch(r"\./x <python>/lib ~/y https://site/people/ann /people/anna/z", shortened)
+
+
+def test_an_output_of_one_long_word_is_looked_through_once(project):
+    word = "x" * 400_000  # two minutes where every place of it is a start
+    output = nbformat.v4.new_output("stream", name="stdout", text=f"{word} {word}/ipykernel_1/2.py:3: slow")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    execute.normalise(notebook)
+    assert notebook.cells[0].outputs[0].text == f"{word} <cell>:3: slow"

@@ -20,9 +20,8 @@ from nbutils import __main__ as cli
 from nbutils import atomic, claims, layout
 from nbutils.notebook import document, endings, execute, kernels, locks, parameters, record, render
 
-PARAMETERS = (
-    'PROFILE = "quick"\nDATA = "embedded"\nA, B = 1, 0.5\nSEEDS = [42, 123]\nKS = "0,4"\nCHECKPOINT = RUNS = None'
-)
+PARAMETERS = 'PROFILE = "quick"\nDATA = "embedded"\nA, B = 1, 0.5\nSEEDS = [42, 123]\nKS = "0,4"'
+PARAMETERS += "\nCHECKPOINT = RUNS = PROCESSES = None"
 
 
 @pytest.fixture
@@ -180,6 +179,8 @@ def test_paths_start_where_the_caller_is(study, tmp_path, capsys):
         ("SEEDS=a,b", "SEEDS is a list like [42, 123]; got ['a', 'b']"),
         ("KS=[0, 4]", "KS is text like '0,4'; got [0, 4]"),
         ("DATA=fake", "DATA is one of 'embedded', 'real', 'auto'; got 'fake'"),
+        ("PROCESSES=2", 2),
+        ("PROCESSES=two", "PROCESSES is a whole number of 1 or more, or None; got 'two'"),
         ("C=3", "has no parameter C; it has"),
     ],
 )
