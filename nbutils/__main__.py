@@ -112,8 +112,10 @@ def _folder(text: str) -> Path:
     """Return the folder that an option names; an empty text, as of an unset variable, would be the current one."""
     path = Path(text).expanduser()
     file = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
-    if not text or file:
-        raise argparse.ArgumentTypeError(f"{file} is a file; expected a folder" if file else "expected a folder, got ''")
+    if file:
+        raise argparse.ArgumentTypeError(f"{file} is a file; expected a folder")
+    if not text:
+        raise argparse.ArgumentTypeError("expected a folder; got ''")
     return path
 
 

@@ -105,13 +105,14 @@ def introduction(notebook: Path, content: NotebookNode) -> tuple[str, str, dict[
     """
     own = content.metadata.get("nbutils", {})
     spec = own.get("readme") if isinstance(own, dict) else None
-    if not isinstance(spec, dict) or not isinstance(spec.get("question"), str) or not isinstance(spec.get("rows"), list):
+    form = {"question": str, "rows": list}
+    if not isinstance(spec, dict) or not all(isinstance(spec.get(key), kind) for key, kind in form.items()):
         raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec}")
     for row in spec["rows"]:
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("label", "format")):
             raise ValueError(f"{notebook.name}: a row of metadata.nbutils.readme has 'label' and 'format', got {row}")
         if row.get("record", "embedded") not in RESULTS:
-            raise ValueError(f"{notebook.name}: 'record' of a row is one of {', '.join(RESULTS)}, got {row['record']!r}")
+            raise ValueError(f"{notebook.name}: 'record' is one of {', '.join(RESULTS)}, got {row['record']!r}")
     title, verdict = opening(content)
     if not title:
         raise ValueError(f"{notebook.name} has no heading '# NN · title' in a Markdown cell")

@@ -124,7 +124,8 @@ def read_folder(folder: str | Path) -> Tiles:
     Raises:
         FileNotFoundError: the table, or a tile; the tile's row is named.
         TableError: a missing or repeated column, a bad value, a path that leaves the folder, a scanner's name in two
-            spellings, or a tile that is there twice: by name, by number, or in two splits by the content of its files; with row and column.
+            spellings, or a tile that is there twice: by name, by number, or in two splits by the content of its files;
+            with row and column.
     """
     rows = tables.read(Path(folder) / "labels.csv", ("file", "tumor", "scanner", "split", "pcam_index"))
     inside = r"(?!/|\\|[A-Za-z]:)(?!(.*[/\\])?\.\.([/\\]|$)).+"
