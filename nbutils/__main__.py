@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carried_out(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return options.command(options)
     except BrokenPipeError:
         raise
@@ -113,9 +113,9 @@ def _folder(text: str) -> Path:
     path = Path(text).expanduser()
     file = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
     if file:
-        raise argparse.ArgumentTypeError(f"{file} is a file; expected a folder")
+        raise NotADirectoryError(f"{file} is a file; expected a folder")
     if not text:
-        raise argparse.ArgumentTypeError("expected a folder; got ''")
+        raise FileNotFoundError("expected a folder; got ''")
     return path
 
 
