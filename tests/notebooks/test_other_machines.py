@@ -20,7 +20,7 @@ from nbutils import __main__ as cli
 from nbutils import atomic, claims, layout
 from nbutils.notebook import document, endings, execute, kernels, locks, parameters, record, render
 
-PARAMETERS = 'PROFILE = "quick"\nDATA = "embedded"\nA, B = 1, 0.5\nSEEDS = [42, 123]\nKS = "0,4"'
+PARAMETERS = 'PROFILE = "quick"\nDATA = "embedded"\nA, B = 1, 0.5\nSEEDS = [42, 123]\nKS = "0,4"\nN_SEEDS = 3'
 PARAMETERS += "\nCHECKPOINT = RUNS = PROCESSES = None"
 
 
