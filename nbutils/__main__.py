@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _folder(text: str) -> Path:
     """Return the folder that an option names; an empty text, as of an unset variable, would be the current one."""
-    path = Path(text).expanduser()
+    path = layout.expanded(text)
     file = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
     if file:
         raise NotADirectoryError(f"{file} is a file; expected a folder")

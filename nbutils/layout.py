@@ -29,6 +29,18 @@ def root() -> Path:
     )
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` or `~user` at its start replaced by that home folder.
+
+    Raises:
+        FileNotFoundError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(f"{path}: there is no home folder {Path(path).parts[0]}") from None
+
+
 def notebooks(*selectors: str) -> list[Path]:
     """Return the numbered notebooks in order, found by glob.
 

@@ -42,7 +42,7 @@ def resolved(environment: Mapping[str, str]) -> dict[str, str]:
     for name in _PATHS:
         if changed.get(name):
             parts = changed[name].split(os.pathsep) if name == "PYTHONPATH" else [changed[name]]
-            changed[name] = os.pathsep.join(str(Path(part).expanduser().absolute()) for part in parts)
+            changed[name] = os.pathsep.join(str(layout.expanded(part).absolute()) for part in parts)
     return changed
 
 
