@@ -94,29 +94,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="set a parameter; paths start at the current folder",
     )
-    run.add_argument("--out", type=_folder, metavar="DIR", help="where to write (default: build/run)")
+    run.add_argument("--out", type=layout.folder, metavar="DIR", help="where to write (default: build/run)")
     record = add("record", _record, "Keep a long run in large-assets/: on real data, or in the full profile.")
-    record.add_argument("--source", type=_folder, required=True, metavar="DIR", help="where `run --out` wrote to")
+    record.add_argument("--source", type=layout.folder, required=True, metavar="DIR", help="where `run --out` wrote to")
     add("test", _test, "Run the tests, then compare the notebooks with their stored outputs.", chooses=False)
     render = add("render", _render, "Write the supplement: one offline HTML page per notebook, and an index.")
-    render.add_argument("--out", type=_folder, metavar="DIR", help="where to write (default: build/html)")
+    render.add_argument("--out", type=layout.folder, metavar="DIR", help="where to write (default: build/html)")
     render.add_argument(
-        "--source", type=_folder, metavar="DIR", help="folder of executed copies (default: the committed notebooks)"
+        "--source", type=layout.folder, metavar="DIR", help="folder of executed copies (default: the committed notebooks)"
     )
     render.add_argument("--pdf", action="store_true", help="write PDF as well")
     add("update", _update, "Execute notebooks in place, normalised, and print what changed.")
     return parser
-
-
-def _folder(text: str) -> Path:
-    """Return the folder that an option names; an empty text, as of an unset variable, would be the current one."""
-    path = layout.expanded(text)
-    file = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
-    if file:
-        raise NotADirectoryError(f"{file} is a file; expected a folder")
-    if not text:
-        raise FileNotFoundError("expected a folder; got ''")
-    return path
 
 
 def _list(options: argparse.Namespace) -> int:
