@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     render = add("render", _render, "Write the supplement: one offline HTML page per notebook, and an index.")
     render.add_argument("--out", type=layout.folder, metavar="DIR", help="where to write (default: build/html)")
     render.add_argument(
-        "--source", type=layout.folder, metavar="DIR", help="folder of executed copies (default: the committed notebooks)"
+        "--source", type=layout.folder, metavar="DIR", help="folder of executed copies (default: committed notebooks)"
     )
     render.add_argument("--pdf", action="store_true", help="write PDF as well")
     add("update", _update, "Execute notebooks in place, normalised, and print what changed.")
