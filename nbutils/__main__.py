@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carried_out(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return options.command(options)
     except BrokenPipeError:
         raise
@@ -94,14 +94,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="set a parameter; paths start at the current folder",
     )
-    run.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/run)")
+    run.add_argument("--out", type=layout.folder, metavar="DIR", help="where to write (default: build/run)")
     record = add("record", _record, "Keep a long run in large-assets/: on real data, or in the full profile.")
-    record.add_argument("--source", type=Path, required=True, metavar="DIR", help="where `run --out` wrote to")
+    record.add_argument("--source", type=layout.folder, required=True, metavar="DIR", help="where `run --out` wrote to")
     add("test", _test, "Run the tests, then compare the notebooks with their stored outputs.", chooses=False)
     render = add("render", _render, "Write the supplement: one offline HTML page per notebook, and an index.")
-    render.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: build/html)")
+    render.add_argument("--out", type=layout.folder, metavar="DIR", help="where to write (default: build/html)")
     render.add_argument(
-        "--source", type=Path, metavar="DIR", help="folder of executed copies (default: the committed notebooks)"
+        "--source", type=layout.folder, metavar="DIR", help="folder of executed copies (default: committed notebooks)"
     )
     render.add_argument("--pdf", action="store_true", help="write PDF as well")
     add("update", _update, "Execute notebooks in place, normalised, and print what changed.")

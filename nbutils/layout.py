@@ -29,6 +29,34 @@ def root() -> Path:
     )
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` or `~user` at its start replaced by that home folder.
+
+    Raises:
+        FileNotFoundError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(f"{path}: there is no home folder {Path(path).parts[0]}") from None
+
+
+def folder(text: str) -> Path:
+    """Return the folder that an option names; it need not be there.
+
+    Raises:
+        FileNotFoundError: an empty text, as of a variable that is not set, or a home folder that is not there.
+        NotADirectoryError: a file is there.
+    """
+    path = expanded(text)
+    file = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
+    if file:
+        raise NotADirectoryError(f"{file} is a file; expected a folder")
+    if not text:
+        raise FileNotFoundError("expected a folder; got ''")
+    return path
+
+
 def notebooks(*selectors: str) -> list[Path]:
     """Return the numbered notebooks in order, found by glob.
 

@@ -43,6 +43,26 @@ def is_saved_by_torch(path: Path) -> bool:
     return head[:1] == b"\x80" and bytes.fromhex("6cfc9c46f9206aa85019") in head[:20]
 
 
+def damaged_member(path: Path) -> str | None:
+    """Return the first member of a zip archive whose bytes have another checksum than the archive says, else None.
+
+    `torch.load` does not compare them. An archive in which none agrees was written without checksums, as
+    `torch.serialization.set_crc32_options(False)` does.
+    """
+    if not _head(path).startswith(b"PK\x03\x04"):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        wrong, members = [], archive.infolist()
+        for member in members:
+            try:
+                with archive.open(member) as file:
+                    while file.read(1 << 20):
+                        pass
+            except zipfile.BadZipFile:
+                wrong.append(member.filename)
+    return wrong[0] if wrong and len(wrong) < len(members) else None
+
+
 def describe(path: Path) -> str | None:
     """Return what a file is, as a noun with its article, or None where its first bytes do not tell."""
     head = _head(path)

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbutils import layout
+
 DATA_VARIABLE = "NBUTILS_DATA"
 
 
@@ -78,7 +80,7 @@ def find(name: str, root: str | Path | None = None) -> Source:
     base = root or os.environ.get(DATA_VARIABLE)
     if not base:
         return Source(name, kind, False, (), None, required)
-    path = Path(base).expanduser() / folder
+    path = layout.expanded(base) / folder
     missing = tuple(entry for entry in required if not (path / entry).exists())
     return Source(name, kind, not missing, (path,), None if missing else path, missing)
 
@@ -86,7 +88,7 @@ def find(name: str, root: str | Path | None = None) -> Source:
 def told() -> str:
     """Say which folder data sets are looked for in."""
     base = os.environ.get(DATA_VARIABLE)
-    return f"${DATA_VARIABLE} is {Path(base).expanduser().absolute() if base else 'not set'}"
+    return f"${DATA_VARIABLE} is {layout.expanded(base).absolute() if base else 'not set'}"
 
 
 def all_sources() -> list[Source]:

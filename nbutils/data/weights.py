@@ -173,6 +173,12 @@ def _read_safetensors(path: Path) -> dict:
 
 def _read_saved(path: Path) -> object:
     """Read a file of `torch.save`; torch's own words are not repeated, for they advise to run what is in the file."""
+    try:
+        damaged_member = kinds.damaged_member(path)
+    except Exception as error:  # as below
+        raise StateError(f"{path} is cut short or damaged ({error}); {_HOW}") from None
+    if damaged_member:
+        raise StateError(f"{path} is damaged: the checksum of {damaged_member} is not that of its bytes; {_HOW}")
     beside: set[str] = set()
     while True:
         try:

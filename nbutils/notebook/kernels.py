@@ -29,6 +29,8 @@ INJECTED_TAG = f"injected-{TAG}"  # papermill's name
 _OWN = (
     *("MPLBACKEND", "MATPLOTLIBRC", "PLOTLY_RENDERER", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE"),
     *("PY_COLORS", "PYTHON_COLORS", "COLUMNS", "LINES", "LANG", "LANGUAGE", "PYTHONSTARTUP", "PYTHONOPTIMIZE"),
+    *("PYTHONDEVMODE", "PYTHONWARNDEFAULTENCODING", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE", "PYTHONASYNCIODEBUG"),
+    *("TORCH_LOGS", "MKL_VERBOSE"),
     *("PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODING", "IPYTHONDIR", "JPY_SESSION_NAME"),
 )
 _PATHS = ("NBUTILS_DATA", "PYTHONPATH")  # relative to the caller's folder; the kernel starts in another
@@ -40,7 +42,7 @@ def resolved(environment: Mapping[str, str]) -> dict[str, str]:
     for name in _PATHS:
         if changed.get(name):
             parts = changed[name].split(os.pathsep) if name == "PYTHONPATH" else [changed[name]]
-            changed[name] = os.pathsep.join(str(Path(part).expanduser().absolute()) for part in parts)
+            changed[name] = os.pathsep.join(str(layout.expanded(part).absolute()) for part in parts)
     return changed
 
 

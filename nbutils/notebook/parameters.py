@@ -194,9 +194,9 @@ def check_parameters(notebook: Path, given: Mapping[str, Any] | Iterable[str]) -
 
 def _fault(name: str, default: Any, value: Any) -> str | None:
     """Return what a parameter is where a value is not that, else None."""
-    if default is None and name in _COUNTS:
-        counts = value is None or (type(value) is int and value > 0)
-        return None if counts else f"{name} is a whole number of 1 or more, or None"
+    if name in _COUNTS and (default is None or type(default) is int):
+        counts = (value is None and default is None) or (type(value) is int and value > 0)
+        return None if counts else f"{name} is a whole number of 1 or more{', or None' if default is None else ''}"
     if default is UNKNOWN or default is None:
         return None
     if name in _CHOICES and default in _CHOICES[name]:

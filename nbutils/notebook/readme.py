@@ -18,6 +18,9 @@ from __future__ import annotations
 import string
 import sys
 from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
 
 from nbutils import atomic, claims, layout
 from nbutils.notebook.document import opening, read
@@ -76,12 +79,7 @@ def main() -> None:
 
 def _row(notebook: Path, results: dict[str, claims.Results]) -> tuple[str, ...]:
     content = read(notebook)
-    spec = content.metadata.get("nbutils", {}).get("readme")
-    if not isinstance(spec, dict) or not {"question", "rows"} <= set(spec):
-        raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec}")
-    title, _ = opening(content)
-    if not title:
-        raise ValueError(f"{notebook.name} has no heading '# NN · title' in a Markdown cell")
+    title, _, spec = introduction(notebook, content)
     found, source = [], []
     for entry in spec["rows"]:
         if one := results.get(entry.get("record", "embedded")):
@@ -97,6 +95,28 @@ def _row(notebook: Path, results: dict[str, claims.Results]) -> tuple[str, ...]:
         _verdict(results["embedded"]) + recorded if "embedded" in results else NOTHING,
     )
     return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row)
+
+
+def introduction(notebook: Path, content: NotebookNode) -> tuple[str, str, dict[str, Any]]:
+    """Return a notebook's title, its verdict, and its row of the table, checked.
+
+    Raises:
+        ValueError: no title, or no `readme` metadata of the form above; the message names the notebook.
+    """
+    own = content.metadata.get("nbutils", {})
+    spec = own.get("readme") if isinstance(own, dict) else None
+    form = {"question": str, "rows": list}
+    if not isinstance(spec, dict) or not all(isinstance(spec.get(key), kind) for key, kind in form.items()):
+        raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec}")
+    for row in spec["rows"]:
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("label", "format")):
+            raise ValueError(f"{notebook.name}: a row of metadata.nbutils.readme has 'label' and 'format', got {row}")
+        if row.get("record", "embedded") not in RESULTS:
+            raise ValueError(f"{notebook.name}: 'record' is one of {', '.join(RESULTS)}, got {row['record']!r}")
+    title, verdict = opening(content)
+    if not title:
+        raise ValueError(f"{notebook.name} has no heading '# NN · title' in a Markdown cell")
+    return title, verdict, spec
 
 
 def filled(template: str, metrics: dict[str, float | int | None], name: str) -> str:

@@ -277,6 +277,23 @@ def test_a_script_and_a_cut_file_are_named(trained, tmp_path):
         fill(Small(), tmp_path)
 
 
+def test_a_bit_that_tipped_over_is_refused(trained, tmp_path):
+    path = tmp_path / "mine.pt"
+    weight = trained.state_dict()["net.3.weight"]
+    for sums in (False, True):  # an archive without checksums is none that is damaged
+        torch.serialization.set_crc32_options(sums)
+        torch.save(trained.state_dict(), path)
+        assert torch.equal(fill(Small(), path).state_dict()["net.3.weight"], weight)
+    content = bytearray(path.read_bytes())
+    content[content.index(weight.numpy().tobytes()[:16]) + 2] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["net.3.weight"].isfinite().all()  # torch does not tell
+    with pytest.raises(
+        StateError, match=r"mine\.pt is damaged: the checksum of mine/data/\d+ is not that of its bytes"
+    ):
+        fill(Small(), path)
+
+
 def test_a_dictionary_that_lies_in_itself_ends(tmp_path):
     loop: dict = {}
     loop.update({f"part {number}": loop for number in range(300)})

@@ -101,6 +101,9 @@ def test_values_are_read_as_scalars(project, text, value):
     [
         (["run", "9"], "no notebook '9'; there are 01-first, 02-second, 03-third"),
         (["run", "-p", "N_SEEDS"], "-p takes NAME=VALUE, got 'N_SEEDS'"),
+        (["run", "--out", ""], "expected a folder; got ''"),
+        (["run", "--out", "~nobody-here/a"], "~nobody-here/a: there is no home folder ~nobody-here"),
+        (["render", "--out", f"{__file__}/a"], f"{__file__} is a file; expected a folder"),
         (["update", "first"], "no notebook 'first'; there are 01-first, 02-second, 03-third"),
     ],
 )

@@ -217,6 +217,12 @@ def test_readme_table_shows_numbers_failures_and_missing_runs(tmp_path):
     with pytest.raises(ValueError, match=r"01-first.*unheard_of.*recorded metrics: r_mean, r_std"):
         readme.table(tmp_path)
 
+    for rows in ("none", ["none"], [{"label": "r"}], [{"label": "r", "format": "", "record": "fake"}]):
+        content["metadata"]["nbutils"]["readme"]["rows"] = rows
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"^01-first\.ipynb.*, got "):
+            readme.table(tmp_path)
+
     stale = f"top\n{readme.BEGIN}\nold\n{readme.END}\nbottom\n"
     assert readme.refreshed(stale, "new") == f"top\n{readme.BEGIN}\n\nnew\n\n{readme.END}\nbottom\n"
     with pytest.raises(ValueError, match="README needs one line"):

@@ -20,7 +20,7 @@ from nbutils import __main__ as cli
 from nbutils import atomic, claims, layout
 from nbutils.notebook import document, endings, execute, kernels, locks, parameters, record, render
 
-PARAMETERS = 'PROFILE = "quick"\nDATA = "embedded"\nA, B = 1, 0.5\nSEEDS = [42, 123]\nKS = "0,4"'
+PARAMETERS = 'PROFILE = "quick"\nDATA = "embedded"\nA, B = 1, 0.5\nSEEDS = [42, 123]\nKS = "0,4"\nN_SEEDS = 3'
 PARAMETERS += "\nCHECKPOINT = RUNS = PROCESSES = None"
 
 
@@ -180,6 +180,8 @@ def test_paths_start_where_the_caller_is(study, tmp_path, capsys):
         ("KS=[0, 4]", "KS is text like '0,4'; got [0, 4]"),
         ("DATA=fake", "DATA is one of 'embedded', 'real', 'auto'; got 'fake'"),
         ("PROCESSES=2", 2),
+        ("N_SEEDS=2", 2),
+        ("N_SEEDS=0", "N_SEEDS is a whole number of 1 or more; got 0"),
         ("PROCESSES=two", "PROCESSES is a whole number of 1 or more, or None; got 'two'"),
         ("C=3", "has no parameter C; it has"),
     ],
@@ -480,6 +482,7 @@ def test_the_user_s_settings_do_not_reach_a_notebook(project, tmp_path, monkeypa
     for name, path in user.items():
         monkeypatch.setenv(name, str(tmp_path / path))
     others = {"MPLBACKEND": "pdf", "NO_COLOR": "1", "LC_ALL": "C", "COLUMNS": "20", "NBUTILS_DATA": "data"}
+    others |= {"PYTHONDEVMODE": "1", "PYTHONWARNDEFAULTENCODING": "1", "PYTHONPROFILEIMPORTTIME": "1"}
     for name, value in others.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path / "here")
@@ -489,7 +492,8 @@ def test_the_user_s_settings_do_not_reach_a_notebook(project, tmp_path, monkeypa
     cell += "print([os.environ.get(name) for name in ('NO_COLOR', 'COLUMNS', 'NBUTILS_DATA')])\n"
     cell += "open('umlaut.txt', 'w').write('ä')\nprint(open('umlaut.txt', 'rb').read())"
     copy = execute.run(project.write("01-a", cell), tmp_path / "out")
-    printed = document.read(copy).cells[1].outputs[0].text.splitlines()
+    (output,) = document.read(copy).cells[1].outputs
+    printed = output.text.splitlines()
     assert printed[0].split()[0].endswith("inline")
     assert printed[0].split()[1:] == ["1.5", "False"]
     assert printed[1] == str([None, None, str(tmp_path / "here" / "data")])

@@ -7,6 +7,7 @@ notebook 03.
 from __future__ import annotations
 
 import posixpath
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Literal, get_args
@@ -122,14 +123,19 @@ def read_folder(folder: str | Path) -> Tiles:
 
     Raises:
         FileNotFoundError: the table, or a tile; the tile's row is named.
-        TableError: a missing or repeated column, a bad value, a path that leaves the folder, or a tile that is there
-            twice: by name, by number, or in two splits by the content of its files; with row and column.
+        TableError: a missing or repeated column, a bad value, a path that leaves the folder, a scanner's name in two
+            spellings, or a tile that is there twice: by name, by number, or in two splits by the content of its files;
+            with row and column.
     """
     rows = tables.read(Path(folder) / "labels.csv", ("file", "tumor", "scanner", "split", "pcam_index"))
     inside = r"(?!/|\\|[A-Za-z]:)(?!(.*[/\\])?\.\.([/\\]|$)).+"
     files = rows.match("file", inside, "a path inside the folder")
     tumour = rows.match("tumor", r"[01]", "0 or 1")
     scanner = rows.match("scanner", r".*\S.*", "a scanner's name")
+    spelt: dict[str, str] = {}
+    for row, name in zip(rows.rows, scanner, strict=True):
+        if (other := spelt.setdefault(_plain(name), name)) != name:
+            raise tables.TableError(str(rows.path), row, "scanner", f"one spelling, {other!a}", f"{name!a}")
     split = rows.match("split", "|".join(_FOLDER_SPLITS), f"one of {', '.join(_FOLDER_SPLITS)}")
     number = rows.match("pcam_index", r"[0-9]{1,9}", "a number of up to nine digits")
     rows.once([posixpath.normpath(name.replace("\\", "/")) for name in files], "file", "file")
@@ -148,6 +154,11 @@ def read_folder(folder: str | Path) -> Tiles:
         source="pcam, inferred scanner",
         kind="inferred scanner",
     )
+
+
+def _plain(name: str) -> str:
+    """Return what two spellings of a name have in common: no case, accents in one form, no invisible signs."""
+    return "".join(filter(str.isprintable, unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _integers(values: list[str]) -> Tensor:

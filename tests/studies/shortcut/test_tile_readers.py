@@ -168,6 +168,8 @@ def test_a_broken_table_is_named_with_its_row(wilds, old, new, message):
         ("images/b.jpg", "images/./a.jpg", "row 3, column file: expected each file once, got 'images/a.jpg' of row 2"),
         (",train,1\n", ",train,0\n", "row 3, column pcam_index: expected each tile once, got 'train 0' of row 2"),
         ("images/b.jpg,1", "\n , ,\n\nimages/b.jpg,1.0", "row 6, column tumor: expected 0 or 1, got '1.0'"),
+        ("1,RUMC", "1,rumc", "column scanner: expected one spelling, 'RUMC', got 'rumc'"),
+        ("1,RUMC", "1,RUMC\u200b", r"column scanner: expected one spelling, 'RUMC', got 'RUMC\\u200b'"),
         (",train,1\n", ",train,1,\n", "row 3: expected 6 cells as in the header, got 7 cells"),
         ("1,UMCU", "yes,UMCU", "row 3, column tumor: expected 0 or 1, got 'yes'"),
         ("images/b.jpg", "../b.jpg", r"row 3, column file: expected a path inside the folder, got '../b.jpg'"),
