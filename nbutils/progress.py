@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 SILENT_VARIABLE = "NBUTILS_SILENT"  # "1" silences every bar; batch runs set it for their kernels
 
 
-def bar(work: Iterable | int, label: str) -> tqdm:
+def bar(work: Iterable | int, label: str, *, show: bool = True) -> tqdm:
     """Return a progress bar to iterate over, or to advance by hand with `.update()`.
 
     Args:
         work: the items to go through, or how many steps there will be.
         label: the activity, e.g. `"training"`.
+        show: False for what is soon done, or runs in a widget's callback, where a bar has no cell of its own.
 
     Returns:
         A bar of `tqdm.auto`, disabled where `silent()`.
@@ -26,7 +27,7 @@ def bar(work: Iterable | int, label: str) -> tqdm:
     from tqdm.auto import tqdm
 
     what = {"total": work} if isinstance(work, int) else {"iterable": work}
-    return tqdm(**what, desc=label, disable=silent(), leave=False)
+    return tqdm(**what, desc=label, disable=not show or silent(), leave=False)
 
 
 def silent() -> bool:

@@ -52,14 +52,14 @@ class Driver:
         self._engines: dict[Any, Engines] = {}
         self._divisible = False  # whether a batch may run in parts, once seen
 
-    def run(self, label: str) -> None:
+    def run(self, label: str | None) -> None:
         """Go through the batches.
 
         Raises:
             KeyError, TypeError, ValueError: as for `nbutils.sweeps.units.sweep`.
         """
         batches, needs = self.task.batches, self.task.ablation.needs
-        bar = progress.bar(len(batches) if isinstance(batches, Sized) else 0, label)
+        bar = progress.bar(len(batches) if isinstance(batches, Sized) else 0, label or "", show=label is not None)
         with _alone(self.model), torch.inference_mode(False), torch.no_grad(), unchanged(self.model), bar:
             self.model.eval()
             given: dict[Site, Tensor] = {}
