@@ -286,7 +286,7 @@ def hooks():
 """,
     """
 with edit(model, {"0": torch.zeros_like}):
-    assert hooks() == 1 and model(x).abs().sum() == 0
+    assert hooks() > 0 and model(x).abs().sum() == 0
     Path("inside").touch()
     while not Path("go").exists():
         model(x)
