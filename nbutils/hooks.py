@@ -12,7 +12,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -35,17 +34,6 @@ class PlacedEdit(Protocol):
 
     def at(self, site: Site) -> Edit:
         """Return the edit for a site, whose axis is that of the model's module."""
-
-
-@dataclass(frozen=True)
-class Pure:
-    """An edit that does not write into its argument and returns what nobody else holds: no copies are made for it."""
-
-    function: Edit
-
-    def at(self, _site: Site) -> Edit:
-        """Return the function, whatever the site."""
-        return self.function
 
 
 class UnusedEditWarning(UserWarning):

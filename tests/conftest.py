@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
@@ -12,6 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from nbutils import layout, seeding
 from nbutils.plotting import theme
+
+if TYPE_CHECKING:
+    import torch
 
 # Two threads on operators of this size wait for each other: one file took 83 seconds of CPU time instead of 7.
 for library in ("OMP", "MKL", "OPENBLAS"):  # here, where they are loaded later, and in processes that tests start
@@ -60,3 +64,16 @@ def project(tmp_path, monkeypatch) -> Project:
     monkeypatch.setattr(layout, "root", lambda: root)
     monkeypatch.delenv(layout.OUT_VARIABLE, raising=False)
     return Project(root)
+
+
+@pytest.fixture
+def device() -> Iterator[torch.device]:
+    """Give a GPU where there is one, else a stand-in whose tensors refuse the processor's."""
+    import elsewhere
+    import torch
+
+    if torch.cuda.is_available():
+        yield torch.device("cuda", 0)
+    else:
+        with elsewhere.device() as device:
+            yield device

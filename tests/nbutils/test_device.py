@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from operator import itemgetter
 
-import elsewhere
 import pandas as pd
 import pytest
 import torch
@@ -56,15 +55,6 @@ from studies.shortcut.networks import NarrowTileNet
 
 CPU = torch.device("cpu")
 UNITS = {"conv1": "net.0", "conv2": "net.3", "fc1": "net.7"}
-
-
-@pytest.fixture
-def device():
-    if torch.cuda.is_available():
-        yield torch.device("cuda", 0)
-    else:
-        with elsewhere.device() as device:
-            yield device
 
 
 def digits_net(device):

@@ -9,7 +9,6 @@ import cells
 import elsewhere
 import matplotlib
 import pytest
-import torch
 
 from nbutils import layout
 from nbutils.data import digits
@@ -34,15 +33,6 @@ TINY = {
 }
 # A head on pooled features works on the processor, where `studies.shortcut.features.extract` leaves them.
 ON_THE_PROCESSOR = {"03": {"Linear: ['cpu']", "Sequential: ['cpu']", "Identity: ['cpu']"}}
-
-
-@pytest.fixture
-def device():
-    if torch.cuda.is_available():
-        yield torch.device("cuda", 0)
-    else:
-        with elsewhere.device() as device:
-            yield device
 
 
 def _few_tiles(names):
