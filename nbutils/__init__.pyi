@@ -9,6 +9,7 @@ from .ablation.types import AblationType as AblationType
 from .ablation.values import gather as gather
 from .ablation.weights import zero_weights as zero_weights
 from .claims import check as check
+from .claims import hypothesis as hypothesis
 from .claims import metric as metric
 from .data.pairs import PairLoader as PairLoader
 from .data.pairs import Pairs as Pairs

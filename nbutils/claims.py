@@ -1,7 +1,7 @@
 """Claims: statements of the prose with a number, checked where they are made and kept in `results.json`.
 
-A notebook calls `begin` once, `check` for every claim, `metric` for numbers it reports without claiming
-anything, and `save` at the end.
+A notebook calls `begin` once, `check` for every claim, `hypothesis` for what it set out to find, `metric` for numbers
+it reports without claiming anything, and `save` at the end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 from nbutils import __version__, atomic, layout
 
@@ -37,6 +37,7 @@ class Results:
     device: str = "cpu"
     claims: dict[str, dict[str, float | bool | None]] = field(default_factory=dict)
     metrics: dict[str, float | int | None] = field(default_factory=dict)
+    hypotheses: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 _results: Results | None = None
@@ -148,6 +149,42 @@ def _limits(name: str, given: Mapping[str, float | None]) -> dict[str, float]:
     return limits
 
 
+VERDICTS = {True: "confirmed", False: "disconfirmed", None: "undecided"}
+
+
+def hypothesis(name: str, holds: bool | None, found: str) -> None:
+    """Keep what came of a hypothesis, and print it as one line. One that falls is a finding: nothing is raised.
+
+    A claim (`check`) says that a number came back; a hypothesis, what was expected before the first run. They are
+    counted apart. Keeping a name again replaces its earlier outcome.
+
+    Args:
+        name: the hypothesis in a few words, with its label, e.g. `"C2, the attack ends with one unit"`.
+        holds: whether the rule that was fixed beforehand confirms it; None where the data cannot tell.
+        found: what came out, with its number.
+
+    Raises:
+        ValueError: a name or finding that is no line of text, or `begin` was not called.
+        TypeError: `holds` is neither a truth value nor None.
+
+    >>> import nbutils as nb
+    >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=1, processes=1)
+    >>> session.reads("a formula")
+    >>> nb.hypothesis("H1, only red is deleted", False, "1.9 % of the damage is elsewhere")
+    disconfirmed   H1, only red is deleted: 1.9 % of the damage is elsewhere
+    """
+    results = _current()
+    for text in (name, found):
+        if not isinstance(text, str) or not text.isprintable() or not text.strip():
+            raise ValueError(f"a hypothesis needs a name and a finding, each on one line; got {text!r}")
+    if type(holds).__name__ in ("bool", "bool_"):  # numpy's, too
+        holds = bool(holds)
+    elif holds is not None:
+        raise TypeError(f"hypothesis {name!r} holds (True), falls (False) or stays open (None); got {holds!r}")
+    results.hypotheses[name] = {"holds": holds, "found": found}
+    print(f"{VERDICTS[holds]}   {name}: {found}")
+
+
 def metric(**values: SupportsFloat) -> None:
     """Keep numbers under their names; whole numbers stay whole, values that are not finite become null.
 
@@ -224,14 +261,17 @@ def _defect(content: object) -> str | None:
             return f"{key!r} must be text, got {content.get(key)!r}"
     if not isinstance(content.get("device", "cpu"), str):
         return f"'device' must be text, got {content['device']!r}"
-    for key in ("versions", "claims", "metrics"):
-        if not isinstance(content.get(key), Mapping):
+    for key in ("versions", "claims", "metrics", "hypotheses"):
+        if not isinstance(content.get(key, {} if key == "hypotheses" else None), Mapping):
             return f"{key!r} must be an object, got {content.get(key)!r}"
     for name, claim in content["claims"].items():
         if not isinstance(claim, Mapping) or not isinstance(claim.get("holds"), bool) or "value" not in claim:
             return f"claim {name!r} must have 'value' and a true or false 'holds', got {claim!r}"
         if not _is_number(claim["value"]):
             return f"claim {name!r} must have a number as 'value', got {claim['value']!r}"
+    for name, outcome in content.get("hypotheses", {}).items():
+        if not isinstance(outcome, Mapping) or outcome.get("holds", "") not in (True, False, None):
+            return f"hypothesis {name!r} must have 'holds', true, false or null, got {outcome!r}"
     for name, value in content["metrics"].items():
         if not _is_number(value):
             return f"metric {name!r} must be a number, got {value!r}"

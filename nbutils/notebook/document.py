@@ -177,11 +177,13 @@ class Document:
 
     @property
     def claims(self) -> str:
-        """How many claims hold, as a sentence."""
+        """How many hypotheses were confirmed and how many claims hold, as sentences."""
         if self.results is None or not self.results.claims:
             return "No recorded claims."
+        outcomes = [outcome["holds"] for outcome in self.results.hypotheses.values()]
         held = sum(bool(claim["holds"]) for claim in self.results.claims.values())
-        return f"{held} of {len(self.results.claims)} claims hold."
+        counted = f"{outcomes.count(True)} of {len(outcomes)} hypotheses held. " if outcomes else ""
+        return f"{counted}{held} of {len(self.results.claims)} claims hold."
 
     @property
     def provenance(self) -> str:

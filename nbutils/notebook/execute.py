@@ -248,6 +248,7 @@ def _changes(old: claims.Results | None, new: claims.Results | None) -> list[str
             return {}
         verdicts = {k: f"{number(c['value'])}{'' if c['holds'] else ' (fails)'}" for k, c in results.claims.items()}
         kinds = {"claim": verdicts, "metric": {name: number(value) for name, value in results.metrics.items()}}
+        kinds["hypothesis"] = {k: claims.VERDICTS[h["holds"]] for k, h in results.hypotheses.items()}
         return {(kind, name): text for kind, texts in kinds.items() for name, text in texts.items()}
 
     before, after = shown(old), shown(new)

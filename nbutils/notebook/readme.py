@@ -146,7 +146,16 @@ class _Template(string.Formatter):
 def _verdict(results: claims.Results) -> str:
     failed = [name for name, claim in results.claims.items() if not claim["holds"]]
     held = f"{len(results.claims) - len(failed)} of {len(results.claims)} hold"
-    return f"{held}; fails: {', '.join(f'`{name}`' for name in failed)}" if failed else held
+    held += f"; fails: {', '.join(f'`{name}`' for name in failed)}" if failed else ""
+    return f"{counted}; claims: {held}" if (counted := hypotheses(results)) else held
+
+
+def hypotheses(results: claims.Results) -> str:
+    """Return how many hypotheses of a run held, in words; empty where it kept none."""
+    outcomes = [outcome["holds"] for outcome in results.hypotheses.values()]
+    still_open = outcomes.count(None)
+    counted = f"hypotheses: {outcomes.count(True)} of {len(outcomes)} held" if outcomes else ""
+    return counted + (f", {still_open} undecided" if still_open else "")
 
 
 if __name__ == "__main__":

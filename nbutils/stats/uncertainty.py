@@ -57,6 +57,33 @@ def bootstrap_mean(values: ArrayLike, *, resamples: int = 10_000, level: float =
     return Interval(float(values.mean()), float(found.low), float(found.high))
 
 
+FEW = 20  # seeds: below, resampling them is too optimistic
+
+
+def seed_interval(values: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Return the mean of `values` `[seeds]` with its confidence interval: the one to report over seeds.
+
+    Below twenty seeds, Student's t: it covers what it says for values near normal, where the bootstrap of five covers
+    85 % in place of 95. From twenty on, the bootstrap of `bootstrap_mean`, which follows skewed values.
+
+    Args:
+        values: one per seed, two or more, finite. Pass differences for a paired comparison.
+        level: confidence level in (0, 1).
+
+    Raises:
+        ValueError: fewer than two values, or one that is not finite.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"an interval over seeds needs two or more finite values; got {values!r}")
+    if len(values) >= FEW:
+        return bootstrap_mean(values, level=level)
+    half = t.ppf((1 + level) / 2, len(values) - 1) * standard_error(values)
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+
+
 def standard_error(values: ArrayLike) -> float:
     """Return the standard error of the mean of `values` `[seeds]`."""
     values = np.asarray(values, dtype=float)

@@ -132,3 +132,22 @@ def test_load_names_a_file_that_is_not_json(tmp_path):
     path.write_text('{"stem": ')
     with pytest.raises(ValueError, match=r"results\.json is not JSON"):
         claims.load(path)
+
+
+def test_a_hypothesis_that_falls_is_kept_and_raises_nothing(results, capsys):
+    claims.hypothesis("H1, one unit is enough", np.bool_(False), "ten are needed")
+    claims.hypothesis("H2, and harmless", None, "two seeds cannot tell")
+    claims.hypothesis("H1, one unit is enough", True, "one is")
+    assert capsys.readouterr().out.splitlines()[::2] == [
+        "disconfirmed   H1, one unit is enough: ten are needed",
+        "confirmed   H1, one unit is enough: one is",
+    ]
+    kept = claims.load(claims.save()).hypotheses
+    assert {name: outcome["holds"] for name, outcome in kept.items()} == {
+        "H1, one unit is enough": True,
+        "H2, and harmless": None,
+    }
+    with pytest.raises(TypeError, match="holds"):
+        claims.hypothesis("H3", "yes", "a text is no verdict")
+    with pytest.raises(ValueError, match="one line"):
+        claims.hypothesis("H3", True, "two\nlines")

@@ -8,9 +8,11 @@ import pytest
 from nbutils.stats.uncertainty import (
     Interval,
     benjamini_hochberg,
+    bootstrap_mean,
     bootstrap_seeds_and_slides,
     difference_in_differences,
     permutation_p,
+    seed_interval,
     within_margin,
 )
 
@@ -100,3 +102,15 @@ def test_permutation_p_by_hand_and_uniform_under_chance():
 
 def test_benjamini_hochberg_by_hand():
     assert benjamini_hochberg([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+
+
+def test_few_seeds_are_covered_by_students_t_and_not_by_resampling():
+    rng = np.random.default_rng(2)
+    draws = rng.normal(size=(400, 5))
+    covered = [np.mean([(i := of(v)).low <= 0 <= i.high for v in draws]) for of in (seed_interval, bootstrap_mean)]
+    assert covered[0] == pytest.approx(0.95, abs=0.03)
+    assert covered[1] < 0.9
+    assert seed_interval([1.0, 2.0, 3.0]).low == pytest.approx(2 - 4.302653 / 3**0.5)  # t of two degrees of freedom
+    assert seed_interval(np.arange(20.0)) == bootstrap_mean(np.arange(20.0))
+    with pytest.raises(ValueError, match="two or more finite"):
+        seed_interval([1.0])
