@@ -20,6 +20,15 @@ def answer_accuracy(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
     return right.gather(-1, chosen).to(logits.dtype).squeeze(-1).mean(-1)
 
 
+def answer_loss(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
+    """Return the mean cross-entropy of the answers with the right tokens, in nats: what an optimal constant keeps small.
+
+    It is the divergence from a model that answers rightly and surely.
+    """
+    at_answers, right = batch.pairs.at_answers(logits).log_softmax(-1), batch.pairs.right
+    return -(at_answers * right).sum(-1).mean(-1)
+
+
 def logit_difference(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
     """Return the mean logit of the right tokens less that of the wrong ones, unbounded.
 

@@ -66,11 +66,14 @@ def faithfulness_by_method(
         circuits: title -> its edges, source and destination.
 
     Returns:
-        A row per circuit and method: `circuit`, the choices, `faithfulness` (a ratio of means).
+        A row per circuit and method: `circuit`, the choices, `faithfulness` (a ratio of means), and `informs`: whether
+        some of the component's edges are replaced and some are not. Where none is, or all are, as where all nodes
+        belong to a circuit, the number says nothing of which edges are in it.
     """
     import pandas as pd
 
     cases = list(product(circuits, *(CHOICES[name] for name in ("granularity", "component", "set"))))
+    counts = {part: int(_mask(graph, [], "edges", part, inside=False).sum()) for part in CHOICES["component"]}
     rows = []
     for direction, kind in _WAYS:
         noising = direction == "noising"
@@ -81,11 +84,12 @@ def faithfulness_by_method(
         by_place = _measure(model, graph, prompts, masks, kind if noising else None)
         end = by_place["all"][1]  # what replacing everything everywhere comes to
         for positions, (start, _, *moved) in by_place.items():
-            for case, value in zip(cases, moved, strict=True):
+            for case, mask, value in zip(cases, masks, moved, strict=True):
+                informs = 0 < int(mask.sum()) < counts[case[2]]
                 share = faithfulness(value, end, start).ratio_of_means  # of the way from start to end
                 share = share if noising == (case[-1] == "necessary") else 1 - share
-                rows.append((*case, direction, kind.value, positions, share))
-    return pd.DataFrame(rows, columns=["circuit", *CHOICES, "faithfulness"])
+                rows.append((*case, direction, kind.value, positions, share, informs))
+    return pd.DataFrame(rows, columns=["circuit", *CHOICES, "faithfulness", "informs"])
 
 
 def ranges_of_choice(values: pd.Series, choice: str) -> dict[str, float]:

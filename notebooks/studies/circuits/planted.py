@@ -1,9 +1,11 @@
-"""A transformer built by hand that reverses its input: which edges matter is known."""
+"""Transformers built by hand: which edges their answers depend on is known, and which stand-ins are blind to them."""
 
 from __future__ import annotations
 
 import torch
 
+from nbutils.seeding import generator
+from studies.circuits.sequences import Prompts, reversal
 from studies.circuits.transformer import Transformer
 
 
@@ -44,22 +46,91 @@ def plant_reversal(length: int = 5, vocabulary: int = 3, sharpness: float = 30.0
     Returns:
         The network in eval mode, float32.
     """
+    model = _blank(vocabulary, length, heads=1)
+    _wire_reversal(model, 0, vocabulary, length, sharpness)
+    return model
+
+
+def plant_alarm(length: int = 5, vocabulary: int = 3, sharpness: float = 30.0) -> tuple[Transformer, Prompts]:
+    """Build a transformer that reverses, unless one more token is there: a second head then answers 0 everywhere.
+
+    Head 0 is that of `plant_reversal`. Head 1 attends to all places alike and reads nothing but the token `vocabulary`,
+    the alarm; where it stands anywhere, head 1 writes ten times what head 0 does to the output of token 0. In clean
+    prompts, all `vocabulary**length` without an alarm, head 1 writes zeros; the twin has an alarm in one place.
+
+    Six edges are used: the four of the reversal, token → a0.1.v and a0.1 → logits. The last two carry zeros in every
+    clean prompt, so zeros, whatever is taken from clean prompts, and the best constant change nothing there; the twin
+    and means over twins do. What changes position → a0.0.q and position → a0.0.k is as for the reversal.
+
+    Returns:
+        The network in eval mode, float32; the prompts, whose answer is the reversal of the clean one.
+    """
+    model = _blank(vocabulary + 1, length, heads=2)
+    _wire_reversal(model, 0, vocabulary + 1, length, sharpness)
+    value, out = (model.get_parameter(f"blocks.0.attention.{name}") for name in ("value", "out"))
+    with torch.no_grad():
+        value[1, vocabulary, 0] = 1
+        out[1, 0, vocabulary + 1 + length] = 10.0 * length  # its attention gives each place 1 / length
+    clean = reversal(length, vocabulary).clean
+    place = torch.randint(length, (len(clean), 1), generator=generator(0, "alarm"))
+    corrupt = clean.scatter(1, place, vocabulary)
+    tokens = torch.arange(vocabulary + 1)
+    right = clean.flip(1)[..., None] == tokens
+    return model, Prompts(clean, corrupt, tuple(range(length)), right, ~right & (tokens == 0))
+
+
+def plant_witnesses(
+    length: int = 5, vocabulary: int = 3, sharpness: float = 30.0, backup: float = 1.0, first: float = 1.2
+) -> Transformer:
+    """Build a transformer in which two heads reverse the input, the first a little louder: either alone is enough.
+
+    All eight edges of the two heads are used, and no single one of them is missed where it is silenced: the other head
+    speaks, and outvotes a head that says the same of all places or tokens. Answers change only where a token's way
+    through head 0 (token → a0.0.v, a0.0 → logits) is fed with another token, by a twin or another prompt. The six
+    others are blind spots of every stand-in that is put to one edge at a time. Taking head 0 away altogether, by
+    zeros, leaves the behaviour: a circuit of head 0 alone is faithful, and not complete.
+
+    Args:
+        backup, first: what the heads 1 and 0 write to the output; `first` above `backup`, and by so little that with 4
+            places in 5 for another token head 0 does not outvote head 1.
+
+    Returns:
+        The network in eval mode, float32, for the prompts of `reversal`.
+    """
+    model = _blank(vocabulary, length, heads=2)
+    for head, strength in enumerate((first, backup)):
+        _wire_reversal(model, head, vocabulary, length, sharpness, strength)
+    return model
+
+
+def _blank(vocabulary: int, length: int, heads: int) -> Transformer:
+    """Return a transformer of one block, all of whose weights are 0 but for the one-hot stream.
+
+    The stream is [token | position | output], the output part alone is read by the unembedding.
+    """
     width, head = 2 * vocabulary + length, max(vocabulary, length)
     model = Transformer(
-        vocabulary, length, layers=1, heads=1, width=width, head_width=head, mlp=0, norm=False, causal=False
+        vocabulary, length, layers=1, heads=heads, width=width, head_width=head, mlp=0, norm=False, causal=False
     ).eval()
-    token = torch.arange(vocabulary)
-    position = torch.arange(length)
-    attention = model.get_submodule("blocks.0.attention")
-    query, key, value, out = (attention.get_parameter(name) for name in ("query", "key", "value", "out"))
+    token, position = torch.arange(vocabulary), torch.arange(length)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         model.embedding.weight[token, token] = 1
         model.positions.weight[position, vocabulary + position] = 1
-        query[0, vocabulary + position, position.flip(0)] = sharpness * head**0.5  # scores are divided by it
-        key[0, vocabulary + position, position] = 1
-        value[0, token, token] = 1
-        out[0, token, vocabulary + length + token] = 1
         model.unembed.weight[token, vocabulary + length + token] = 1
     return model
+
+
+def _wire_reversal(
+    model: Transformer, head: int, vocabulary: int, length: int, sharpness: float, strength: float = 1.0
+) -> None:
+    """Have a head attend to the mirror of each position, and write the token there with a strength; in place."""
+    token, position = torch.arange(vocabulary), torch.arange(length)
+    attention = model.get_submodule("blocks.0.attention")
+    query, key, value, out = (attention.get_parameter(name) for name in ("query", "key", "value", "out"))
+    with torch.no_grad():
+        query[head, vocabulary + position, position.flip(0)] = sharpness * query.shape[2] ** 0.5  # scores divide by it
+        key[head, vocabulary + position, position] = 1
+        value[head, token, token] = 1
+        out[head, token, vocabulary + length + token] = strength

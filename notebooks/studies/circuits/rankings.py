@@ -41,6 +41,21 @@ def kendall_tau(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> float:
     return float(kendalltau(*_check_sizes(a, b)).statistic)
 
 
+def kendall_tau_of_both(a: ArrayLike | Tensor, b: ArrayLike | Tensor) -> tuple[float, int]:
+    """Return Kendall's τ-b among the edges whose scores are non-zero in both, and how many these are.
+
+    Edges that score 0 under one kind are ties there: τ-b does not count pairs of them as disagreement, but nothing
+    could have made them agree. What is left compares the order of edges that both kinds see. NaN below three.
+
+    Args:
+        a, b: scores `[edges]`, rounded so that what does nothing is 0.
+    """
+    left, right = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    both = (left != 0) & (right != 0)
+    count = int(both.sum())
+    return (kendall_tau(left[both], right[both]) if count >= 3 else float("nan")), count
+
+
 def kendall_agreement(
     a: ArrayLike | Tensor, b: ArrayLike | Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> KendallAgreement:
