@@ -21,7 +21,7 @@ def answer_accuracy(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
 
 
 def answer_loss(logits: Tensor, batch: PairBatch[Prompts]) -> Tensor:
-    """Return the mean cross-entropy of the answers with the right tokens, in nats: what an optimal constant keeps small.
+    """Return the mean cross-entropy of the right tokens, in nats: what an optimal constant keeps small.
 
     It is the divergence from a model that answers rightly and surely.
     """

@@ -98,7 +98,7 @@ def plot_methods(
     theme = current()
     titles = list(circuits or dict.fromkeys(values.index.get_level_values("circuit")))
     rows = [(number, choice, level) for number, choice in enumerate(choices) for level in choices[choice]]
-    fig = Figure(figsize=(4.5 * len(titles), 4.6))
+    fig = Figure(figsize=(max(4.5, min(4.5 * len(titles), 9.2)), 4.6))
     axes = fig.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for ax, title in zip(axes, titles, strict=True):
         table = values[title].reset_index(name="faithfulness")
@@ -109,7 +109,7 @@ def plot_methods(
         for value in (0, 1):
             ax.axvline(value, color=theme.muted, linewidth=0.8, linestyle=":")
         low, high = table.faithfulness.min(), table.faithfulness.max()
-        ax.set_title(f"{title}: {low:.2f} to {high:.2f}".replace("-", "−"))
+        ax.set_title(f"{title}\n{low:.2f} to {high:.2f}".replace("-", "−"), fontsize=FONT_SIZE)
         ax.set_xlabel("faithfulness")
         ax.set_yticks(range(len(rows)), [f"{choice}: {level}" for _, choice, level in rows], fontsize=8)
     axes[0].invert_yaxis()
