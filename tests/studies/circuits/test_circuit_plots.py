@@ -11,6 +11,7 @@ from studies.circuits.explorer import circuit_explorer, view_circuit
 from studies.circuits.plots.faithfulness import plot_faithfulness, plot_methods
 from studies.circuits.plots.graphs import plot_circuit
 from studies.circuits.plots.heat_maps import plot_attention, plot_edge_scores
+from studies.circuits.plots.pairs import plot_pairs
 
 pytestmark = pytest.mark.usefixtures("look")
 
@@ -111,7 +112,7 @@ def test_every_row_of_a_choice_shows_all_methods_once():
     index = pd.MultiIndex.from_product([["found", "known"], *choices.values()], names=["circuit", *choices])
     values = pd.Series(np.linspace(-0.5, 1, 12), index=index)
     left, right = plot_methods(values, choices, circuits=["known", "found"]).axes
-    assert right.get_title("left") == "found: −0.50 to 0.18"
+    assert right.get_title("left") == "found\n−0.50 to 0.18"
     assert [label.get_text() for label in left.get_yticklabels()][:3] == [
         "set: sufficient",
         "set: necessary",
@@ -166,3 +167,21 @@ def test_the_circuit_explorer_redraws_what_was_chosen():
     assert calls == [("zero", 3), ("mean", 3), ("mean", 6), ("mean", 9)]
     with pytest.raises(ValueError, match="0 to 15 edges kept"):
         circuit_explorer(evaluate, ["zero"], 15, kept=16)
+
+
+def test_a_pair_is_written_once_and_what_certifies_least_is_darkest():
+    names = ["zero", "resample", "optimal"]
+    shared = pd.DataFrame([[2.0, 1.0, 0.0], [1.0, 4.0, 3.0], [0.0, 3.0, 3.0]], names, names)
+    worst = pd.DataFrame([[0.5, -0.1, np.nan], [-0.1, 0.0, 0.2], [np.nan, 0.2, 0.9]], names, names)
+    panels = {"shared": shared, "worst": worst}
+    left, right = plot_pairs(panels, (".0f", ".1f"), labels={"resample": "twin"}, worse=(1, -1)).axes
+    assert [text.get_text() for text in left.texts] == ["2", "1", "4", "0", "3", "3"]
+    assert [text.get_text() for text in right.texts] == ["0.5", "−0.1", "0.0", "–", "0.2", "0.9"]
+    assert [label.get_text() for label in left.get_xticklabels()] == ["zero", "twin", "optimal"]
+    for ax, table, sign in ((left, shared, 1), (right, worst, -1)):
+        shades = np.asarray(ax.images[0].get_array().filled(np.nan))
+        drawn = np.tri(3, dtype=bool) & ~table.isna().to_numpy()
+        order = np.argsort(sign * table.to_numpy()[drawn], kind="stable")
+        assert (np.diff(shades[drawn][order]) >= 0).all()
+    with pytest.raises(ValueError, match="a format and a direction"):
+        plot_pairs(panels, (".0f",), labels={}, worse=(1, -1))

@@ -28,6 +28,15 @@ def found(network):
     return faithfulness_by_method(*network, PROMPTS, circuits).set_index(["circuit", *CHOICES]).faithfulness
 
 
+def test_a_method_informs_where_it_replaces_some_edges_and_not_others(network):
+    every = faithfulness_by_method(*network, PROMPTS, {"some": some(network[1]), "all": network[1].edges})
+    informs = every.groupby(["circuit", "granularity"]).informs.agg(["sum", "size"])
+    assert informs.loc[("some", "edges")].tolist() == [64, 64]
+    assert informs.loc["all"]["sum"].tolist() == [0, 0]
+    # Every node has an edge to the logits: none is left to replace, and those of the circuit are all there are.
+    assert informs.loc[("some", "nodes")].tolist() == [0, 64]
+
+
 def some(graph):
     return [edge for edge in graph.edges if edge.destination == "logits" or edge.source == "token"]
 

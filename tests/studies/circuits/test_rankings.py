@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from studies.circuits.rankings import agreement_between_seeds, kendall_agreement, kendall_tau
+from studies.circuits.rankings import agreement_between_seeds, kendall_agreement, kendall_tau, kendall_tau_of_both
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(size=40), RNG.normal(size=40)
@@ -36,3 +36,13 @@ def test_seeds_agree_by_the_mean_over_pairs_of_different_seeds():
     assert agreement_between_seeds([A, A, -A]) == pytest.approx({"mean τ": 1, "low": 1, "high": 1, "least": 1})
     # A pair of a seed with itself would pull the resamples towards 1.
     assert agreement_between_seeds([A, 1 / A])["high"] == pytest.approx(-1)
+
+
+def test_among_edges_that_both_see_blindness_is_no_disagreement():
+    half_blind = np.where(np.arange(40) < 20, 0, A)
+    tau, edges = kendall_tau_of_both(A, half_blind)
+    assert (tau, edges) == (pytest.approx(1), 20)
+    assert kendall_tau(A, half_blind) < 0.9  # over all edges the same order looks like another one
+    assert kendall_tau_of_both(half_blind, half_blind[::-1])[1] == 0
+    assert np.isnan(kendall_tau_of_both(half_blind, half_blind[::-1])[0])
+    assert kendall_tau_of_both(1 / A, half_blind)[0] == pytest.approx(-1)
