@@ -68,3 +68,32 @@ def certificates(faithful: ArrayLike, names: Sequence[str], passes: float, fails
         low = float(worst[both].min()) if both.any() else float("nan")
         rows.append((names[i], names[j], int(both.sum()), int((both & (worst < fails)).sum()), low))
     return pd.DataFrame(rows, columns=["one", "other", "passed", "false", "worst"])
+
+
+def equally_strict(faithful: ArrayLike, names: Sequence[str], count: int, fails: float) -> pd.DataFrame:
+    """Return what certificates are worth where each stand-in and each pair passes as many circuits.
+
+    A stand-in that is harder to pass issues fewer false certificates for that alone. Here each passes the `count`
+    circuits that are most faithful under it, by the lesser of two numbers for a pair.
+
+    Args:
+        faithful: faithfulness `[circuits, stand-ins]`.
+        names, fails: as for `certificates`.
+        count: circuits that pass.
+
+    Returns:
+        A row per stand-in and per pair, `one` and `other`: `bar`, the faithfulness from which on circuits pass; `false`
+        and `worst`, as from `certificates`.
+    """
+    import pandas as pd
+
+    values = np.asarray(faithful, dtype=float)
+    if not 1 <= count <= len(values):
+        raise ValueError(f"1 to {len(values)} circuits can pass; got count={count}")
+    worst, rows = values.min(1), []
+    for i, j in [(i, i) for i in range(len(names))] + list(combinations(range(len(names)), 2)):
+        lesser = np.minimum(values[:, i], values[:, j])
+        passed = np.argsort(-lesser, kind="stable")[:count]
+        false = int((worst[passed] < fails).sum())
+        rows.append((names[i], names[j], float(lesser[passed[-1]]), false, float(worst[passed].min())))
+    return pd.DataFrame(rows, columns=["one", "other", "bar", "false", "worst"])

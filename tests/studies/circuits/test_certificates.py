@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from studies.circuits.certificates import certificates, seen_edges, shared_blind_spots
+from studies.circuits.certificates import certificates, equally_strict, seen_edges, shared_blind_spots
 
 SCORES = {
     "a": torch.tensor([-1.0, 0.0, 0.5, 0.0, 0.0]),
@@ -34,3 +34,13 @@ def test_a_certificate_is_false_where_what_passes_under_a_pair_fails_under_a_thi
         certificates(faithful, ["a"], 0.9, 0.8)
     with pytest.raises(ValueError, match="fails below where it passes"):
         certificates(faithful, list("abc"), 0.8, 0.9)
+
+
+def test_a_lax_stand_in_is_given_a_higher_bar_until_it_passes_as_many():
+    faithful = np.array([[1.0, 0.92, 0.95], [0.99, 0.5, 0.9], [0.98, 0.91, 0.93], [0.97, 0.3, 0.1]])
+    found = equally_strict(faithful, list("abc"), 2, 0.8).set_index(["one", "other"])
+    assert found.loc[("a", "a")].tolist() == [0.99, 1, 0.5]  # strict as it is, it still certifies what fails
+    assert found.loc[("b", "b")].tolist() == [0.91, 0, 0.91]
+    assert found.loc[("a", "c")].tolist() == [0.93, 0, 0.91]
+    with pytest.raises(ValueError, match="can pass"):
+        equally_strict(faithful, list("abc"), 5, 0.8)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from nbutils.plotting.labels import FONT_SIZE
@@ -15,13 +16,11 @@ from nbutils.plotting.theme import current
 if TYPE_CHECKING:
     import pandas as pd
 
-_DARK = 0.55  # of the colours' range, from where numbers are written in the paper's colour
-
 
 def plot_pairs(
     panels: Mapping[str, pd.DataFrame], formats: Sequence[str], *, labels: Mapping[str, str], worse: Sequence[int]
 ) -> Figure:
-    """Plot symmetric tables over stand-ins side by side, the lower half of each: the darker, the less it certifies.
+    """Plot symmetric tables over stand-ins side by side, the lower half of each; the stronger the colour, the worse.
 
     The diagonal is of one stand-in alone. A cell that is NaN stays empty but for a dash.
 
@@ -49,7 +48,7 @@ def plot_pairs(
         for (row, column), value in np.ndenumerate(table.to_numpy(dtype=float)):
             if column <= row:
                 text = "–" if np.isnan(value) else format(value, form).replace("-", "−")
-                colour = theme.paper if shade[row, column] > _DARK else theme.ink
+                colour = max((theme.ink, theme.paper), key=partial(_contrast, shades(shade[row, column])))
                 ax.text(column, row, text, ha="center", va="center", fontsize=FONT_SIZE - 1, color=colour)
         names = [labels.get(name, name) for name in table.columns]
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=FONT_SIZE)
@@ -58,3 +57,9 @@ def plot_pairs(
         ax.spines[:].set_visible(False)
         ax.set_title(title, fontsize=FONT_SIZE + 1)
     return fig
+
+
+def _contrast(one: tuple[float, ...], other: str) -> float:
+    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2, with a plain power for the sRGB curve)."""
+    light, dark = sorted((np.power(to_rgb(c), 2.2) @ (0.2126, 0.7152, 0.0722) for c in (one, other)), reverse=True)
+    return float((light + 0.05) / (dark + 0.05))
