@@ -59,7 +59,7 @@ def plot_pairs(
     return fig
 
 
-def _contrast(one: tuple[float, ...], other: str) -> float:
+def _contrast(one: tuple[float, float, float, float], other: str) -> float:
     """Return the contrast ratio of two colours, 1 to 21 (WCAG 2, with a plain power for the sRGB curve)."""
-    light, dark = sorted((np.power(to_rgb(c), 2.2) @ (0.2126, 0.7152, 0.0722) for c in (one, other)), reverse=True)
+    dark, light = sorted(np.power(rgb, 2.2) @ (0.2126, 0.7152, 0.0722) for rgb in (to_rgb(one), to_rgb(other)))
     return float((light + 0.05) / (dark + 0.05))
