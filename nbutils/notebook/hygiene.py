@@ -15,7 +15,7 @@ from nbutils.notebook.clean import parsed
 from nbutils.notebook.compare import DATA_URI, stored_fault
 from nbutils.notebook.document import PLOTLY, alt_text, code_cells, read, tags
 from nbutils.plotting import texts
-from nbutils.plotting.manifests import manifest_of
+from nbutils.plotting.manifests import files_of, manifest_of
 
 MAX_NOTEBOOK_BYTES = 1_000_000
 MAX_FIGURE_BYTES = 300_000
@@ -127,10 +127,10 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
         for name, entry in manifest.items():
             if not entry["alt"].strip():
                 yield f"figure {name}: no alt text in the manifest"
-            for scheme in ("light", "dark"):
-                file = folder / entry[scheme]["file"]
+            for key in files_of(entry):
+                file = folder / entry[key]["file"]
                 listed.add(file)
-                if fault := _file_fault(file, entry[scheme]["sha256"]):
+                if fault := _file_fault(file, entry[key]["sha256"]):
                     yield f"figure {name}: {file.relative_to(assets.parent).as_posix()} {fault}"
     for file in sorted(assets.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(assets).parts)  # editors' and systems' own
