@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 
 import yaml
+from bs4 import BeautifulSoup
 
 from nbutils import layout
 
@@ -52,6 +53,10 @@ class Work:
         place = f" <i>{venue}</i>{volume}{pages}." if venue else ""
         text = f"{_people(field['author'])} ({field['year']}). {field['title'].rstrip('.')}.{place}"
         return f'{text} <a href="{escape(self.url)}">{field["url"].removeprefix("https://")}</a>'
+
+    def plain(self) -> str:
+        """Return the same as text."""
+        return BeautifulSoup(self.html(), "html.parser").get_text()
 
 
 def _people(author: str) -> str:

@@ -146,4 +146,3 @@ def _run(path: Path) -> dict[str, object]:
     if not isinstance(content, dict) or content.keys() - {"error"} != {"command", "date", "seconds"}:
         raise ValueError(f"{path} must have command, date and seconds of a run; got {content!r}")
     return content
-

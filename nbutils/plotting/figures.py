@@ -5,9 +5,9 @@ How the description travels. A figure is displayed as `image/png` whose metadata
 `width` but not `alt`: its image renderer makes an `<img>` without one. Templates of nbconvert honour `alt`
 where they ask for it (`classic` does, `lab` does not). So a second, small output follows: a closed
 `<details>` element of class `figure-description` that holds the description, passes JupyterLab's sanitiser,
-is read by screen readers, and lets nbval compare the words; a caption stands above it. The image bytes stay in `image/png`, which nbval
-never compares; an `<img>` in `text/html` would keep its alt text everywhere but put those bytes into a
-compared output.
+is read by screen readers, and lets nbval compare the words; a caption stands above it. The image bytes stay
+in `image/png`, which nbval never compares; an `<img>` in `text/html` would keep its alt text everywhere but
+put those bytes into a compared output.
 
 Plotly figures are displayed as plotly's JSON. Their PNG files and their entry in the manifest are made where
 plotly finds an image backend; they are no part of the output, which must be the same on every machine.

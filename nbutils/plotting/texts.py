@@ -9,9 +9,9 @@
     caption = "The colour cube under the plan {plan}, where $e_0$ is red."
 
 The alternative text says what a sighted reader takes from the figure; the caption, which everyone reads, what is shown.
-The caption may be left out. A table's name is the name given to `figures.show`. Name and texts are templates of `str.format`; their values are the
-call's: `show(draw, "cube-{plan}", plan=plan, looks=LOOKS[plan])` writes `cube-ablated.png` where `plan` is
-`"ablated"`. Line breaks count as spaces.
+The caption may be left out. A table's name is the name given to `figures.show`. Name and texts are templates of
+`str.format`; their values are the call's: `show(draw, "cube-{plan}", plan=plan, looks=LOOKS[plan])` writes
+`cube-ablated.png` where `plan` is `"ablated"`. Line breaks count as spaces.
 """
 
 from __future__ import annotations

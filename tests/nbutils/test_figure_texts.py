@@ -97,7 +97,10 @@ def test_a_notebook_without_texts_is_told_where_they_belong(project):
     [
         ("[growth", "is not TOML"),
         ('[growth]\nalt = "Lines."', "expected a line notebook"),
-        ('notebook = "07-example"\n[growth]\nalt = 3', r"expected a table \['growth'\] with alt, and caption or none, as text"),
+        (
+            'notebook = "07-example"\n[growth]\nalt = 3',
+            r"expected a table \['growth'\] with alt, and caption or none, as text",
+        ),
         ('notebook = "07-example"\n[growth]\nalt = "Lines."\nwidth = 3', "and nothing else"),
         ('notebook = "07-example"\n[growth]\nalt = " "', "empty alt text"),
         ('notebook = "07-example"\n[growth]\nalt = "Lines."\ncaption = " "', "empty caption"),
