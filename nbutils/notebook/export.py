@@ -21,11 +21,12 @@ from jinja2.runtime import Context
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
 
 from nbutils import layout
 from nbutils.notebook.anchors import Body, numbered, slug
 from nbutils.notebook.clean import clean, drawable, figure_parts, parsed, scheme
-from nbutils.notebook.document import PLOTLY, Document, Figure, alt_text
+from nbutils.notebook.document import PLOTLY, WIDGET_VIEW, Document, Figure, alt_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
@@ -89,7 +90,8 @@ class Exporter(HTMLExporter):
 
     def body(self) -> Body:
         """Return the cells as HTML with numbered figures, tables and equations; `faults` and `gaps` are then known."""
-        return numbered(self.from_notebook_node(self.document.notebook)[0], self.document.stem)
+        notebook = NotebookNode(self.document.notebook | {"metadata": NotebookNode()})  # of nobody's widgets
+        return numbered(self.from_notebook_node(notebook)[0], self.document.stem)
 
     @property
     def where(self) -> str:
@@ -131,7 +133,8 @@ class Exporter(HTMLExporter):
     def default_filters(self) -> Iterator[tuple[str, Any]]:
         """Yield nbconvert's filters, and ours for the templates."""
         yield from super().default_filters()
-        ours = (self.enter, self.picture, self.framed, self.preformatted, self.tidy, alt_text, drawable, json_script)
+        own = (self.enter, self.picture, self.framed, self.preformatted, self.tidy)
+        ours: tuple[Callable[..., Any], ...] = (*own, alt_text, drawable, json_script, unshown)
         yield from ((function.__name__, function) for function in ours)
         yield "gap", pass_context(lambda context, what: self.gap(what))  # or jinja2 would call it once, beforehand
 
@@ -263,6 +266,14 @@ class Exporter(HTMLExporter):
             return within and not Path(path).is_absolute() and target.exists()
         except (OSError, ValueError):  # no name of a file
             return False
+
+
+def unshown(output: Mapping[str, Any]) -> str:
+    """Return what an output is that no page can show; empty where one can."""
+    kinds = output.get("data", {})
+    if WIDGET_VIEW in kinds:
+        return "a control that needs a kernel"
+    return "" if set(kinds) & set(SHOWN) else ", ".join(kinds)
 
 
 def page_of(stem: str) -> str:

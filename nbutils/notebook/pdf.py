@@ -24,6 +24,7 @@ PRINT_WIDTH = 627  # CSS pixels that fit between the margins of a PDF page
 PRINT_CHARACTERS = 115  # that fit into a row of a table there, two for the gap after each column
 WHOLE_ROWS = 25  # of a table that is not divided between two pages
 _BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(#[0-9a-fA-F]{6})\b")
+_KEPT = frozenset(["h1", "h2", "h3", "h4", "h5", "h6", "section", "div", "span", "li", "a", "table", "figure"])  # pandoc keeps their identifiers
 _SVG_LINK = re.compile(rb"""\bhref\s*=\s*(["'])\s*(?!#|data:)[^"']*\1""", re.IGNORECASE)
 
 
@@ -53,6 +54,8 @@ class _Print(Exporter):
                     self.code.append(title)
                     heading = None
                 self.code.append(tag.extract())
+        for table in body.soup.select("table:has(> caption[id])"):
+            table["id"] = table.caption.attrs.pop("id") if table.caption else ""  # pandoc keeps no other
         for number in body.soup.select('span[id^="equation-"] > .number'):
             formula = number.find_previous_sibling("span")
             if formula is not None:
@@ -102,14 +105,18 @@ class _Print(Exporter):
 
 
 def _linked(html: str) -> str:
-    """Return HTML whose identifiers are unique and whose links inside it lead to one: typst accepts no others."""
+    """Return HTML whose identifiers are unique and kept by pandoc, and whose links inside it lead to one of them.
+
+    Typst accepts no others.
+    """
     soup = BeautifulSoup(html, "html.parser")
     identifiers: set[str] = set()
     for tag in soup.find_all(id=True):
         name = str(tag["id"])
-        if name in identifiers:
+        if name in identifiers or tag.name not in _KEPT:
             del tag["id"]
-        identifiers.add(name)
+        else:
+            identifiers.add(name)
     for tag in soup.find_all("a", href=re.compile("^#")):
         if str(tag["href"])[1:] not in identifiers:
             tag.unwrap()

@@ -308,7 +308,7 @@ def server() -> Iterator[_Server]:
 CLICKS = """<script>
 addEventListener("load", () => setTimeout(() => {
   for (const link of document.querySelectorAll("a, summary, button, area"))
-    if (!/^https?:|^mailto:|[.]html/.test(link.href ?? ""))
+    if (!/^https?:|^mailto:|[.]html|[.]ipynb$/.test(link.href ?? ""))
       link.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
   setTimeout(() => { document.title = "REPORT " + document.title; }, 500);
 }, 500));
