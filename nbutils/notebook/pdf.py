@@ -24,7 +24,8 @@ PRINT_WIDTH = 627  # CSS pixels that fit between the margins of a PDF page
 PRINT_CHARACTERS = 115  # that fit into a row of a table there, two for the gap after each column
 WHOLE_ROWS = 25  # of a table that is not divided between two pages
 _BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(#[0-9a-fA-F]{6})\b")
-_KEPT = frozenset(["h1", "h2", "h3", "h4", "h5", "h6", "section", "div", "span", "li", "a", "table", "figure"])  # pandoc keeps their identifiers
+# Whose identifiers pandoc keeps.
+_KEPT = frozenset(["h1", "h2", "h3", "h4", "h5", "h6", "section", "div", "span", "li", "a", "table", "figure"])
 _SVG_LINK = re.compile(rb"""\bhref\s*=\s*(["'])\s*(?!#|data:)[^"']*\1""", re.IGNORECASE)
 
 
@@ -143,8 +144,8 @@ def _html(chapters: Sequence[Chapter]) -> str:
     """Return one document for pandoc: the notebooks with what they cite, and their code."""
     for chapter in chapters:
         chapter.open()
-        for tag in chapter.body.soup.find_all("a", href="#cite"):
-            tag.decompose()
+        for tag in chapter.body.soup.select(".byline span"):
+            tag.decompose()  # the document ends with it
         _placed(chapter, chapters)
     template = chapters[0].template("document.html.j2")
     return template.render(chapters=chapters, several=len(chapters) > 1)

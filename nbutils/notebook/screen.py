@@ -51,11 +51,14 @@ class Screen(Exporter):
         return f'<pre tabindex="0">{ansi2html(text)}</pre>'
 
     def finish(self, soup: BeautifulSoup) -> None:
-        for tag in soup.find_all("span", class_="inline"):
+        for tag in soup.select("span.math.inline"):
             tag["tabindex"] = "0"
+        for tag in soup.find_all("th"):
+            if not tag.get_text().strip():
+                tag.name = "td"  # a header that says nothing is none
         for tag in soup.find_all("table"):
             tag.attrs.pop("border", None)
-            label = {"role": "region", "aria-label": "Table", "tabindex": "0"}
+            label = {"role": "group", "aria-label": "Table", "tabindex": "0"}
             tag.wrap(soup.new_tag("div", attrs={"class": "scroll", **label}))
 
 

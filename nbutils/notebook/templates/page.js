@@ -15,11 +15,11 @@
     document.querySelector("header nav").append(all);
   }
   document.querySelectorAll("details.code").forEach((fold) => {
-    const text = [...fold.querySelectorAll("pre")].map((pre) => pre.innerText.trim()).join("\n\n");
+    const text = [...fold.querySelectorAll("pre")].map((pre) => pre.textContent.trim()).join("\n\n");
     const copy = make("button", "Copy", { type: "button", className: "copy" });
     copy.onclick = async () => {
       try {
-        await navigator.clipboard.writeText(text || fold.innerText);
+        await navigator.clipboard.writeText(text);
         copy.textContent = "Copied";
       } catch {
         getSelection().selectAllChildren(fold.querySelector("pre").parentElement);
