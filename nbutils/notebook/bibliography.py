@@ -130,10 +130,11 @@ class Collection:
         return " · ".join(filter(None, [", ".join(self.authors), self.date, version, self.license]))
 
     def cite(self, title: str) -> str:
-        """Return how to cite one of its notebooks, as a sentence."""
+        """Return how to cite one of its notebooks, or itself where the title is its own, as a sentence."""
         year = f" ({self.date[:4]})" if self.date else ""
         version = f", version {self.version}" if self.version else ""
-        return f"{', '.join(self.authors)}{year}. {title}. In: {self.title}{version}."
+        within = "" if title == self.title else f". In: {self.title}"
+        return f"{', '.join(self.authors)}{year}. {title}{within}{version}."
 
     def bibtex(self, title: str, key: str) -> str:
         """Return the same for BibTeX."""
