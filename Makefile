@@ -48,11 +48,12 @@ lab: $(READY) ## open the notebooks in JupyterLab
 test: $(READY) ## unit tests, hygiene, and every notebook against its stored outputs
 	$(ENGINE) test
 
-check: $(READY) ## lint, format, types and import order
+check: $(READY) ## lint, format, types, import order, and the notebooks as they are stored
 	$(BIN)python -m ruff check .
 	$(BIN)python -m ruff format --check .
 	$(BIN)python -m mypy
 	$(BIN)lint-imports
+	$(BIN)python -m nbutils.notebook.hygiene
 
 html: $(READY) ## the committed notebooks as offline HTML, into build/html
 	$(ENGINE) render --out build/html

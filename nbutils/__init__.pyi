@@ -25,6 +25,7 @@ from .hooks import capture as capture
 from .hooks import edit as edit
 from .hooks import unchanged as unchanged
 from .plotting.figures import show as show
+from .plotting.table import show_table as show_table
 from .runs import run as run
 from .schedules.dopesheet import Dopesheet as Dopesheet
 from .schedules.timeline import Timeline as Timeline

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
 from nbutils import claims, layout
-from nbutils.plotting.manifests import manifest_of
+from nbutils.plotting.manifests import files_of, manifest_of
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SKIPPED_TAG = "skip-execution"  # nbclient's and JupyterLab's name
@@ -139,6 +139,23 @@ def alt_text(output: Mapping[str, Any]) -> str:
     return next((str(entry["alt"]).strip() for entry in entries if entry.get("alt")), "")
 
 
+def first_sentence(text: str) -> str:
+    """Return the first sentence of an alt text, with the next one where the first says only where it was recorded."""
+    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.strip())
+    return " ".join(sentences[: 2 if text.startswith("Recorded ") else 1])
+
+
+class Figure(NamedTuple):
+    """What the manifest knows of a figure; empty where it knows nothing.
+
+    `name` is that given to `nb.show`; `files` are its pictures, `"light"` and `"dark"`, and its `"data"` as CSV.
+    """
+
+    name: str
+    caption: str
+    files: Mapping[str, bytes]
+
+
 @dataclass(frozen=True)
 class Document:
     """An executed notebook with the figures and results that belong to it.
@@ -177,13 +194,19 @@ class Document:
 
     @property
     def claims(self) -> str:
-        """How many hypotheses were confirmed and how many claims hold, as sentences."""
+        """How many hypotheses held and how many stored results came back, as a sentence."""
         if self.results is None or not self.results.claims:
             return "No recorded claims."
         outcomes = [outcome["holds"] for outcome in self.results.hypotheses.values()]
         held = sum(bool(claim["holds"]) for claim in self.results.claims.values())
-        counted = f"{outcomes.count(True)} of {len(outcomes)} hypotheses held. " if outcomes else ""
-        return f"{counted}{held} of {len(self.results.claims)} claims hold."
+        counted = f"{outcomes.count(True)} of {len(outcomes)} hypotheses held; " if outcomes else ""
+        return f"{counted}{held} of {len(self.results.claims)} stored results reproduced."
+
+    @property
+    def hypotheses(self) -> list[tuple[str, str, str]]:
+        """Verdict, name and finding of every hypothesis."""
+        outcomes = self.results.hypotheses.items() if self.results else ()
+        return [(claims.VERDICTS[outcome["holds"]], name, outcome.get("found", "")) for name, outcome in outcomes]
 
     @property
     def provenance(self) -> str:
@@ -192,20 +215,21 @@ class Document:
             return ""
         versions = ", ".join(f"{name} {number}" for name, number in self.results.versions.items())
         device = "" if self.results.device == "cpu" else f"; device {self.results.device}"
-        return f"{self.claims} Profile {self.results.profile}; data: {self.results.source}; {versions}{device}."
+        return f"Profile {self.results.profile}; data: {self.results.source}; {versions}{device}."
 
-    def versions(self, content: bytes | None, name: str, alt: str) -> dict[str, bytes]:
-        """Return a figure's light and dark files, found by its bytes, else its name, else its alt text."""
+    def figure(self, content: bytes | None, alt: str, file: str = "") -> Figure:
+        """Return what is recorded of a figure that is found by its bytes, else its file's name, else its alt text."""
+        sha256 = "" if content is None else hashlib.sha256(content).hexdigest()
         tests: list[Callable[[str, Mapping[str, Any]], bool]] = [
-            lambda key, entry: name in (key, entry["light"]["file"]),
+            lambda key, entry: entry["light"]["sha256"] == sha256 and entry["alt"] == alt,
+            lambda key, entry: entry["light"]["sha256"] == sha256,
+            lambda key, entry: file in (key, entry["light"]["file"]),
             lambda key, entry: bool(alt) and entry["alt"] == alt,
         ]
-        if content is not None:
-            sha256 = hashlib.sha256(content).hexdigest()
-            tests.insert(0, lambda key, entry: entry["light"]["sha256"] == sha256)
         for test in tests:
             for key, entry in self.manifest.items():
                 if test(key, entry):
-                    files = {scheme: self.asset(entry[scheme]["file"]) for scheme in ("light", "dark")}
-                    return {scheme: file.read_bytes() for scheme, file in files.items() if file}
-        return {}
+                    files = {which: self.asset(entry[which]["file"]) for which in files_of(entry)}
+                    contents = {which: file.read_bytes() for which, file in files.items() if file}
+                    return Figure(key, entry.get("caption") or first_sentence(entry["alt"]), contents)
+        return Figure("", first_sentence(alt), {})

@@ -32,6 +32,7 @@ from nbutils.notebook.kernels import INJECTED_TAG, Client, environment
 from nbutils.notebook.locks import locked
 from nbutils.notebook.parameters import check_parameters
 from nbutils.notebook.record import RUN
+from nbutils.plotting.manifests import files_of
 
 KEPT_CELL_METADATA = {"tags", "jupyter", "nbutils"}  # "nbutils" holds a cell's own tolerance
 NOTEBOOK_METADATA = {
@@ -226,7 +227,7 @@ def _known_files(assets: Path) -> list[Path]:
     if manifest.exists():
         try:
             entries = json.loads(manifest.read_text(encoding="utf-8")).values()
-            files = [Path(entry[look]["file"]).name for entry in entries for look in ("light", "dark")]
+            files = [Path(entry[key]["file"]).name for entry in entries for key in files_of(entry)]
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             files = []  # an unreadable manifest says nothing about files; it is replaced all the same
     return [assets / name for name in [*filter(None, files), "manifest.json", "results.json", RUN]]

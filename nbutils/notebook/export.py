@@ -1,7 +1,7 @@
 """Turn a notebook into HTML that loads nothing, by nbconvert with templates of our own.
 
-nbconvert walks through the cells and chooses what an output shows; here is what it leaves open: formulas, pictures
-with their dark versions, and HTML where nothing runs.
+nbconvert walks through the cells and chooses what an output shows; here is what it leaves open: formulas, figures
+with their captions and dark versions, and HTML where nothing runs. What cannot be shown leaves a visible gap.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from jinja2.runtime import Context
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
 
 from nbutils import layout
+from nbutils.notebook.anchors import Body, numbered, slug
 from nbutils.notebook.clean import clean, drawable, figure_parts, parsed, scheme
-from nbutils.notebook.document import PLOTLY, Document, alt_text
+from nbutils.notebook.document import PLOTLY, WIDGET_VIEW, Document, Figure, alt_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
@@ -35,7 +37,7 @@ MOST_UNCLOSED = 100  # environments of LaTeX; for each that does not end, the pa
 
 
 class _Markdown(IPythonRenderer):
-    """Markdown with formulas handed to a typesetter; a picture that is attached nowhere is its alt text."""
+    """Markdown with formulas handed to a typesetter; a picture that is attached nowhere keeps its address."""
 
     def __init__(self, math: Callable[[str, bool], str], attachments: dict[str, dict[str, str]]) -> None:
         super().__init__(escape=False, exclude_anchor_links=True, attachments=attachments)
@@ -49,7 +51,9 @@ class _Markdown(IPythonRenderer):
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         missing = url.startswith("attachment:") and not self.attachments.get(url.removeprefix("attachment:"))
-        return escape(text) if missing else super().image(text, url, title)
+        if missing:
+            return f'<img src="{escape(url)}" alt="{escape(text)}">'
+        return super().image(text, url, title)
 
     def latex_environment(self, name: str, body: str) -> str:
         return self.math(rf"\begin{{{name}}}{body}\end{{{name}}}", True)
@@ -80,6 +84,24 @@ class Exporter(HTMLExporter):
             filters={"highlight_code": Highlight2HTML(pygments_lexer="ipython3")},
         )
         self.document, self.stems, self.out = document, frozenset(stems), out
+        self.gaps: list[str] = []
+        self.faults: list[str] = []
+        self._cell: int | None = None
+
+    def body(self) -> Body:
+        """Return the cells as HTML with numbered figures, tables and equations; `faults` and `gaps` are then known."""
+        notebook = NotebookNode(self.document.notebook | {"metadata": NotebookNode()})  # of nobody's widgets
+        return numbered(self.from_notebook_node(notebook)[0], self.document.stem)
+
+    @property
+    def where(self) -> str:
+        """The notebook and the cell that is being turned into HTML."""
+        return self.document.path.name + (f", cell {self._cell}" if self._cell is not None else "")
+
+    def enter(self, cell: int) -> str:
+        """Keep which cell comes next; a template's filter, so it returns no text."""
+        self._cell = cell
+        return ""
 
     @abstractmethod
     def math(self, tex: str, display: bool) -> str:
@@ -97,9 +119,9 @@ class Exporter(HTMLExporter):
     def finish(self, soup: BeautifulSoup) -> None:
         """Change what only this medium needs changed."""
 
-    def html(self, **resources: Any) -> str:
-        """Return the notebook as HTML; `resources` are what its template asks for."""
-        return self.from_notebook_node(self.document.notebook, resources)[0]
+    def tools(self, figure: Figure) -> str:
+        """Return what a reader can do with a figure, below its caption."""
+        return ""
 
     @property
     def default_config(self) -> Any:
@@ -111,8 +133,10 @@ class Exporter(HTMLExporter):
     def default_filters(self) -> Iterator[tuple[str, Any]]:
         """Yield nbconvert's filters, and ours for the templates."""
         yield from super().default_filters()
-        ours = (self.picture, self.preformatted, self.tidy, alt_text, drawable, json_script)
+        own = (self.enter, self.picture, self.framed, self.preformatted, self.tidy)
+        ours: tuple[Callable[..., Any], ...] = (*own, alt_text, drawable, json_script, unshown)
         yield from ((function.__name__, function) for function in ours)
+        yield "gap", pass_context(lambda context, what: self.gap(what))  # or jinja2 would call it once, beforehand
 
     @pass_context
     def markdown2html(self, context: Context, source: str) -> str:
@@ -123,19 +147,37 @@ class Exporter(HTMLExporter):
         """Return Markdown as tidy HTML with typeset formulas; one that is no Markdown but long is left as it is."""
         if _unclosed(source) > MOST_UNCLOSED:
             return self.preformatted(source)
-        renderer = _Markdown(self.math, attachments or {})
+        renderer = _Markdown(self._formula, attachments or {})
         return self.tidy(MarkdownWithMath(renderer=renderer).render(source), dollars=False)
+
+    def _formula(self, tex: str, display: bool) -> str:
+        """Return a formula; one with a `\\label` in an element that is numbered."""
+        label = re.search(r"\\label\{([\w:-]+)\}", tex) if display else None
+        if label is None:
+            return self.math(tex, display)
+        return f'<span id="equation-{label[1]}">{self.math(tex.replace(label[0], ""), display)}</span>'
 
     def picture(self, output: Mapping[str, Any], mime: str) -> str:
         """Return an output's picture with its dark version; the recorded file where it holds none."""
-        stored, alt = output["data"].get(mime), alt_text(output)
-        content = None
-        if stored is not None:
-            content = stored.encode() if mime == "image/svg+xml" else _decoded(stored)
-        files = self.document.versions(content, "", alt)
+        content, alt = _content(output, mime), alt_text(output)
+        files = self.document.figure(content, alt).files
         content = content or files.get("light")
         width = output.get("metadata", {}).get(mime, {}).get("width")
         return self.image(content, mime, alt, width, files.get("dark")) if content else ""
+
+    def framed(self, picture: str, output: Mapping[str, Any], mime: str = "") -> str:
+        """Return a picture of an output as a figure with its caption; nothing where there is no picture."""
+        if not picture.strip():
+            return ""
+        figure = self.document.figure(_content(output, mime), alt_text(output))
+        caption = self.tidy(escape(figure.caption, quote=False))
+        below = f"<figcaption>{caption}</figcaption>" if caption else ""
+        return f'<figure data-figure="{escape(figure.name)}">{picture}{below}{self.tools(figure)}</figure>'
+
+    def gap(self, what: str) -> str:
+        """Return a note in place of what cannot be shown, and keep a warning."""
+        self.gaps.append(f"{self.where}: not shown: {what}")
+        return f'<span class="gap">[Not shown: {escape(what, quote=False)}]</span>'
 
     def tidy(self, html: str, *, dollars: bool = True) -> str:
         """Return HTML where nothing runs or loads, pictures are embedded and links lead somewhere.
@@ -157,7 +199,7 @@ class Exporter(HTMLExporter):
         for tag in soup.find_all("a", href=True):
             self._link(tag)
         for tag in soup.find_all(re.compile(r"^h[1-6]$")):
-            tag["id"] = tag.get_text().strip().replace(" ", "-")
+            tag["id"] = slug(tag.get_text())
         self.finish(soup)
         return str(soup)
 
@@ -165,12 +207,12 @@ class Exporter(HTMLExporter):
         # No space inside the dollars and no digit after them, so that prices stay prices.
         parts = re.split(r"(\$\$.+?\$\$|\$(?! )[^$]+?(?<! )\$(?!\d))", text, flags=re.DOTALL)
         return "".join(
-            self.math(part.strip("$"), part.startswith("$$")) if i % 2 else escape(part, quote=False)
+            self._formula(part.strip("$"), part.startswith("$$")) if i % 2 else escape(part, quote=False)
             for i, part in enumerate(parts)
         )
 
     def _embedded(self, tag: Tag) -> str:
-        """Return an `<img>` with its content embedded, or its alt text where the content is elsewhere."""
+        """Return an `<img>` with its content embedded; a gap with its alt text where the content is elsewhere."""
         source, alt = str(tag.get("src", "")), str(tag.get("alt", ""))
         found = re.match(r"data:([\w.+/-]+);base64,", source)
         if found:
@@ -181,10 +223,20 @@ class Exporter(HTMLExporter):
             mime = IMAGE_TYPES.get(file.suffix.lower(), "")
             content = file.read_bytes() if mime and not scheme(source) and self._inside(file) else b""
         if not content or mime not in IMAGE_TYPES.values():
-            return escape(alt, quote=False)
-        files = self.document.versions(content, file.name, alt)
+            self._missing(source, file)
+            return self.gap(alt or "a picture")
+        files = self.document.figure(content, alt, file.name).files
         width = str(tag["width"]) if tag.has_attr("width") else None
         return self.image(content, mime, alt, width, files.get("dark"))
+
+    def _missing(self, source: str, file: Path) -> None:
+        """Keep a fault where the author of a Markdown cell means a picture that is not there."""
+        written = self._cell is not None and self.document.notebook.cells[self._cell].cell_type == "markdown"
+        attached = source.startswith("attachment:")
+        if written and attached:
+            self.faults.append(f"{self.where}: no attachment {source.removeprefix('attachment:')!r}")
+        elif written and not scheme(source) and file.suffix.lower() in IMAGE_TYPES and not _exists(file):
+            self.faults.append(f"{self.where}: no picture {source!r}")
 
     def _inside(self, file: Path) -> bool:
         """Tell whether a file is there, and of the notebook's folder or of the project, links followed."""
@@ -202,7 +254,7 @@ class Exporter(HTMLExporter):
         path, _, fragment = href.partition("#")
         target = Path(path)
         if not scheme(href) and target.suffix == ".ipynb" and target.stem in self.stems:
-            tag["href"] = f"{target.stem}.html" + (f"#{fragment}" if fragment else "")
+            tag["href"] = page_of(target.stem) + (f"#{fragment}" if fragment else "")
         elif scheme(href) or not self._beside(path):
             tag.unwrap()
 
@@ -214,6 +266,31 @@ class Exporter(HTMLExporter):
             return within and not Path(path).is_absolute() and target.exists()
         except (OSError, ValueError):  # no name of a file
             return False
+
+
+def unshown(output: Mapping[str, Any]) -> str:
+    """Return what an output is that no page can show; empty where one can."""
+    kinds = output.get("data", {})
+    if WIDGET_VIEW in kinds:
+        return "a control that needs a kernel"
+    return "" if set(kinds) & set(SHOWN) else ", ".join(kinds)
+
+
+def page_of(stem: str) -> str:
+    """Return the file name of a notebook's page; that of notebook 00 is the index of the collection."""
+    return "index.html" if stem.startswith("00-") else f"{stem}.html"
+
+
+def _content(output: Mapping[str, Any], mime: str) -> bytes | None:
+    stored = output["data"].get(mime)
+    return stored if stored is None else stored.encode() if mime == "image/svg+xml" else _decoded(stored)
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except (OSError, ValueError):  # no name of a file
+        return False
 
 
 def _unclosed(source: str) -> int:

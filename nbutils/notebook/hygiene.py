@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 from nbformat import NotebookNode
 
 from nbutils import claims, layout
+from nbutils.notebook import bibliography
+from nbutils.notebook.chapters import linked
 from nbutils.notebook.clean import parsed
 from nbutils.notebook.compare import DATA_URI, stored_fault
-from nbutils.notebook.document import PLOTLY, alt_text, code_cells, read, tags
+from nbutils.notebook.document import PLOTLY, Document, alt_text, code_cells, read, tags
+from nbutils.notebook.screen import Screen
 from nbutils.plotting import texts
-from nbutils.plotting.manifests import manifest_of
+from nbutils.plotting.manifests import files_of, manifest_of
 
 MAX_NOTEBOOK_BYTES = 1_000_000
 MAX_FIGURE_BYTES = 300_000
@@ -127,10 +131,10 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
         for name, entry in manifest.items():
             if not entry["alt"].strip():
                 yield f"figure {name}: no alt text in the manifest"
-            for scheme in ("light", "dark"):
-                file = folder / entry[scheme]["file"]
+            for key in files_of(entry):
+                file = folder / entry[key]["file"]
                 listed.add(file)
-                if fault := _file_fault(file, entry[scheme]["sha256"]):
+                if fault := _file_fault(file, entry[key]["sha256"]):
                     yield f"figure {name}: {file.relative_to(assets.parent).as_posix()} {fault}"
     for file in sorted(assets.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(assets).parts)  # editors' and systems' own
@@ -192,6 +196,38 @@ def check_results(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
                 yield f"{assets.name}/{file.name}: the claim {name!r} does not hold (value {claim['value']})"
 
 
+def check_references(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield pictures, attachments, figures, tables, headings and works that the prose names and that are not there."""
+    try:
+        known = bibliography.load()
+    except ValueError as error:
+        yield str(error)
+        return
+    for i, cell in enumerate(notebook.cells):
+        links = bibliography.PAPER.findall(cell.source) if cell.cell_type == "markdown" else ()
+        for url in links:
+            if url not in known:
+                yield f"cell {i}: {url} has no entry in {bibliography.path().name}"
+    stems = [other.stem for other in layout.notebooks()]
+    screen = Screen(Document(path, notebook), stems, path.parent)
+    others = [Screen(Document(path, read(path)), stems, path.parent) for path in _linked_to(notebook, path)]
+    try:
+        chapter, *_ = linked([screen, *others])
+    except ValueError as error:  # a formula that has no MathML, a manifest or a caption that is none
+        yield str(error).removeprefix(f"{path.name}, ")
+        return
+    for fault in [*chapter.faults, *chapter.warnings]:
+        if "not shown: " not in fault:
+            yield fault.removeprefix(f"{path.name}, ")
+
+
+def _linked_to(notebook: NotebookNode, path: Path) -> list[Path]:
+    """Return the notebooks beside this one to whose figures and headings it refers."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    names = sorted(set(re.findall(r"\]\(([\w-]+\.ipynb)#", text)) - {path.name})
+    return [other for name in names if (other := path.parent / name).is_file()]
+
+
 Check = Callable[[NotebookNode, Path, Path], Iterator[str]]
 
 HYGIENE: dict[str, Check] = {
@@ -206,6 +242,7 @@ HYGIENE: dict[str, Check] = {
     "parameters": check_parameters,
     "cell length": check_cell_length,
     "results": check_results,
+    "references": check_references,
 }
 
 
@@ -228,3 +265,14 @@ def hygiene(path: Path, *, assets: Path | None = None, only: str | None = None) 
     folder = layout.root() / "large-assets" / path.stem if assets is None else assets
     checks = HYGIENE.values() if only is None else [HYGIENE[only]]
     return [f"{path.name}: {fault}" for check in checks for fault in check(notebook, path, folder)]
+
+
+def main() -> int:
+    """Print the faults of all committed notebooks; return 1 where there are some."""
+    faults = [fault for path in layout.notebooks() for fault in hygiene(path)]
+    print(*faults, sep="\n", end="\n" * bool(faults))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Print a notebook: HTML for pandoc with pictures as files, then typst."""
+"""Print notebooks: HTML for pandoc with pictures as files, then typst. Code stands in an appendix."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ import json
 import re
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from nbconvert.filters import strip_ansi
 
+from nbutils.notebook import bibliography
+from nbutils.notebook.anchors import Body
+from nbutils.notebook.chapters import Chapter, complete
 from nbutils.notebook.document import Document
 from nbutils.notebook.export import IMAGE_TYPES, Exporter
 
 PRINT_WIDTH = 627  # CSS pixels that fit between the margins of a PDF page
 PRINT_CHARACTERS = 115  # that fit into a row of a table there, two for the gap after each column
+WHOLE_ROWS = 25  # of a table that is not divided between two pages
 _BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*(#[0-9a-fA-F]{6})\b")
+# Whose identifiers pandoc keeps.
+_KEPT = frozenset(["h1", "h2", "h3", "h4", "h5", "h6", "section", "div", "span", "li", "a", "table", "figure"])
 _SVG_LINK = re.compile(rb"""\bhref\s*=\s*(["'])\s*(?!#|data:)[^"']*\1""", re.IGNORECASE)
 
 
@@ -28,11 +34,35 @@ class _Print(Exporter):
 
     medium = "print"
 
-    def __init__(self, document: Document, folder: Path, out: Path) -> None:
-        super().__init__(document, (), out)
+    def __init__(self, document: Document, stems: Sequence[str], folder: Path, out: Path) -> None:
+        super().__init__(document, stems, out)
         self.folder = folder
         self.secret = secrets.token_bytes(16)
         self.alts: dict[str, str] = {}  # by file name, because pandoc drops them
+        self.code: list[Tag] = []
+
+    def body(self) -> Body:
+        """Return the cells as HTML, numbered; their code is left in `code`, below the headings it belongs to."""
+        body = super().body()
+        heading: Tag | None = None
+        for tag in body.soup.find_all(["h2", "pre"]):
+            if tag.name == "h2":
+                heading = tag
+            elif tag.has_attr("data-code"):
+                if heading is not None:
+                    title = body.soup.new_tag("h3")
+                    title.string = heading.get_text()
+                    self.code.append(title)
+                    heading = None
+                self.code.append(tag.extract())
+        for table in body.soup.select("table:has(> caption[id])"):
+            table["id"] = table.caption.attrs.pop("id") if table.caption else ""  # pandoc keeps no other
+        for number in body.soup.select('span[id^="equation-"] > .number'):
+            formula = number.find_previous_sibling("span")
+            if formula is not None:
+                formula.string = formula.get_text().removesuffix(r"\]") + rf"\qquad\text{{{number.get_text()}}}\]"
+            number.decompose()
+        return body
 
     def math(self, tex: str, display: bool) -> str:
         start, end, kind = (r"\[", r"\]", "display") if display else (r"\(", r"\)", "inline")
@@ -54,8 +84,8 @@ class _Print(Exporter):
         return f"<pre><code>{escape(strip_ansi(text), quote=False)}</code></pre>"
 
     def finish(self, soup: BeautifulSoup) -> None:
-        for tag in soup.find_all("details", class_="figure-description"):
-            tag.decompose()  # the picture carries it
+        for tag in soup.find_all(class_=re.compile("^figure-(description|caption)$")):
+            tag.decompose()  # the picture carries them
         for tag in soup.find_all("svg"):  # pandoc would make a picture of it that typst cannot find
             tag.replace_with("[a drawing, in the HTML supplement only]")
         for table in soup.find_all("table"):
@@ -64,6 +94,8 @@ class _Print(Exporter):
             longest = max((len(text) for row in rows for text in row), default=0)
             if widest > PRINT_CHARACTERS and longest <= 20:  # numbers do not wrap, and prose does
                 table["data-typst:text:size"] = f"{max(6.5, 10.5 * PRINT_CHARACTERS / widest):.1f}pt"
+            if len(rows) <= WHOLE_ROWS:
+                table.wrap(soup.new_tag("div", attrs={"data-typst:breakable": "false"}))
         for tag in soup.find_all(["td", "th", "span"], style=_BACKGROUND):
             colour = f"rgb({json.dumps(_BACKGROUND.findall(str(tag['style']))[0])})"
             if tag.name != "span":
@@ -74,26 +106,57 @@ class _Print(Exporter):
 
 
 def _linked(html: str) -> str:
-    """Return HTML whose identifiers are unique and whose links inside it lead to one: typst accepts no others."""
+    """Return HTML whose identifiers are unique and kept by pandoc, and whose links inside it lead to one of them.
+
+    Typst accepts no others.
+    """
     soup = BeautifulSoup(html, "html.parser")
     identifiers: set[str] = set()
     for tag in soup.find_all(id=True):
         name = str(tag["id"])
-        if name in identifiers:
+        if name in identifiers or tag.name not in _KEPT:
             del tag["id"]
-        identifiers.add(name)
+        else:
+            identifiers.add(name)
     for tag in soup.find_all("a", href=re.compile("^#")):
         if str(tag["href"])[1:] not in identifiers:
             tag.unwrap()
     return str(soup)
 
 
-def printer() -> Callable[[Document, Path], bytes]:
-    """Return a function that makes the PDF of one notebook.
+def _placed(chapter: Chapter, chapters: Sequence[Chapter]) -> None:
+    """Let all anchors, and the links to them, begin with the notebook's name."""
+    stems = {other.file: other.document.stem for other in chapters}
+    soup, own = chapter.body.soup, chapter.document.stem
+    for tag in soup.find_all(id=True):
+        tag["id"] = f"{own}.{tag['id']}"
+    for tag in soup.find_all("a", href=True):
+        file, hash_sign, fragment = str(tag["href"]).partition("#")
+        if file in stems or (hash_sign and not file):
+            tag["href"] = f"#{stems.get(file, own)}" + (f".{fragment}" if fragment else "")
+    for tag in soup.select("[data-cell]"):
+        tag.unwrap()
+    if soup.h1:
+        soup.h1["id"] = own
+
+
+def _html(chapters: Sequence[Chapter]) -> str:
+    """Return one document for pandoc: the notebooks with what they cite, and their code."""
+    for chapter in chapters:
+        chapter.open()
+        for tag in chapter.body.soup.select(".byline span"):
+            tag.decompose()  # the document ends with it
+        _placed(chapter, chapters)
+    template = chapters[0].template("document.html.j2")
+    return template.render(chapters=chapters, several=len(chapters) > 1)
+
+
+def printer() -> Callable[[Sequence[Document], Path], bytes]:
+    """Return a function that makes one PDF of notebooks.
 
     Raises:
         ModuleNotFoundError: pypandoc, pandoc itself or typst is missing. The function raises a ValueError where typst
-            cannot set the notebook.
+            cannot set the notebooks, or something that they show is missing.
     """
     try:
         import pypandoc
@@ -103,22 +166,32 @@ def printer() -> Callable[[Document, Path], bytes]:
     except (ImportError, OSError):
         raise ModuleNotFoundError("PDF needs pandoc and typst; install them with: pip install 'nbutils[pdf]'") from None
 
-    def print_pdf(document: Document, out: Path) -> bytes:
+    def print_pdf(documents: Sequence[Document], out: Path) -> bytes:
+        stems = [document.stem for document in documents]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            exporter = _Print(document, folder, out)
+            exporters = [_Print(document, stems, folder, out) for document in documents]
+            html = _html(complete(exporters, tell=False))
             formats = {"to": "typst", "format": "html+tex_math_single_backslash"}
             arguments = ["--wrap=none", "--sandbox", "--quiet"]
-            body = pypandoc.convert_text(_linked(exporter.html()), **formats, extra_args=arguments)
-            for image, alt in exporter.alts.items():
+            body = pypandoc.convert_text(_linked(html), **formats, extra_args=arguments)
+            for image, alt in (item for exporter in exporters for item in exporter.alts.items()):
                 body = body.replace(f'image("{image}"', f'image("{image}", alt: {json.dumps(alt, ensure_ascii=False)}')
-            template = exporter.environment.get_template("document.typ.j2")
-            title = json.dumps(document.title, ensure_ascii=False)
+            about = bibliography.collection()
+            title = documents[0].title if len(documents) == 1 or about is None else about.title
+            template = exporters[0].environment.get_template("document.typ.j2")
+            words = {
+                "title": title,
+                "byline": about.byline if about else "",
+                "cite": about.cite(title) if about else "",
+            }
+            said = {key: json.dumps(text, ensure_ascii=False) for key, text in words.items()}
             source = folder / "document.typ"
-            source.write_text(template.render(title=title, body=body), encoding="utf-8")
+            source.write_text(template.render(**said, body=body, several=len(documents) > 1), encoding="utf-8")
             try:
                 return typst.compile(source, root=folder, ignore_system_fonts=True)
             except RuntimeError as error:  # a picture that is none, or deeper than typst goes
-                raise ValueError(f"{document.path.name}: typst: {error}") from None
+                names = ", ".join(document.path.name for document in documents)
+                raise ValueError(f"{names}: typst: {error}") from None
 
     return print_pdf

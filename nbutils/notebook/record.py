@@ -19,7 +19,7 @@ from nbutils.data import sources
 from nbutils.notebook.document import read
 from nbutils.notebook.locks import locked
 from nbutils.notebook.parameters import defaults, is_path
-from nbutils.plotting.manifests import manifest_of
+from nbutils.plotting.manifests import files_of, manifest_of
 
 RUN = "run.json"  # beside a run's results: its command, date and duration
 
@@ -130,8 +130,8 @@ def _recorded(notebook: Path, made: Path) -> list[Path]:
         raise ValueError(f"{made} has no figure {', '.join(missing)}; it has {', '.join(there) or 'none'}")
 
     folder = kept.parent / which
-    pictures = {entry["file"]: made / entry["file"] for n in names for k, entry in there[n].items() if k in _LOOKS}
-    contents: dict[Path, str | bytes] = {folder / name: path.read_bytes() for name, path in pictures.items()}
+    files = [there[name][key]["file"] for name in names for key in files_of(there[name])]
+    contents: dict[Path, str | bytes] = {folder / file: (made / file).read_bytes() for file in files}
     contents[kept] = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     listing = json.dumps({name: there[name] for name in names}, indent=1, sort_keys=True, ensure_ascii=False)
     contents[folder / "manifest.json"] = listing + "\n"  # last: it lists the others
@@ -146,6 +146,3 @@ def _run(path: Path) -> dict[str, object]:
     if not isinstance(content, dict) or content.keys() - {"error"} != {"command", "date", "seconds"}:
         raise ValueError(f"{path} must have command, date and seconds of a run; got {content!r}")
     return content
-
-
-_LOOKS = ("light", "dark")

@@ -5,9 +5,9 @@ How the description travels. A figure is displayed as `image/png` whose metadata
 `width` but not `alt`: its image renderer makes an `<img>` without one. Templates of nbconvert honour `alt`
 where they ask for it (`classic` does, `lab` does not). So a second, small output follows: a closed
 `<details>` element of class `figure-description` that holds the description, passes JupyterLab's sanitiser,
-is read by screen readers, and lets nbval compare the words. The image bytes stay in `image/png`, which nbval
-never compares; an `<img>` in `text/html` would keep its alt text everywhere but put those bytes into a
-compared output.
+is read by screen readers, and lets nbval compare the words; a caption stands above it. The image bytes stay
+in `image/png`, which nbval never compares; an `<img>` in `text/html` would keep its alt text everywhere but
+put those bytes into a compared output.
 
 Plotly figures are displayed as plotly's JSON. Their PNG files and their entry in the manifest are made where
 plotly finds an image backend; they are no part of the output, which must be the same on every machine.
@@ -26,15 +26,16 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbutils import atomic, claims, layout
 from nbutils.plotting import texts
 from nbutils.plotting import theme as themes
-from nbutils.plotting.manifests import manifest_of
+from nbutils.plotting.manifests import files_of, manifest_of
 from nbutils.plotting.theme import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
     from matplotlib.figure import Figure
     from PIL import Image
@@ -57,11 +58,15 @@ def show(
     /,
     alt: str | None = None,
     *,
+    caption: str | None = None,
+    data: pd.DataFrame | None = None,
     stem: str | None = None,
     width: int | None = None,
     **values: object,
 ) -> None:
     """Write a figure in both themes, enter it into the manifest, and display it with its description.
+
+    The supplement numbers it, prints the caption below it, and offers the data for download.
 
     Args:
         fig: a function without arguments that draws and returns the figure (called under `LIGHT`, then under
@@ -69,14 +74,16 @@ def show(
         name: file name without suffix: lower-case letters, digits, hyphens and underscores. Without `alt` it is an
             entry of the notebook's `figures.toml`, which may have places for values (see `nbutils.plotting.texts`).
         alt: what a sighted reader takes from the figure, for figures without such an entry.
+        caption: what is shown, for everyone; `$…$` is a formula. The entry's caption where None.
+        data: the numbers behind the figure, written beside it as CSV with six significant digits.
         stem: the notebook's stem; the one given to `claims.begin` when not given.
         width: width on screen in CSS pixels; the figure's own when not given.
-        values: fill the places of the entry's name and alt text.
+        values: fill the places of the entry's name and texts.
 
     Raises:
         KeyError: there is neither `alt` nor an entry, or the entry asks for another value.
-        ValueError: `alt` is empty, `name` is not a file name, or a file would exceed 300 kB.
-        TypeError: `fig` is neither a figure nor a function that returns one.
+        ValueError: `alt` or `caption` is empty, `name` is not a file name, or a file would exceed 300 kB.
+        TypeError: `fig` is neither a figure nor a function that returns one, or `data` is no data frame.
 
     >>> import nbutils as nb, os
     >>> from matplotlib.figure import Figure
@@ -87,8 +94,8 @@ def show(
     KeyError: ...
     """
     stem = stem or claims.stem()
-    name, alt = _describe(stem, name, alt, values)
-    pictures: dict[str, bytes] = {}
+    name, alt, caption = _describe(stem, name, alt, caption, values)
+    files = {} if data is None else {"data": _checked(_csv(data), f"figure {name!r} (data)")}
     bundle: dict[str, Any] = {"text/plain": alt}
     metadata: dict[str, Any] = {}
     for look in (LIGHT, DARK):
@@ -102,22 +109,35 @@ def show(
                 picture = _compact(png(figure, PIXELS_PER_INCH))
                 width = width or round(figure.get_figwidth() * SCREEN_PIXELS_PER_INCH)
         if picture is not None:
-            pictures[look.name] = _checked(picture, f"figure {name!r} ({look.name})")
+            files[look.name] = _checked(picture, f"figure {name!r} ({look.name})")
 
-    if len(pictures) == 2:
-        _enter(layout.assets(stem), name, alt, pictures, claims.source())
+    if {"light", "dark"} <= set(files):
+        _enter(layout.assets(stem), name, Texts(alt, caption, claims.source()), files)
         if PLOTLY not in bundle:
-            bundle["image/png"] = b64encode(pictures["light"]).decode()
+            bundle["image/png"] = b64encode(files["light"]).decode()
             metadata["image/png"] = {"alt": alt, "width": width}
-    _display(bundle, metadata, alt)
+    _display(bundle, metadata, alt, caption)
 
 
-def _describe(stem: str, name: str, alt: str | None, values: Mapping[str, object]) -> tuple[str, str]:
-    """Return the name and the alt text of a figure, from its entry in `figures.toml` unless `alt` is given."""
+class Texts(NamedTuple):
+    """What the manifest says of a figure in words."""
+
+    alt: str
+    caption: str
+    source: str | None
+
+
+def _describe(
+    stem: str, name: str, alt: str | None, caption: str | None, values: Mapping[str, object]
+) -> tuple[str, str, str]:
+    """Return name, alt text and caption of a figure, from its entry in `figures.toml` unless they are given."""
     if Path(stem).name != stem:
         raise ValueError(f"stem must be a notebook's name without folder, got {stem!r}")
+    if caption is not None and not caption.strip():
+        raise ValueError(f"figure {name!r} has an empty caption; leave it out")
+    kept = ""
     if alt is None:
-        name, alt = texts.filled(stem, name, values)
+        name, alt, kept = texts.filled(stem, name, values)
     elif values:
         raise ValueError(f"figure {name!r}: {', '.join(values)} fill in an entry of figures.toml; got alt as well")
     alt = " ".join(alt.split())
@@ -125,14 +145,24 @@ def _describe(stem: str, name: str, alt: str | None, values: Mapping[str, object
         raise ValueError(f"figure {name!r} needs alt text that says what a sighted reader takes from it")
     if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name):
         raise ValueError(f"a figure's name takes lower-case letters, digits, - and _, got {name!r}")
-    return name, alt
+    return name, alt, kept if caption is None else " ".join(caption.split())
 
 
-def _checked(picture: bytes, figure: str) -> bytes:
-    """Return a picture that is small enough."""
-    if len(picture) > MAX_BYTES:
-        raise ValueError(f"{figure} takes {len(picture)} bytes, at most {MAX_BYTES} may be; make it smaller or simpler")
-    return picture
+def _csv(data: pd.DataFrame) -> bytes:
+    """Return a table as CSV; an index that only counts is left out."""
+    import pandas as pd
+
+    if not isinstance(data, pd.DataFrame):
+        raise TypeError(f"the data of a figure are a data frame, got {type(data).__name__}")
+    counts = isinstance(data.index, pd.RangeIndex) and data.index.name is None
+    return data.to_csv(index=not counts, float_format="%.6g", lineterminator="\n").encode()
+
+
+def _checked(content: bytes, figure: str) -> bytes:
+    """Return a file that is small enough."""
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{figure} takes {len(content)} bytes, at most {MAX_BYTES} may be; make it smaller or simpler")
+    return content
 
 
 def show_recorded(name: str, which: str = "real", *, stem: str | None = None) -> None:
@@ -149,9 +179,9 @@ def show_recorded(name: str, which: str = "real", *, stem: str | None = None) ->
     stem = stem or claims.stem()
     folder = layout.recorded(stem, which).parent / which
     if which == "real":
-        _show_kept(folder, name, stem, f"recorded-{name}", "Recorded on {source}. {alt}")
+        _show_kept(folder, name, stem, f"recorded-{name}", "Recorded on {source}. ")
     else:
-        _show_kept(folder, name, stem, f"recorded-{which}-{name}", "Recorded in the full profile on {source}. {alt}")
+        _show_kept(folder, name, stem, f"recorded-{which}-{name}", "Recorded in the full profile on {source}. ")
 
 
 def show_from(other: str, name: str, *, stem: str | None = None) -> None:
@@ -166,20 +196,21 @@ def show_from(other: str, name: str, *, stem: str | None = None) -> None:
         KeyError: it has no such figure.
     """
     folder = layout.root() / "large-assets" / other
-    _show_kept(folder, name, stem or claims.stem(), f"{other}-{name}", "{alt}")
+    _show_kept(folder, name, stem or claims.stem(), f"{other}-{name}", "")
 
 
-def _show_kept(folder: Path, name: str, stem: str, entered_as: str, description: str) -> None:
+def _show_kept(folder: Path, name: str, stem: str, entered_as: str, before: str) -> None:
     entries = manifest_of(folder)
     if name not in entries:
         raise KeyError(f"no figure {name!r} in {folder.name}; there are {', '.join(entries) or 'none'}")
     entry = entries[name]
-    alt = description.format(source=entry["source"], alt=entry["alt"])
-    pictures = {look: (folder / entry[look]["file"]).read_bytes() for look in ("light", "dark")}
-    _enter(layout.assets(stem), entered_as, alt, pictures, entry["source"])
-    width = round(_pixels(pictures["light"]) * SCREEN_PIXELS_PER_INCH / PIXELS_PER_INCH)
-    bundle = {"text/plain": alt, "image/png": b64encode(pictures["light"]).decode()}
-    _display(bundle, {"image/png": {"alt": alt, "width": width}}, alt)
+    before = before.format(source=entry["source"])
+    alt, caption = before + entry["alt"], before + entry["caption"] if "caption" in entry else ""
+    files = {key: (folder / entry[key]["file"]).read_bytes() for key in files_of(entry)}
+    _enter(layout.assets(stem), entered_as, Texts(alt, caption, entry["source"]), files)
+    width = round(_pixels(files["light"]) * SCREEN_PIXELS_PER_INCH / PIXELS_PER_INCH)
+    bundle = {"text/plain": alt, "image/png": b64encode(files["light"]).decode()}
+    _display(bundle, {"image/png": {"alt": alt, "width": width}}, alt, caption)
 
 
 def _pixels(png: bytes) -> int:
@@ -281,13 +312,18 @@ def _plotly_png(figure: go.Figure) -> bytes | None:
         return None
 
 
-def _enter(folder: Path, name: str, alt: str, pictures: dict[str, bytes], source: str | None) -> None:
-    entry: dict[str, Any] = {}
-    for look, file in (("light", f"{name}.png"), ("dark", f"{name}.dark.png")):
-        content = atomic.write(folder / file, pictures[look]).read_bytes()
-        entry[look] = {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+_SUFFIXES = {"light": ".png", "dark": ".dark.png", "data": ".csv"}
+
+
+def _enter(folder: Path, name: str, words: Texts, files: dict[str, bytes]) -> None:
+    entry: dict[str, Any] = {"cell": _cell(), "alt": words.alt, "source": words.source}
+    if words.caption:
+        entry["caption"] = words.caption
+    for key, content in files.items():
+        file = atomic.write(folder / f"{name}{_SUFFIXES[key]}", content).name
+        entry[key] = {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     with _entering:
-        entries = manifest(folder.name) | {name: entry | {"cell": _cell(), "alt": alt, "source": source}}
+        entries = manifest(folder.name) | {name: entry}
         text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False)
         atomic.write(folder / "manifest.json", text + "\n")
 
@@ -299,15 +335,16 @@ def _cell() -> int | None:
     return len(shell.history_manager.input_hist_parsed) - 1 if shell else None
 
 
-def _display(bundle: dict[str, Any], metadata: dict[str, Any], alt: str) -> None:
+def _display(bundle: dict[str, Any], metadata: dict[str, Any], alt: str, caption: str) -> None:
     if _cell() is None:
         return  # a plain script has nowhere to display
     from IPython.display import display
 
     display(bundle, raw=True, metadata=metadata)
     description = f"<summary>Figure description</summary>{html.escape(alt)}"
+    above = f'<p class="figure-caption">{html.escape(caption)}</p>' if caption else ""
     text = {
-        "text/html": f'<details class="figure-description">{description}</details>',
-        "text/plain": f"Figure description: {alt}",
+        "text/html": f'{above}<details class="figure-description">{description}</details>',
+        "text/plain": f"{caption}\n" * bool(caption) + f"Figure description: {alt}",
     }
     display(text, raw=True)

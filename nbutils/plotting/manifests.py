@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the manifest of a folder's figures by name; empty where there is none.
 
     An entry is `{"light": {"file", "sha256", "bytes"}, "dark": the same, "cell": execution count or None,
-    "alt": text, "source": where the data came from or None}`.
+    "alt": text, "source": where the data came from or None}`, and where it has them "caption": text, "data": as the
+    pictures, the numbers behind it as CSV.
 
     Raises:
         ValueError: the file is not a manifest, or names a file outside its folder; the message names the first defect.
@@ -31,12 +33,19 @@ def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
     return content
 
 
+def files_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the keys of an entry that name files: both pictures, and the data where it has some."""
+    return ["light", "dark", *(["data"] if "data" in entry else [])]
+
+
 def _defect(entry: object) -> str | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("alt"), str):
         return f"expected an object with 'alt' as text, got {entry!r}"
     if not isinstance(entry.get("source"), str | None):
         return f"'source' must be text or null, got {entry['source']!r}"
-    for look in ("light", "dark"):
+    if not isinstance(entry.get("caption", ""), str):
+        return f"'caption' must be text, got {entry['caption']!r}"
+    for look in files_of(entry):
         picture = entry.get(look)
         if not isinstance(picture, dict) or not all(isinstance(picture.get(key), str) for key in ("file", "sha256")):
             return f"{look!r} must be an object with 'file' and 'sha256' as text, got {picture!r}"

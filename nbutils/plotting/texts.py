@@ -1,4 +1,4 @@
-"""The alternative texts of figures: one `figures.toml` per notebook.
+"""The alternative texts and captions of figures: one `figures.toml` per notebook.
 
     notebook = "01-color-cube"
 
@@ -6,10 +6,12 @@
     alt = \"\"\"
     Four slices of the HSV cube under the plan {plan};
     outer patches reconstructed, inner true: {looks}.\"\"\"
+    caption = "The colour cube under the plan {plan}, where $e_0$ is red."
 
-A table's name is the name given to `figures.show`. Name and text are templates of `str.format`; their values are the
-call's: `show(draw, "cube-{plan}", plan=plan, looks=LOOKS[plan])` writes `cube-ablated.png` where `plan` is
-`"ablated"`. Line breaks count as spaces.
+The alternative text says what a sighted reader takes from the figure; the caption, which everyone reads, what is shown.
+The caption may be left out. A table's name is the name given to `figures.show`. Name and texts are templates of
+`str.format`; their values are the call's: `show(draw, "cube-{plan}", plan=plan, looks=LOOKS[plan])` writes
+`cube-ablated.png` where `plan` is `"ablated"`. Line breaks count as spaces.
 """
 
 from __future__ import annotations
@@ -36,22 +38,13 @@ def find(stem: str) -> Path | None:
     return paths[0] if paths else None
 
 
-def load(path: Path) -> dict[str, str]:
-    """Return the templates of the descriptions by the names of the figures.
-
-    Raises:
-        ValueError: the file is not TOML of this form; the message names the first defect.
-    """
-    return {name: table["alt"] for name, table in _parse(path).items() if name != "notebook"}
-
-
-def filled(stem: str, name: str, values: Mapping[str, object]) -> tuple[str, str]:
-    """Return a figure's name and description with the values filled in.
+def filled(stem: str, name: str, values: Mapping[str, object]) -> tuple[str, str, str]:
+    """Return a figure's name, description and caption (empty where it has none) with the values filled in.
 
     Args:
         stem: the notebook's stem.
         name: the name of a table of its `figures.toml`.
-        values: what the two templates ask for, and nothing else.
+        values: what the templates ask for, and nothing else.
 
     Raises:
         KeyError: there is no such entry, or a value is missing.
@@ -63,18 +56,20 @@ def filled(stem: str, name: str, values: Mapping[str, object]) -> tuple[str, str
             f"figure {name!r} has no alt text: add [{name!r}] to the figures.toml of {stem}, "
             f'which has the line notebook = "{stem}", or give alt='
         )
-    entries = load(path)
+    entries = _entries(path)
     if name not in entries:
         raise KeyError(f"{path} has no entry [{name!r}]; there are {', '.join(entries) or 'none'}")
-    wanted = fields(name) | fields(entries[name])
+    templates = [name, entries[name]["alt"], entries[name].get("caption", "")]
+    wanted = set().union(*map(fields, templates))
     if missing := sorted(wanted - set(values)):
         raise KeyError(f"{path}: [{name!r}] asks for {', '.join(missing)}; give them to show(…)")
     if extra := sorted(set(values) - wanted):
         raise ValueError(f"{path}: [{name!r}] does not ask for {', '.join(extra)}, only {sorted(wanted) or 'nothing'}")
     try:
-        return name.format(**values), " ".join(entries[name].format(**values).split())
+        filled_in, alt, caption = (" ".join(template.format(**values).split()) for template in templates)
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: [{name!r}] cannot be filled in: {type(error).__name__}: {error}") from error
+    return filled_in, alt, caption
 
 
 def fields(template: str) -> set[str]:
@@ -105,7 +100,7 @@ def faults(stem: str, sources: Iterable[str]) -> Iterator[str]:
     """
     try:
         path = find(stem)
-        entries = load(path) if path else {}
+        entries = _entries(path) if path else {}
     except ValueError as error:
         yield str(error)
         return
@@ -115,6 +110,10 @@ def faults(stem: str, sources: Iterable[str]) -> Iterator[str]:
         yield f"figure {name!r} is shown without alt text, and {where} has no entry of this name"
     for name in sorted(set(entries) - shown):
         yield f"{where}: no cell shows {name!r}"
+
+
+def _entries(path: Path) -> dict[str, dict[str, str]]:
+    return {name: table for name, table in _parse(path).items() if name != "notebook"}
 
 
 def _shown(source: str) -> Iterator[str]:
@@ -140,12 +139,16 @@ def _parse(path: Path) -> dict[str, Any]:
     for name, table in content.items():
         if name == "notebook":
             continue
-        if not isinstance(table, dict) or set(table) != {"alt"} or not isinstance(table["alt"], str):
-            raise ValueError(f"{path}: expected a table [{name!r}] with alt as text and nothing else, got {table!r}")
-        if not table["alt"].strip():
-            raise ValueError(f"{path}: [{name!r}] has an empty alt text")
+        known = isinstance(table, dict) and {"alt"} <= set(table) <= {"alt", "caption"}
+        if not known or not all(isinstance(text, str) for text in table.values()):
+            expected = "with alt, and caption or none, as text and nothing else"
+            raise ValueError(f"{path}: expected a table [{name!r}] {expected}, got {table!r}")
+        for key, text in table.items():
+            if not text.strip():
+                raise ValueError(f"{path}: [{name!r}] has an empty {'alt text' if key == 'alt' else key}")
         try:
-            fields(name), fields(table["alt"])
+            for template in (name, *table.values()):
+                fields(template)
         except ValueError as error:
             raise ValueError(f"{path}: [{name!r}] is no template: {error}") from None
     return content

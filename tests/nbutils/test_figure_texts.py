@@ -21,6 +21,9 @@ the second rises {factor:.1f} times as fast, to {ends[fast]:d}."""
 
 ["cube-{plan}"]
 alt = "Four slices under the plan {plan}."
+caption = """
+The cube under {plan},
+where $e_0$ is red."""
 '''
 
 
@@ -56,6 +59,13 @@ def test_the_values_of_the_call_fill_in_name_and_text(project):
         "cube-none": "Four slices under the plan none.",
         "of-a-user": "A figure without entry.",
     }
+    captions = {name: entry.get("caption") for name, entry in figures.manifest(STEM).items()}
+    assert captions == {
+        "growth": None,
+        "cube-ablated": "The cube under ablated, where $e_0$ is red.",
+        "cube-none": "The cube under none, where $e_0$ is red.",
+        "of-a-user": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -87,9 +97,14 @@ def test_a_notebook_without_texts_is_told_where_they_belong(project):
     [
         ("[growth", "is not TOML"),
         ('[growth]\nalt = "Lines."', "expected a line notebook"),
-        ('notebook = "07-example"\n[growth]\nalt = 3', r"expected a table \['growth'\] with alt as text"),
+        (
+            'notebook = "07-example"\n[growth]\nalt = 3',
+            r"expected a table \['growth'\] with alt, and caption or none, as text",
+        ),
         ('notebook = "07-example"\n[growth]\nalt = "Lines."\nwidth = 3', "and nothing else"),
         ('notebook = "07-example"\n[growth]\nalt = " "', "empty alt text"),
+        ('notebook = "07-example"\n[growth]\nalt = "Lines."\ncaption = " "', "empty caption"),
+        ('notebook = "07-example"\n[growth]\nalt = "Lines."\ncaption = "To {}."', "no template"),
         ('notebook = "07-example"\n[growth]\nalt = "To {}."', "no template: expected a name in every pair of braces"),
         ('notebook = "07-example"\n[growth]\nalt = "To {fast."', r"\['growth'\] is no template"),
         ('notebook = "08-other"\n', "08-other has several figures.toml"),

@@ -8,6 +8,7 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
@@ -15,7 +16,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from nbutils import claims, layout
-from nbutils.plotting import figures, theme
+from nbutils.plotting import figures, table, theme
 
 ALT = "Two lines; the second rises faster."
 
@@ -92,6 +93,39 @@ def test_the_manifest_describes_the_files(assets):
     assert entries["growth"]["light"]["sha256"] != entries["growth"]["dark"]["sha256"]
 
 
+def test_a_figure_carries_its_caption_and_its_data(assets, monkeypatch):
+    displayed = []
+    monkeypatch.setattr(figures, "_display", lambda *output: displayed.append(output))
+    frame = pd.DataFrame({"r": [0.1 + 0.2, 1e-7 / 3], "plan": ["a,b", "c"]}, index=pd.Index([4, 7], name="seed"))
+    figures.show(lines, "growth", ALT, caption="Growth\nunder $\\lambda$.", data=frame)
+    figures.show(lines, "bare", ALT)
+    entry, bare = (figures.manifest("07-example")[name] for name in ("growth", "bare"))
+    assert entry["caption"] == displayed[0][3] == "Growth under $\\lambda$."
+    content = (assets / entry["data"]["file"]).read_bytes()
+    assert content == b'seed,r,plan\n4,0.3,"a,b"\n7,3.33333e-08,c\n'
+    assert entry["data"]["sha256"] == hashlib.sha256(content).hexdigest()
+    assert not {"caption", "data"} & set(bare)
+    with pytest.raises(ValueError, match="empty caption"):
+        figures.show(lines, "growth", ALT, caption=" ")
+    with pytest.raises(TypeError, match="the data of a figure are a data frame, got list"):
+        figures.show(lines, "growth", ALT, data=[1])
+    with pytest.raises(ValueError, match=r"figure 'growth' \(data\) takes"):
+        figures.show(lines, "growth", ALT, data=pd.DataFrame({"x": np.arange(100_000)}))
+
+
+def test_a_table_shows_its_caption(monkeypatch):
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: displayed.append(bundle))
+    frame = pd.DataFrame({"r": [0.5]})
+    for one in (frame, frame.style):
+        table.show_table(one, "by-seed", "r < 1, by seed")
+        assert '<caption id="table-by-seed">r &lt; 1, by seed</caption>' in displayed[-1]["text/html"]
+        assert displayed[-1]["text/plain"].startswith("r < 1, by seed\n")
+    for wrong, name, caption in [(frame, "By Seed", "x"), (frame, "by-seed", " "), ([1], "by-seed", "x")]:
+        with pytest.raises(ValueError if wrong is frame else TypeError):
+            table.show_table(wrong, name, caption)
+
+
 @pytest.mark.parametrize(
     ("name", "alt", "message"),
     [("growth", " \n", "alt text"), ("../growth", ALT, "name"), ("Growth", ALT, "name"), ("", ALT, "name")],
@@ -150,7 +184,7 @@ def test_plotly_without_an_image_backend_warns_once_and_goes_on(assets, monkeypa
         figures.show(lambda: go.Figure(go.Scatter(y=np.arange(3.0))), name, ALT)
     assert capsys.readouterr().err == "no static copies of plotly figures: no browser here\n"
     assert not assets.exists()  # a manifest must not list files that are not there
-    bundle, metadata, alt = displayed[0]
+    bundle, metadata, alt, _ = displayed[0]
     assert (bundle["text/plain"], alt, metadata[figures.PLOTLY]["alt"]) == (ALT, ALT, ALT)
     assert bundle[figures.PLOTLY]["layout"]["template"]["layout"]["paper_bgcolor"] == theme.LIGHT.paper
 

@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from nbutils.notebook import compare, hygiene
 from nbutils.notebook.document import Document, read
-from nbutils.notebook.render import _Screen
+from nbutils.notebook.screen import Screen
 
 LENGTH = 100_000
 PIECES = [
@@ -40,7 +40,7 @@ def test_a_line_is_read_in_linear_time(tmp_path: Path, piece: str) -> None:
     cells = [new_markdown_cell("# 09 · Long"), new_code_cell("x", execution_count=1, outputs=outputs)]
     notebook = new_notebook(cells=cells)
     nbformat.write(notebook, path)
-    screen = _Screen(Document(path, read(path)), [], tmp_path)
+    screen = Screen(Document(path, read(path)), [], tmp_path)
 
     start = time.process_time()
     assert compare.compare_text(text, text + "b", compare.Tolerance(), markup=True)

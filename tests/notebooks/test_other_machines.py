@@ -134,7 +134,7 @@ def test_a_copy_that_ended_early_is_not_rendered_with_the_results_of_another_run
     copy = tmp_path / notebook.name
     copy.write_bytes(notebook.read_bytes())
     record.note_run(tmp_path / "01-first", "run", "2000-01-01", 1, error="ValueError: no")
-    assert document.Document(notebook, document.read(notebook)).claims == "1 of 1 claims hold."
+    assert document.Document(notebook, document.read(notebook)).claims == "1 of 1 stored results reproduced."
     assert document.Document(copy, document.read(copy)).claims == "No recorded claims."
 
 

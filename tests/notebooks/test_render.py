@@ -24,7 +24,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from plotly.offline import get_plotlyjs
 
 from nbutils.notebook.document import PLOTLY, WIDGET_VIEW
-from nbutils.notebook.render import external_references, render_all
+from nbutils.notebook.offline import external_references
+from nbutils.notebook.render import render_all
 
 ALT = 'Error grows with "strength" & then levels off'
 HTML_TABLE = '<table><tr><td><span style="background:#ff0000">&emsp;</span> $r_1$ for $5</td></tr></table>'
@@ -95,7 +96,9 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             *(new_code_cell(f"# $z$\nshow({i})", execution_count=i + 1, outputs=o) for i, o in enumerate(outputs)),
         ]
     )
-    second = new_notebook(cells=[new_markdown_cell("# 08 · Second\nNot confirmed.\n\n[back](07-first.ipynb)")])
+    second = new_notebook(
+        cells=[new_markdown_cell("# 08 · Second\nNot confirmed.\n\n[back](07-first.ipynb)\n\n## Conclusion")]
+    )
     paths = [folder / "07-first.ipynb", folder / "08-second.ipynb"]
     for path, notebook in zip(paths, (first, second), strict=True):
         nbformat.write(notebook, path)
@@ -156,8 +159,9 @@ def test_a_page_keeps_what_the_notebook_says(first: BeautifulSoup) -> None:
     assert first.title.text == "07 · Delete only red"
     assert first.find("a", class_="skip")["href"] == "#" + first.main["id"]
     assert "r = 0.93 <ok>" in first.main.text
-    assert first.find("h2", id="A-sum")
-    assert "1 of 2 claims hold. Profile quick; data: made up" in first.find(class_="provenance").text
+    assert first.find("h2", id="a-sum")
+    assert "1 of 2 stored results reproduced." in first.find(class_="outcome").text
+    assert "Profile quick; data: made up" in first.find(class_="provenance").text
     assert first.find("div", class_="scroll").table
     for absent in ("IntSlider", "model_id", "a warning", "alert"):
         assert absent not in str(first.main)
@@ -181,8 +185,8 @@ def test_formulas_are_mathml_and_code_is_left_alone(first: BeautifulSoup) -> Non
 
 
 def test_links_lead_to_pages_or_are_text(first: BeautifulSoup) -> None:
-    links = {a.text: a["href"] for a in first.main.find_all("a")}
-    assert links == {"next": "08-second.html#Conclusion", "web": "https://example.org"}
+    links = {a.text: a["href"] for a in first.main.select(".prose p:not(.byline) a")}
+    assert links == {"next": "08-second.html#conclusion", "web": "https://example.org"}
     assert "sheet" in first.main.text
 
 
@@ -200,7 +204,7 @@ def test_the_index_lists_title_verdict_claims_and_picture(pages: dict[str, Path]
     assert first.a["href"] == "07-first.html"
     assert first.p.text.startswith("Confirmed: ")
     assert "More." not in first.text
-    assert "1 of 2 claims hold." in first.text
+    assert "1 of 2 stored results reproduced." in first.text
     assert first.img["alt"] == ALT
     assert (second.a.text, second.p.text, second.img) == ("08 · Second", "Not confirmed.", None)
 
@@ -229,7 +233,7 @@ def test_what_would_load_is_taken_out(tmp_path: Path) -> None:
 
 def test_an_unknown_formula_is_refused_by_name(tmp_path: Path) -> None:
     path = one_output(tmp_path, "", "# 09 · $\\unheard{x}$")
-    with pytest.raises(ValueError, match=r"09-one\.ipynb: no MathML for \\unheard in \$\\unheard\{x\}\$"):
+    with pytest.raises(ValueError, match=r"09-one\.ipynb, cell 0: no MathML for \\unheard in \$\\unheard\{x\}\$"):
         render_all([path], tmp_path)
 
 
