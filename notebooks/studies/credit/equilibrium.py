@@ -7,22 +7,15 @@ Block l adds Δ = block_l(h_l) to the stream and learns by the credit e B_lᵀ +
 
 With both means per unit of √E‖Δ‖², the left is the *push*, and the mean on the right the *length* of the state along
 what the block adds. So `length` = d · push / (2λ · `ratio`), with `ratio` = 1 at equilibrium: ‖h‖ ∝ 1/λ where the
-push does not depend on λ, and nowhere else.
+push does not depend on λ, and nowhere else. In slopes on log λ, exactly: length = −1 + push − ratio.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-import numpy as np
 from torch import Tensor
 
 from studies.credit.audit import signals
 from studies.credit.network import ResidualMLP
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def balance(added: Tensor, after: Tensor, credits: Tensor, strength: float) -> dict[str, float]:
@@ -63,21 +56,3 @@ def block_balance(
     found = signals(model, inputs, labels)
     credits = found.errors @ feedback[-1].to(found.errors).mT
     return balance(found.hidden[-1] - found.hidden[-2], found.hidden[-1], credits, strength)
-
-
-def slope_parts(table: pd.DataFrame) -> Mapping[str, float]:
-    """Split the slope of log length on log λ: it is −1 + that of log push − that of log ratio, exactly.
-
-    Args:
-        table: one row per network, with columns `strength`, `length`, `push`, `ratio`, all above 0.
-
-    Returns:
-        The slopes on log λ by least squares, by column.
-
-    Raises:
-        ValueError: a value that is not above 0, which has no logarithm.
-    """
-    if not (table[["strength", "length", "push", "ratio"]] > 0).all(axis=None):
-        raise ValueError("slopes of logarithms need values above 0; a push below 0 points against what the block adds")
-    x = np.log(table["strength"].to_numpy())
-    return {name: float(np.polyfit(x, np.log(table[name].to_numpy()), 1)[0]) for name in ("length", "push", "ratio")}

@@ -116,8 +116,8 @@ def plot_steps(table: pd.DataFrame, marks: Mapping[str, float]) -> Figure:
 
     Args:
         table: rows of `studies.credit.steps.step_sweep` for any networks and layers: columns `precision`, `step`,
-            `in_roundoffs`, `rho` (NaN where no loss changed: drawn hollow, at 0) and `predicted`, whose median over
-            states is the dashed line.
+            `in_roundoffs`, `rho` (NaN where no loss changed: drawn hollow, at 0) and `predicted`, above 0: the dashed
+            line is that of the median state.
         marks: names of steps ε/‖h‖ that a vertical line points out.
 
     Raises:
@@ -126,25 +126,29 @@ def plot_steps(table: pd.DataFrame, marks: Mapping[str, float]) -> Figure:
     """
     expect_columns(table, ("precision", "step", "in_roundoffs", "rho", "predicted"))
     theme = current()
-    fig = Figure(figsize=(8.8, 3.9), layout="constrained")
+    fig = Figure(figsize=(8.8, 4.0), layout="constrained")
     axes = fig.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
     for ax, x in zip(axes, ("step", "in_roundoffs"), strict=True):
-        for place, (name, part) in enumerate(table.groupby("precision", sort=False)):
-            colour, marker = theme.accents[place], MARKERS[place]
-            lost, lines = part["rho"].isna(), part.groupby(x)["predicted"].median()
-            ax.scatter(part[x][~lost], part["rho"][~lost], s=16, marker=marker, color=colour, label=name, **_edge())
-            ax.scatter(part[x][lost], 0 * part[x][lost], s=20, marker=marker, facecolors="none", edgecolors=colour)
-            ax.plot(lines.index, lines, color=colour, linestyle="--", linewidth=1.4)
         ax.set_xscale("log")
         ax.grid()
+        for place, (name, part) in enumerate(table.groupby("precision", sort=False)):
+            look: dict[str, Any] = {"marker": MARKERS[place], "s": 18}
+            colour, lost = theme.accents[place], part["rho"].isna()
+            ax.scatter(part[x][~lost], part["rho"][~lost], color=colour, label=name, **look, **_edge())
+            ax.scatter(part[x][lost], 0 * part[x][lost], facecolors="none", edgecolors=colour, **look)
+            bend = (part[x] * (part["predicted"] ** -2 - 1) ** 0.5).median()  # ρ = 1 / √(1 + (bend / x)²)
+            ends = np.geomspace(part[x].min(), part[x].max(), 200)
+            ax.plot(ends, 1 / np.hypot(1, bend / ends), color=colour, linestyle="--", linewidth=1.4)
     for place, (name, step) in enumerate(marks.items()):
         axes[0].axvline(step, color=theme.ink, linestyle=":", linewidth=1.2)
         axes[0].text(step, 1.06 + 0.11 * place, f" {name}", fontsize=FONT_SIZE, va="bottom", color=theme.ink)
-    axes[0].set_ylim(-0.55, 1.06 + 0.11 * len(marks) + 0.05)
+    axes[0].set_ylim(top=1.06 + 0.11 * len(marks) + 0.05)
     axes[0].set_xlabel("step in units of the state, ε / ‖h‖")
     axes[1].set_xlabel("the same in roundoffs of its precision")
     axes[0].set_ylabel("ρ of the exact gradient")
-    axes[1].legend(loc="lower right", fontsize=FONT_SIZE)
+    axes[1].plot([], [], color=theme.muted, linestyle="--", label="predicted")
+    axes[1].scatter([], [], facecolors="none", edgecolors=theme.muted, marker="o", label="no loss changed")
+    axes[1].legend(loc="upper left", fontsize=FONT_SIZE)
     return fig
 
 
@@ -223,7 +227,6 @@ def plot_settling(history: pd.DataFrame, strengths: Mapping[str, float], slopes:
         lengths = part[part["variant"] == name].groupby("step")["value"].apply(lambda v: np.exp(np.log(v).mean() / 2))
         look: dict[str, Any] = {"color": theme.accents[place], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
         left.plot(lengths.index + 1, lengths, marker=MARKERS[place], markersize=4, label=f"λ = {strength:g}", **look)
-    left.set_xscale("log")
     left.set_yscale("log")
     left.set_ylabel("length of states, √Σ mean(h²)")
     left.legend(fontsize=FONT_SIZE)

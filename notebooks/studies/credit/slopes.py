@@ -41,16 +41,13 @@ def log_slope(x: ArrayLike, y: ArrayLike) -> Slope:
     initial weights.
 
     Args:
-        x, y: `[points]`, above 0; two different x or more.
-
-    Raises:
-        ValueError: a value that is not above 0, or no two different x.
+        x, y: `[points]`. Without two different x, or where a value has no logarithm, all is NaN.
     """
     from scipy.stats import linregress, t
 
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if not (x > 0).all() or not (y > 0).all() or len(np.unique(x)) < 2:
-        raise ValueError(f"a slope of logarithms needs two or more different x, and values above 0; got {x} and {y}")
+        return Slope(math.nan, math.nan, math.nan, math.nan, len(x))
     found, n = linregress(np.log10(x), np.log10(y)), len(x)
     half = t.ppf(0.975, n - 2) * found.stderr if n > 2 else math.nan
     slope = float(found.slope)

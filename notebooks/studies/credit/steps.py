@@ -7,7 +7,7 @@ Behind the final LayerNorm the loss depends on the direction of a state alone, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,9 +28,8 @@ def step_sweep(
     model: ResidualMLP,
     layer: int,
     states: tuple[Tensor, Tensor, Tensor],
-    steps: Sequence[float],
+    steps: Mapping[str, Sequence[float]],
     *,
-    precisions: Sequence[str] = tuple(PRECISIONS),
     directions: int = 8,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -40,8 +39,7 @@ def step_sweep(
         model: the network, in any dtype.
         layer: l, 0 to L.
         states: h_l and its gradients, both `[N, d]` and float64, and the labels `[N]`.
-        steps: ε in units of each sample's ‖h‖.
-        precisions: keys of `PRECISIONS`.
+        steps: for each precision, a key of `PRECISIONS`, the steps ε in units of each sample's ‖h‖.
         directions: per sample.
         seed: of the directions.
 
@@ -61,13 +59,13 @@ def step_sweep(
     about = {"hidden_norm": float(h.norm(dim=1).median()), "gradient_rms": float(g.square().sum(1).mean().sqrt())}
     rows: list[dict[str, Any]] = []
     single = rounding_error(h, exact, loss_from(cast(model, torch.float32), layer, labels))
-    for name in precisions:
+    for name, lengths in steps.items():
         dtype = PRECISIONS[name]
         rounded, roundoff = loss_from(cast(model, dtype), layer, labels), torch.finfo(dtype).eps / 2
         # Nothing is more exact than float64: its error is float32's, in proportion.
         own = 2.0**-29 * single if name == "float64" else rounding_error(h, exact, rounded, dtype)
         low, along = h.to(dtype), v.to(dtype)
-        for step in steps:
+        for step in lengths:
             found = perturbation_correlation(low, low, rounded, directions=along, method="relative", epsilon=step)
             rho = PerturbationCorrelation(true, found.actual).rho
             inverse = float(h.norm(dim=1).square().reciprocal().mean().rsqrt())  # of the mean noise, (σ / ε‖h‖)²
