@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nbutils import layout
+from nbutils.notebook.document import read
 from studies.credit.checkpoints import save_checkpoint
 from studies.credit.network import ResidualMLP
 from studies.credit.report import CASES, read_cases, source_says, we_say
@@ -39,3 +41,10 @@ def test_what_is_there_is_read_and_what_is_not_is_named(tmp_path, capsys):
     told = capsys.readouterr().out
     assert told.count("skipped") == 5
     assert "bare; matrices from the seed" in told
+
+
+def test_given_checkpoints_are_audited_before_anything_is_trained():
+    notebook = next(path for path in layout.notebooks() if path.stem.startswith("04-"))
+    sources = [cell.source for cell in read(notebook).cells if cell.cell_type == "code"]
+    audit, training = (next(i for i, s in enumerate(sources) if text in s) for text in ("read_cases(given", "nb.fit("))
+    assert audit < training

@@ -32,7 +32,7 @@ def test_steps_are_each_samples_own_and_changes_are_per_length(states, losses):
 def test_the_curve_of_rounding_holds_in_every_precision_and_shifts_with_its_roundoff(model, states):
     of_state = states.hidden[-1], states.gradients[-1], states.labels
     lengths = [1e-10, 1e-7, 3e-7, 1e-6, 1e-5, 1e-2, 0.1]
-    steps = {name: lengths for name in ("float64", "float32", "bfloat16")}
+    steps = dict.fromkeys(("float64", "float32", "bfloat16"), lengths)
     found = step_sweep(model, 3, of_state, steps, directions=8)
     assert found.precision.value_counts().to_dict() == dict.fromkeys(steps, 7)
     single = found[(found.precision == "float32") & (found.step > 1e-8)]
