@@ -148,7 +148,7 @@ def plot_steps(table: pd.DataFrame, marks: Mapping[str, float]) -> Figure:
     axes[0].set_ylabel("ρ of the exact gradient")
     axes[1].plot([], [], color=theme.muted, linestyle="--", label="predicted")
     axes[1].scatter([], [], facecolors="none", edgecolors=theme.muted, marker="o", label="no loss changed")
-    axes[1].legend(loc="upper left", fontsize=FONT_SIZE)
+    axes[1].legend(loc="lower right", fontsize=FONT_SIZE)
     return fig
 
 
