@@ -151,5 +151,5 @@ def test_settling_shows_lengths_by_strength_and_their_slope():
     ]
     slopes = pd.DataFrame({"step": [0, 9], "slope": [0.0, -0.5], "low": [-0.1, -0.6], "high": [0.1, -0.4]})
     left, right = plot_settling(pd.DataFrame(rows), {"weak": 0.01, "strong": 0.1}, slopes).axes
-    assert [list(line.get_ydata()) for line in left.lines] == pytest.approx([[4.0, 4.0], [2.0, 2.0]])
+    np.testing.assert_allclose([line.get_ydata() for line in left.lines], [[4.0, 4.0], [2.0, 2.0]])
     assert list(right.lines[0].get_ydata()) == [0.0, -0.5]
