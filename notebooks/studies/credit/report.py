@@ -49,9 +49,9 @@ def read_cases(
             print(f"{label:<30} skipped: {name} is not there")
             continue
         found = load_checkpoint(folder / name, build)
-        own = found.feedback is not None
-        read[label] = found.model, found.feedback if own else feedback_matrices(seed, build)
-        print(f"{label:<30} {'with its matrices' if own else 'bare; matrices from the seed'}")
+        matrices = found.feedback
+        print(f"{label:<30} {'bare; matrices from the seed' if matrices is None else 'with its matrices'}")
+        read[label] = found.model, feedback_matrices(seed, build) if matrices is None else matrices
     if not read:
         raise FileNotFoundError(f"{folder} has none of the source's {len(cases)} checkpoints, such as {cases[0][1]}")
     return read
