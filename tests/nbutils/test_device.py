@@ -167,7 +167,8 @@ def audited(device):
     carried = with_feedback(model, fixed_network(0, lambda: ResidualMLP(12, 8, 4, 2)).double())
     sent = signals(carried, x.to(device), y.to(device)).gradients
     # What single precision says is left out: its rounding is the device's own.
-    table = table.drop(columns=["float32_rho", "float32_ceiling", "unmoved", "rounding"])
+    single = ["float32_rho", "float32_ceiling", "relative_rho", "relative_ceiling", "unmoved", "rounding"]
+    table = table.drop(columns=single)
     return [sent, table.assign(alignment=weight_alignment(model, feedback))]
 
 

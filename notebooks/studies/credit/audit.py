@@ -14,7 +14,7 @@ from studies.credit.alignment import cosine, expected_sign_agreement, loss_decre
 from studies.credit.chance import fresh_feedback_null
 from studies.credit.loss import LossFrom, loss_from
 from studies.credit.network import ResidualMLP, cast
-from studies.credit.perturbation import PerturbationCorrelation, perturbation_correlation, unit_directions
+from studies.credit.perturbation import Method, PerturbationCorrelation, perturbation_correlation, unit_directions
 from studies.credit.rounding import rounding_error
 
 if TYPE_CHECKING:
@@ -83,13 +83,14 @@ def audit(
         method: of the exact changes: `"jvp"`, by which the ceiling checks the gradient; or `"gradient"`
             (`PerturbationCorrelation.from_gradients`), far faster, with a ceiling of 1 by construction.
         draws: of the null.
-        epsilon: of the float32 measure.
+        epsilon: of the float32 measures: absolute, as in the source, and the same number in units of ‖h‖.
 
     Returns:
         Columns layer; rho with low and high (bootstrap over samples); ceiling (the exact gradient, by the same
         changes); null_mean, null_sd, null_low and null_high (2.5 and 97.5 %); cosine (mean over samples),
         weighted_cosine; sign_agreement, sign_expected; loss_decrease; float32_rho and float32_ceiling (the source's
-        measure, NaN where no loss changed), unmoved, rounding; gradient_norm and hidden_norm (medians), gradient_rms.
+        measure, NaN where no loss changed), relative_rho and relative_ceiling (by a step in units of ‖h‖), unmoved,
+        rounding; gradient_norm and hidden_norm (medians), gradient_rms.
 
     Raises:
         ValueError: credits of another shape.
@@ -109,8 +110,11 @@ def audit(
             found = perturbation_correlation(h, a.double(), loss, directions=v)
         else:
             found = PerturbationCorrelation.from_gradients(a, g, v)
-        h32, a32, v32 = h.float(), a.float(), v.float()
-        rough = perturbation_correlation(h32, a32, loss32, directions=v32, method="finite", epsilon=epsilon)
+        steps: tuple[Method, ...] = ("finite", "relative")
+        rough, relative = (
+            perturbation_correlation(h.float(), a.float(), loss32, directions=v.float(), method=step, epsilon=epsilon)
+            for step in steps
+        )
         rows.append(
             {"layer": layer}
             | _score(found, seed)
@@ -119,6 +123,8 @@ def audit(
             | _align(h, g, a, loss)
             | {"float32_rho": rough.rho, "unmoved": rough.unmoved, "rounding": rounding_error(h, loss, loss32)}
             | {"float32_ceiling": PerturbationCorrelation(of_gradient.predicted, rough.actual).rho}
+            | {"relative_rho": relative.rho}
+            | {"relative_ceiling": PerturbationCorrelation(of_gradient.predicted, relative.actual).rho}
         )
     return pd.DataFrame(rows)
 

@@ -5,8 +5,9 @@ A credit a `[N, d]` stands for +∂ℓ/∂h of a hidden state h `[N, d]`: the ex
 loss along v, over samples and random unit directions v. To first order it equals the norm-weighted cosine
 Σ⟨a, g⟩ / √(Σ‖a‖² Σ‖g‖²), so their agreement is no independent evidence.
 
-Measure in float64. In float32 the change of the loss drowns in rounding where ‖g‖ is small
-(`studies.credit.rounding`).
+A derivative needs no step. A difference does, and behind a LayerNorm the loss sees only how long it is beside the
+state: in units of ‖h‖ it is large enough at every length of h, where one of fixed length drowns in rounding
+(`studies.credit.rounding`, `studies.credit.steps`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from studies.credit.loss import LossFrom
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Method = Literal["jvp", "antithetic", "finite"]
+Method = Literal["jvp", "antithetic", "finite", "relative"]
 
 _TOGETHER = 4  # directions per batched pass; more of them leave the cache
 
@@ -144,6 +145,7 @@ def perturbation_correlation(
     seed: int = 0,
     method: Method = "jvp",
     epsilon: float | None = None,
+    M: int | None = None,
 ) -> PerturbationCorrelation:
     """Compare the changes of the loss that a credit predicts with the true ones, along random unit directions.
 
@@ -156,14 +158,16 @@ def perturbation_correlation(
         seed: of the directions.
         method: `"jvp"`, exact directional derivatives by forward-mode differentiation, independent of any gradient
             computed backwards; `"antithetic"`, (ℓ(h + εv) − ℓ(h − εv)) / 2ε; `"finite"`, (ℓ(h + εv) − ℓ(h)) / ε as in
-            the source.
-        epsilon: of `"antithetic"`, in units of each sample's ‖h‖, 1e-6 by default; of `"finite"`, absolute, 1e-3 by
-            default.
+            the source; `"relative"`, the same by a step in units of each sample's ‖h‖.
+        epsilon: of `"finite"`, absolute, 1e-3 by default; of `"relative"` and `"antithetic"`, in units of each sample's
+            ‖h‖, 1e-3 and 1e-6 by default.
+        M: the source's name of `directions`; where it is given, it counts.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, an unknown method, a dtype other than float64 for any but `"finite"`,
-            an `epsilon` that is not positive or not used, or fewer than 1 direction.
+        ValueError: shapes or dtypes do not fit, an unknown method, a dtype other than float64 for derivatives and
+            antithetic differences, an `epsilon` that is not positive or not used, or fewer than 1 direction.
     """
+    directions = directions if M is None else M
     _check_states(h, a, directions)
     _check_method(h, method, epsilon)
     h, a = h.detach(), a.detach()
@@ -171,8 +175,10 @@ def perturbation_correlation(
     predicted = _along(v, a)
     if method == "jvp":
         return PerturbationCorrelation(predicted, _derivatives(h, v, loss_from))
-    if method == "finite":
-        actual, unmoved = _differences(h, v, loss_from, h.new_tensor(1e-3 if epsilon is None else epsilon))
+    if method in ("finite", "relative"):
+        step = h.new_tensor(1e-3 if epsilon is None else epsilon)
+        unit = h.norm(dim=1, keepdim=True) if method == "relative" else h.new_ones(1)
+        actual, unmoved = _differences(h, v, loss_from, step * unit)
     else:
         actual, unmoved = _central_differences(h, v, loss_from, (epsilon or 1e-6) * h.norm(dim=1, keepdim=True))
     return PerturbationCorrelation(predicted, actual, unmoved)
@@ -192,10 +198,10 @@ def _check_states(h: Tensor, a: Tensor, directions: int | Tensor) -> None:
 def _check_method(h: Tensor, method: Method, epsilon: float | None) -> None:
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}; got {method!r}")
-    if method != "finite" and h.dtype != torch.float64:
+    if method in ("jvp", "antithetic") and h.dtype != torch.float64:
         raise ValueError(f"method {method!r} is for float64, where it is exact; got {h.dtype}")
     if epsilon is not None and (method == "jvp" or not epsilon > 0):
-        raise ValueError(f"epsilon is a positive step of 'antithetic' or 'finite'; got {epsilon} for {method!r}")
+        raise ValueError(f"epsilon is a positive step of differences; got {epsilon} for {method!r}")
 
 
 def _derivatives(h: Tensor, v: Tensor, loss_from: LossFrom) -> Tensor:
@@ -207,12 +213,15 @@ def _derivatives(h: Tensor, v: Tensor, loss_from: LossFrom) -> Tensor:
 
 @torch.no_grad()
 def _differences(h: Tensor, v: Tensor, loss_from: LossFrom, step: Tensor) -> tuple[Tensor, float]:
-    """Return changes of the loss per unit of length, and the share of states that a step leaves as they were."""
+    """Return changes of the loss per unit of length, and the share of states that a step leaves as they were.
+
+    The step is one for all samples, `[1]`, or each sample's own, `[N, 1]`.
+    """
     base, actual, unmoved = loss_from(h), [], 0
     for few in v.split(_TOGETHER):
         moved = h + step * few
         unmoved += int((moved == h).all(-1).sum())
-        actual.append((loss_from(moved) - base).double() / step.double())
+        actual.append((loss_from(moved) - base).double() / step.double().flatten())
     return torch.cat(actual), unmoved / (len(v) * len(h))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a credit audit: ρ layer by layer, its loss in float32, the growth of norms, accuracies."""
+"""Pictures of a credit audit: ρ layer by layer, its loss to rounding, the growth of norms, accuracies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from nbutils.plotting.distributions import GOLDEN, MARKERS, draw_dots
 from nbutils.plotting.expect import expect_columns, expect_shape
 from nbutils.plotting.labels import FONT_SIZE, name_rows
-from nbutils.plotting.theme import current
+from nbutils.plotting.theme import LINE_STYLES, current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +111,47 @@ def plot_precision(table: pd.DataFrame, curve: tuple[np.ndarray, np.ndarray], *,
     return fig
 
 
+def plot_steps(table: pd.DataFrame, marks: Mapping[str, float]) -> Figure:
+    """Plot ρ of the exact gradient by differences against the step: in units of the state, and in units of roundoff.
+
+    Args:
+        table: rows of `studies.credit.steps.step_sweep` for any networks and layers: columns `precision`, `step`,
+            `in_roundoffs`, `rho` (NaN where no loss changed: drawn hollow, at 0) and `predicted`, above 0: the dashed
+            line is that of the median state.
+        marks: names of steps ε/‖h‖ that a vertical line points out.
+
+    Raises:
+        KeyError: the table lacks a column.
+        ValueError: the table has no rows.
+    """
+    expect_columns(table, ("precision", "step", "in_roundoffs", "rho", "predicted"))
+    theme = current()
+    fig = Figure(figsize=(8.8, 4.0), layout="constrained")
+    axes = fig.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
+    for ax, x in zip(axes, ("step", "in_roundoffs"), strict=True):
+        ax.set_xscale("log")
+        ax.grid()
+        for place, (name, part) in enumerate(table.groupby("precision", sort=False)):
+            look: dict[str, Any] = {"marker": MARKERS[place], "s": 18}
+            colour, lost = theme.accents[place], part["rho"].isna()
+            ax.scatter(part[x][~lost], part["rho"][~lost], color=colour, label=name, **look, **_edge())
+            ax.scatter(part[x][lost], 0 * part[x][lost], facecolors="none", edgecolors=colour, **look)
+            bend = (part[x] * (part["predicted"] ** -2 - 1) ** 0.5).median()  # ρ = 1 / √(1 + (bend / x)²)
+            ends = np.geomspace(part[x].min(), part[x].max(), 200)
+            ax.plot(ends, 1 / np.hypot(1, bend / ends), color=colour, linestyle="--", linewidth=1.4)
+    for place, (name, step) in enumerate(marks.items()):
+        axes[0].axvline(step, color=theme.ink, linestyle=":", linewidth=1.2)
+        axes[0].text(step, 1.06 + 0.11 * place, f" {name}", fontsize=FONT_SIZE, va="bottom", color=theme.ink)
+    axes[0].set_ylim(top=1.06 + 0.11 * len(marks) + 0.05)
+    axes[0].set_xlabel("step in units of the state, ε / ‖h‖")
+    axes[1].set_xlabel("the same in roundoffs of its precision")
+    axes[0].set_ylabel("ρ of the exact gradient")
+    axes[1].plot([], [], color=theme.muted, linestyle="--", label="predicted")
+    axes[1].scatter([], [], facecolors="none", edgecolors=theme.muted, marker="o", label="no loss changed")
+    axes[1].legend(loc="lower right", fontsize=FONT_SIZE)
+    return fig
+
+
 def _edge() -> dict[str, Any]:
     """Return the edge of a dot."""
     return {"edgecolors": current().paper, "linewidths": 0.4}
@@ -161,6 +202,42 @@ def plot_power_law(
     ax.set_ylabel(labels[1])
     ax.grid()
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=FONT_SIZE)
+    return fig
+
+
+def plot_settling(history: pd.DataFrame, strengths: Mapping[str, float], slopes: pd.DataFrame) -> Figure:
+    """Plot the states' length over training, one line per penalty, and the slope of length on penalty beside it.
+
+    Args:
+        history: of `nbutils.fit`, with the term `hidden norm`; lines are geometric means over seeds.
+        strengths: λ by variant.
+        slopes: columns `step`, `slope`, `low`, `high` (`studies.credit.slopes.slopes_over_training`).
+
+    Raises:
+        KeyError: a table lacks a column.
+        ValueError: a table has no rows.
+    """
+    expect_columns(history, ("variant", "step", "term", "value"))
+    expect_columns(slopes, ("step", "slope", "low", "high"))
+    theme = current()
+    fig = Figure(figsize=(8.8, 3.5), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    part = history[history["term"] == "hidden norm"]
+    for place, (name, strength) in enumerate(strengths.items()):
+        lengths = part[part["variant"] == name].groupby("step")["value"].apply(lambda v: np.exp(np.log(v).mean() / 2))
+        look: dict[str, Any] = {"color": theme.accents[place], "linestyle": LINE_STYLES[place % len(LINE_STYLES)]}
+        left.plot(lengths.index + 1, lengths, marker=MARKERS[place], markersize=4, label=f"λ = {strength:g}", **look)
+    left.set_yscale("log")
+    left.set_ylabel("length of states, √Σ mean(h²)")
+    left.legend(fontsize=FONT_SIZE)
+    steps = slopes["step"] + 1
+    right.fill_between(steps, slopes["low"], slopes["high"], color=theme.muted, alpha=0.35, linewidth=0)
+    right.plot(steps, slopes["slope"], color=theme.ink, linestyle="-", marker="o", markersize=4)
+    right.axhline(-1, color=theme.muted, linestyle="--", linewidth=1.6)
+    right.set_ylabel("slope of log length on log λ")
+    for ax in (left, right):
+        ax.set_xlabel("step of training")
+        ax.grid()
     return fig
 
 

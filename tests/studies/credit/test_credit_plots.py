@@ -9,7 +9,15 @@ from matplotlib.collections import PathCollection
 
 from nbutils.plotting import theme
 from studies.credit.perturbation import PerturbationCorrelation
-from studies.credit.plots import plot_accuracy, plot_power_law, plot_precision, plot_predictions, plot_rho_by_layer
+from studies.credit.plots import (
+    plot_accuracy,
+    plot_power_law,
+    plot_precision,
+    plot_predictions,
+    plot_rho_by_layer,
+    plot_settling,
+    plot_steps,
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -117,3 +125,31 @@ def test_a_table_without_a_column_or_a_row_is_named(table, draw):
         draw(table.drop(columns="ceiling"))
     with pytest.raises(ValueError, match="at least one row"):
         draw(table.iloc[:0])
+
+
+def test_steps_are_drawn_twice_and_lost_ones_hollow_at_zero():
+    steps = np.array([1e-8, 1e-6, 1e-4])
+    predicted = 1 / np.hypot(1, 2e-6 / steps)
+    table = pd.DataFrame({"precision": "float32", "step": steps, "in_roundoffs": steps * 2**24, "predicted": predicted})
+    fig = plot_steps(table.assign(rho=[np.nan, 0.4, 1.0]), {"a step": 1e-5})
+    for ax, x in zip(fig.axes, ("step", "in_roundoffs"), strict=True):
+        seen, lost = dots(ax)[:2]
+        np.testing.assert_allclose(seen, np.column_stack([table[x][1:], [0.4, 1.0]]))
+        np.testing.assert_allclose(lost, [[table[x][0], 0.0]])
+        curve = next(line for line in ax.lines if len(line.get_xdata()) == 200)
+        np.testing.assert_allclose(np.interp(table[x], *curve.get_data()), predicted, atol=0.01)
+    assert any(np.array_equal(line.get_xdata(), [1e-5, 1e-5]) for line in fig.axes[0].lines)
+
+
+def test_settling_shows_lengths_by_strength_and_their_slope():
+    rows = [
+        {"seed": seed, "variant": name, "step": step, "term": term, "value": value * (seed + 1) ** 2}
+        for seed in (0, 3)
+        for name, value in (("weak", 4.0), ("strong", 1.0))
+        for step in (0, 9)
+        for term in ("hidden norm", "total")
+    ]
+    slopes = pd.DataFrame({"step": [0, 9], "slope": [0.0, -0.5], "low": [-0.1, -0.6], "high": [0.1, -0.4]})
+    left, right = plot_settling(pd.DataFrame(rows), {"weak": 0.01, "strong": 0.1}, slopes).axes
+    np.testing.assert_allclose([line.get_ydata() for line in left.lines], [[4.0, 4.0], [2.0, 2.0]])
+    assert list(right.lines[0].get_ydata()) == [0.0, -0.5]

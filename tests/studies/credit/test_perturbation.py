@@ -75,7 +75,7 @@ def test_rho_is_a_correlation_and_not_yet_its_bootstrap(states, losses):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "exact"}, "'jvp', 'antithetic', 'finite'; got 'exact'"),
+        ({"method": "exact"}, "'jvp', 'antithetic', 'finite', 'relative'; got 'exact'"),
         ({"h": torch.zeros(N, D)}, "one dtype"),
         ({"h": torch.zeros(N, D), "a": torch.zeros(N, D)}, "float64, where it is exact"),
         ({"a": torch.zeros(N, D + 1, dtype=torch.float64)}, r"must be \[N, d\]"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from studies.credit.perturbation import perturbation_correlation
-from studies.credit.rounding import float32_rho, rounding_error
+from studies.credit.rounding import rounded_rho, rounding_error
 
 
 def test_float32_follows_the_predicted_curve_and_float64_does_not_care(states, losses):
@@ -19,14 +19,14 @@ def test_float32_follows_the_predicted_curve_and_float64_does_not_care(states, l
         (slope,) = torch.autograd.grad(double(leaf := h.clone().requires_grad_()).sum(), leaf)
         norms.append(slope.square().sum(1).mean().sqrt().item())
         measured.append(perturbation_correlation(h.float(), slope.float(), single, method="finite").rho)
-        predicted.append(float32_rho(norms[-1], 32, rounding_error(h, double, single)))
+        predicted.append(rounded_rho(norms[-1], 32, rounding_error(h, double, single)))
         assert perturbation_correlation(h, slope, double).rho == pytest.approx(1, abs=1e-9)
     np.testing.assert_allclose(measured, predicted, atol=0.08)
     assert measured[0] > 0.999
     assert 0.3 < measured[2] < 0.9  # the curve is tried where it bends
     assert measured[-1] < 0.15
     assert norms[0] / norms[-1] == pytest.approx(1e4, rel=0.01)
-    assert float32_rho(0.0, 32, 1e-7) == 0
+    assert rounded_rho(0.0, 32, 1e-7) == 0
 
 
 def test_where_no_bit_changes_float32_measures_nothing(states, losses):
