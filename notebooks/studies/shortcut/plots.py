@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nbutils.plotting.distributions import MARKERS
 from nbutils.plotting.expect import expect_columns
@@ -166,14 +166,14 @@ def plot_recovery(curves: pd.DataFrame, controls: Sequence[str], measures: Seque
         curves: `control`, `measure`, `k`, `mean`, `low`, `high`; of every control and of its twin
             (`recovery.twin_of`).
         controls: a column of panels each.
-        measures: a row of panels each, with one scale.
+        measures: a row of panels each; all are shares, on one scale.
 
     Raises:
         KeyError: a missing column or curve.
     """
     expect_columns(curves, ("control", "measure", "k", "mean", "low", "high"))
     fig = Figure(figsize=(0.8 + 2.25 * len(controls), 0.7 + 1.75 * len(measures)), layout="constrained")
-    axes = fig.subplots(len(measures), len(controls), sharex=True, sharey="row", squeeze=False)
+    axes = fig.subplots(len(measures), len(controls), sharex=True, sharey=True, squeeze=False)
     for row, measure in zip(axes, measures, strict=True):
         own = curves[curves["measure"] == measure]
         for ax, control in zip(row, controls, strict=True):
@@ -225,6 +225,7 @@ def plot_grid(changes: pd.DataFrame, *, measures: Sequence[str]) -> Figure:
         ax.axvline(0, color=theme.muted, linestyle=":", linewidth=1)
         ax.set_title(measure)
         ax.set_xlabel("change; filled: by the score, open: by chance")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(axis="x")
     axes[0].set_yticks(range(len(rows)), [f"{score}, {basis}" for basis, score in rows], fontsize=FONT_SIZE - 1)
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
