@@ -58,7 +58,8 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_title(f"{k} channels by {control}")
-    ax.set_xlabel(f"accuracy; open: none ablated, filled: {k}; bar: {k} {chance} channels", fontsize=FONT_SIZE)
+    said = MATCHED if chance == twin_of(control) else chance
+    ax.set_xlabel(f"accuracy; open: none ablated, filled: {k}; bar: {k} {said} channels", fontsize=FONT_SIZE)
     return fig
 
 
