@@ -206,8 +206,8 @@ class ColorBatches:
         """Return the tensors of one step from the draws of all members `[members, batch]`.
 
         Returns:
-            `input` and `target` `[members, batch, 3]` (one tensor: an autoencoder's target is its input), and each label
-            `[members, batch]` of 0 and 1.
+            `input` and `target` `[members, batch, 3]` (one tensor: an autoencoder's target is its input), and each
+            label `[members, batch]` of 0 and 1.
         """
         color = self.colors(dtype)[drawn["index"]]  # (members, batch, 3)
         return {"input": color, "target": color} | {label: drawn[label].to(dtype) for label in self.labels}

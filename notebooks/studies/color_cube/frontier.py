@@ -51,12 +51,12 @@ class Removal:
 
 
 def suppression(directions: Tensor, start: float = 0.0) -> Removal:
-    """Return the hard suppression of one direction per network, unit vectors `[members, K]`, from a cosine `start` on."""
+    """Return the hard suppression of one direction for each network, `[members, K]`, from a cosine `start` on."""
     return Removal(directions, directions, torch.zeros_like(directions), start)
 
 
 def leace(latents: Tensor, weight: Tensor) -> Removal:
-    """Return LEACE of one scalar concept: of all affine maps that leave no covariance with it, the one that moves least.
+    """Return LEACE of a scalar concept: of all affine maps that leave no covariance with it, the one that moves least.
 
     With Σ the covariance of the latents and c theirs with the concept, it reads u = Σ⁺c/(cᵀΣ⁺c) and removes v = c.
     Belrose et al. 2023, arXiv 2306.03819, theorem 4.3, for one column of concepts.
@@ -125,7 +125,7 @@ def sweep_strength(
 
 
 def collateral(added: ArrayLike, similarity: ArrayLike) -> NDArray[np.float64]:
-    """Return the mean damage at colours of no similarity to the concept: damage `[..., N]`, similarity `[N]` -> `[...]`.
+    """Return the mean damage at colours of no similarity to the concept: `[..., N]`, similarity `[N]` -> `[...]`.
 
     Raises:
         ValueError: shapes do not correspond, or every colour has some similarity.

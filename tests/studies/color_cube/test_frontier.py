@@ -20,7 +20,7 @@ STRENGTHS = np.linspace(0, 1, 11)
 
 
 def planted(uniform: float) -> np.ndarray:
-    """Return the damage `[strengths, N]` to a network where the whole removal adds .2025·s³ and `uniform` everywhere."""
+    """Return the damage `[strengths, N]` where the whole removal adds .2025·s³, and `uniform` to all colours."""
     rho = np.sqrt(0.81 * SIMILARITY**3 + 4 * uniform)
     model = PlantedColors(torch.as_tensor(COLORS), torch.as_tensor(rho)).eval()
     latents = model.bottleneck(model.encoder(torch.as_tensor(COLORS)))[None]

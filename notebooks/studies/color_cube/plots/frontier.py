@@ -68,10 +68,13 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Curve]], *, level: float) -
         ax.label_outer()
     for ax in axes.flat[len(panels) :]:
         ax.remove()
+    for ax in axes.flat[len(panels) - across : len(panels)]:
+        ax.tick_params(labelbottom=True)  # the panel below may be none
     fig.supxlabel("damage at the pure hue (added squared error)", fontsize="medium")
     fig.supylabel("collateral: mean added error\nat colours of no similarity", fontsize="medium")
     handles = {line.get_label(): line for ax in fig.axes for line in ax.get_lines() if line.get_label() in methods}
-    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize="small")
+    names = [str(name) for name in handles]
+    fig.legend(list(handles.values()), names, loc="outside upper center", ncols=3, fontsize="small")
     return fig
 
 
@@ -109,7 +112,8 @@ def plot_losses(history: pd.DataFrame, terms: Sequence[str]) -> Figure:
         ax.set_title(term, loc="left")
         ax.grid()
         label_ends(ax, ends)
-    for ax in axes[-1]:
-        if ax.figure is not None:
-            ax.set_xlabel("step")
+    for ax in axes.flat[len(terms) - across : len(terms)]:
+        ax.tick_params(labelbottom=True)  # the panel below may be none
+    fig.supxlabel("step", fontsize="medium")
+    fig.supylabel("loss, before weighting", fontsize="medium")
     return fig

@@ -25,6 +25,7 @@ Dims = tuple[int | None, int | None, int | None]  # x, y, depth; every point is 
 Cone = tuple[Sequence[float] | np.ndarray, float]  # direction `[K]`, half angle in radians
 
 IN_PLANE = 1e-6  # how far from 1 the length of a cone's projected axis may be
+INNER_AREA = 0.35  # of a point's area, for what becomes of its colour
 DASHED, DOTTED = (0, (4, 3)), (0, (1, 2))
 
 
@@ -36,6 +37,7 @@ class ColorLatents:
         points: unit vectors `[N, K]`; some hundreds show more than many thousands.
         rgb: their colours `[N, 3]` in [0, 1].
         cone: a direction `[K]` and a half angle in radians, to outline.
+        recon: what becomes of the colours, `[N, 3]` in [0, 1]: drawn within them.
 
     Raises:
         ValueError: the shapes differ, a colour lies outside [0, 1], or a cone has no direction.
@@ -44,6 +46,7 @@ class ColorLatents:
     points: np.ndarray
     rgb: np.ndarray
     cone: Cone | None = None
+    recon: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         points = expect_shape("latents", self.points, ("N", "K"))
@@ -52,6 +55,8 @@ class ColorLatents:
             raise ValueError("expected a cone with a direction, got the zero vector")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "rgb", rgb)
+        if self.recon is not None:
+            object.__setattr__(self, "recon", expect_rgb("recon", self.recon, rgb.shape))
 
 
 def draw_latents(ax: Axes, latents: ColorLatents, dims: Dims) -> None:
@@ -81,12 +86,17 @@ def draw_latents(ax: Axes, latents: ColorLatents, dims: Dims) -> None:
     faces = rgb[order] * (1 - haze) + paper * haze
     # Each edge leans towards the ink: white shows on white, black on black.
     edges = 0.6 * faces + 0.4 * (ink * (1 - haze) + paper * haze)
+    scale = (0.3 + 0.7 * share) ** 2
+    if latents.recon is not None:  # each point twice, the inner one right after the outer one
+        inner = latents.recon[order] * (1 - haze) + paper * haze
+        order, faces, edges = np.repeat(order, 2), _alternate(faces, inner), _alternate(edges, inner)
+        scale = _alternate(scale, INNER_AREA * scale)
     size = float(np.clip(26_000 / max(len(points), 1), 5, 60))  # points squared: as many can be told apart in a panel
     ax.add_patch(Circle((0, 0), 1, facecolor="none", edgecolor=theme.muted, linewidth=1.0))
     ax.scatter(
         across[order],
         up[order],
-        s=size * (0.3 + 0.7 * share) ** 2,
+        s=size * scale,
         c=faces,
         edgecolors=edges.tolist(),
         linewidths=0.055 * size**0.5,
@@ -180,8 +190,13 @@ def check_dims(dims: Dims, width: int) -> None:
         raise IndexError(f"expected dimensions from 0 to {width - 1}, got {dims}")
 
 
+def _alternate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return both arrays `[N, ...]` row by row in turn: `[2·N, ...]`."""
+    return np.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+
+
 def _cone_outlines(cone: Cone, dims: Dims) -> list[tuple[np.ndarray, Any]]:
-    """Return the outlines `[N, 2]` of a cone in a view, each with its dashes; none where it misses the view's sphere."""
+    """Return the outlines `[N, 2]` of a cone in a view, each with its dashes; none where it misses its sphere."""
     direction, half_angle = np.asarray(cone[0], dtype=float), cone[1]
     unit = direction / np.linalg.norm(direction)
     seen = np.array([0.0 if dim is None else unit[dim] for dim in dims])
