@@ -9,7 +9,7 @@ import pytest
 from nbutils import layout
 
 SHEET = "STEP,lr,separate,anchor,anti-anchor,anti-subspace,unitarity\n0,1e-3,0.01,0.1,0.05,0.1,0.01\n19,1e-2,,,,,\n"
-SMALL = {"N_SEEDS": 3, "SIDE_SEEDS": 2, "GRID": 4, "N_RANDOM": 2, "PROCESSES": 1}
+SMALL = {"N_SEEDS": 3, "SIDE_SEEDS": 2, "ROUTED_SEEDS": 2, "GRID": 4, "N_RANDOM": 2, "PROCESSES": 1}
 
 
 @pytest.fixture
