@@ -139,10 +139,11 @@ def collateral(added: ArrayLike, similarity: ArrayLike) -> NDArray[np.float64]:
 def share_elsewhere(added: ArrayLike, similarity: ArrayLike) -> NDArray[np.float64]:
     """Return which share of all damage falls on colours of a similarity below `FAR`: `[..., N]`, `[N]` -> `[...]`.
 
-    Damage below 0, a colour that got better, counts as none.
+    Damage below 0, a colour that got better, counts as none. NaN where there is no damage at all.
     """
     e, s = np.asarray(added, dtype=float).clip(min=0), np.asarray(similarity, dtype=float)
-    return e[..., s < FAR].sum(-1) / e.sum(-1)
+    with np.errstate(invalid="ignore"):
+        return e[..., s < FAR].sum(-1) / e.sum(-1)
 
 
 def at_equal_damage(at_concept: ArrayLike, elsewhere: ArrayLike, level: float) -> NDArray[np.float64]:

@@ -208,6 +208,8 @@ def _cone_outlines(cone: Cone, dims: Dims) -> list[tuple[np.ndarray, Any]]:
     if np.hypot(*seen[:2]) > 1 - IN_PLANE or dims[2] is None:  # edge on: a chord, closed at the centre
         side = radius * np.array([-seen[1], seen[0]])
         rim = height * seen[:2] - side, height * seen[:2] + side
+        if abs(height) < IN_PLANE:  # a half-space: the way back over the centre would fill the dashes
+            return [(np.array(rim), DASHED)]
         return [(np.array([rim[0], (0.0, 0.0), rim[1], rim[0]]), DASHED)]
     right = np.cross([0.0, 0.0, 1.0], seen) if np.hypot(*seen[:2]) > IN_PLANE else np.array([1.0, 0.0, 0.0])
     right /= np.linalg.norm(right)
