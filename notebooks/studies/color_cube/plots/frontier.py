@@ -24,7 +24,7 @@ FLOOR = 1e-7  # of a logarithmic axis of collateral
 def plot_frontiers(panels: Mapping[str, Mapping[str, Curve]], *, level: float) -> Figure:
     """Plot collateral against damage at the concept while strength grows: lower is more selective.
 
-    A line joins the medians over seeds at each strength, a band has the middle half of them.
+    A line joins the medians over seeds at each strength; between the thin lines is the middle half of them.
 
     Args:
         panels: for each concept, and for each method of it, both damages. Methods keep colour and marker over panels.
@@ -49,7 +49,8 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Curve]], *, level: float) -
             low, middle, high = np.quantile(y, [0.25, 0.5, 0.75], axis=0).clip(min=FLOOR)
             right = np.median(x, axis=0)
             colour = theme.accents[place % len(theme.accents)]
-            ax.fill_between(right, low, high, color=colour, alpha=0.14, linewidth=0)
+            for edge in (low, high):
+                ax.plot(right, edge, color=colour, linestyle="-", linewidth=0.5, alpha=0.6)
             ax.plot(
                 right,
                 middle,
