@@ -24,7 +24,7 @@ FLOOR = 1e-7  # of a logarithmic axis of collateral
 def plot_frontiers(panels: Mapping[str, Mapping[str, Curve]], *, level: float) -> Figure:
     """Plot collateral against damage at the concept while strength grows: lower is more selective.
 
-    A line joins the medians over seeds at each strength; between the thin lines is the middle half of them.
+    A line joins the medians over seeds at each strength; in a single panel a band has the middle half of them.
 
     Args:
         panels: for each concept, and for each method of it, both damages. Methods keep colour and marker over panels.
@@ -39,7 +39,7 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Curve]], *, level: float) -
     methods = list(dict.fromkeys(method for curves in panels.values() for method in curves))
     across = min(len(panels), 2)
     down = -(-len(panels) // across)
-    fig = Figure(figsize=(8.6, 0.9 + 3.1 * down), layout="constrained")
+    fig = Figure(figsize=(8.6, 0.9 + 2.7 * down), layout="constrained")
     axes = fig.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for ax, (concept, curves) in zip(axes.flat, panels.items(), strict=False):
         for method, (at_concept, elsewhere) in curves.items():
@@ -49,8 +49,8 @@ def plot_frontiers(panels: Mapping[str, Mapping[str, Curve]], *, level: float) -
             low, middle, high = np.quantile(y, [0.25, 0.5, 0.75], axis=0).clip(min=FLOOR)
             right = np.median(x, axis=0)
             colour = theme.accents[place % len(theme.accents)]
-            for edge in (low, high):
-                ax.plot(right, edge, color=colour, linestyle="-", linewidth=0.5, alpha=0.6)
+            if len(panels) == 1:  # in small panels the bands would hide each other
+                ax.fill_between(right, low, high, color=colour, alpha=0.14, linewidth=0)
             ax.plot(
                 right,
                 middle,

@@ -167,8 +167,8 @@ def plot_stacked(
         ValueError: the shapes differ, or a colour lies outside [0, 1].
         IndexError: the latents have no such dimension.
     """
-    fig = Figure(figsize=(7.0, 7.6), layout="constrained")
-    axes = fig.subplot_mosaic("ab;ss;ee", height_ratios=[3.3, 1.9, 1.9])
+    fig = Figure(figsize=(6.6, 6.8), layout="constrained")
+    axes = fig.subplot_mosaic("ab;ss;ee", height_ratios=[3.2, 1.7, 1.9])
     for key, view in zip("ab", dims, strict=True):
         draw_latents(axes[key], latents, view)
     draw_cube_slice(axes["s"], recon, truth)
