@@ -248,9 +248,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
     return model.get_parameter(f"{name}.weight").detach()
 
 
-def _layer(
-    site: Site, reads: Tensor, model: nn.Module, before: nn.Module, weight: str, *, axis: int = 0
-) -> Layer:
+def _layer(site: Site, reads: Tensor, model: nn.Module, before: nn.Module, weight: str, *, axis: int = 0) -> Layer:
     change = (model.get_parameter(weight) - before.get_parameter(weight)).detach().movedim(axis, 0)
     return Layer(site, reads, change.flatten(1).norm(dim=1))
 
@@ -265,4 +263,3 @@ def make_case(name: str, trained: Trained, splits: DigitSplits) -> Case:
         "induction": lambda: transformer(trained),
     }
     return makers[name]()
-

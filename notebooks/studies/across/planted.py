@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import Pairs
 from nbutils.seeding import generator
-from studies.across.cases import Case, Layer
 from nbutils.sites import Site
+from studies.across.cases import Case, Layer
 
 USES = ("item", "twin", "constant", "place", "alarm", "either", "or", "unread")
 """Units of `plant_uses`, in order; the answer reads all but the last."""
@@ -107,7 +107,7 @@ class Read(nn.Module):
 def plant_reading(items: int = 400) -> Case:
     """Return a linear network in which a probe, magnitudes and patterns are wrong in known ways, as a case.
 
-    A signal s is 1 in an input and −1 in its twin, n is noise, the same for both. Units, and the weight that reads them:
+    A signal s is 1 in an input and −1 in its twin, n is noise, the same for both. Units, and what weight reads them:
 
     | unit | says | weight |
     |---|---|---|

@@ -72,7 +72,7 @@ def predictions(case: Case, kind: AblationType, *, seed: int = 0) -> pd.DataFram
 
     by_layer = [read_off(case, layer) for layer in case.layers]
     found = {name: np.concatenate([one[name] for one in by_layer]) for name in READ}
-    units = {i: site for i, site in enumerate(case.sites)}
+    units = dict(enumerate(case.sites))
     for name, method in RUN.items():
         frame = attribute(
             case.model, units, case.loader, case.metric, kind, method=method, steps=6, seed=seed  # type: ignore[arg-type]

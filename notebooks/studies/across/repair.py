@@ -6,7 +6,7 @@ being as they were; the total effect lets them see the ablation. What they make 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairBatch, Pairs
 from nbutils.graphs.task import EdgeTask, evaluate
+from nbutils.sites import Site
 from nbutils.sweeps.predictors import attribute
 from nbutils.sweeps.units import measure, sweep
 from studies.across.cases import Case
@@ -66,7 +67,7 @@ def unit_repair(case: Case, kind: AblationType) -> pd.DataFrame:
     """
     import pandas as pd
 
-    units = {i: site for i, site in enumerate(case.sites)}
+    units = dict(enumerate(case.sites))
 
     def metric(output: Tensor, batch: PairBatch) -> Tensor:
         return margin(output, batch.pairs)
@@ -97,6 +98,41 @@ def case_repair(case: Case, kind: AblationType) -> pd.DataFrame | None:
         return unit_repair(case, kind)
     at: Callable[[Tensor], Tensor] = (lambda y: y[:, -1]) if case.name == "induction" else (lambda y: y)
     return source_effects(replace(task, metric=lambda logits, batch: margin(at(logits), batch.pairs)))
+
+
+def last_parts(case: Case, count: int = 2) -> list[Site]:
+    """Return parts of which nothing but the output reads: the last heads, or the strongest hidden units.
+
+    Args:
+        case: the transformer, or the digits.
+        count: of hidden units.
+    """
+    if case.name == "induction":
+        return [Site(case.layers[-1].site.module, head, 2) for head in range(2)]
+    units = dict(enumerate(case.layers[-1].unit(number) for number in range(len(case.layers[-1]))))
+    swept = sweep(case.model, units, case.loader, lambda y, batch: margin(y, batch.pairs))
+    return [units[place] for place in swept.value.to_numpy().argsort(kind="stable")[:count]]
+
+
+def together(case: Case, parts: Sequence[Site]) -> pd.DataFrame:
+    """Return what zeros at some parts do one at a time, summed, and all at once: in the loss, and in the margin.
+
+    Where nothing but the output reads them, margins add up. What the loss shows beyond the sum is not a part that makes
+    up for another, but the scale.
+
+    Returns:
+        `alone` (the sum) and `together`.
+    """
+    import pandas as pd
+
+    metrics = {"loss": case.metric, "margin": lambda y, batch: margin(y, batch.pairs)}
+
+    def value(ablated: Sequence[Site]) -> pd.Series:
+        return measure(case.model, case.loader, metrics, ablated).set_index("metric")["value"]
+
+    intact = value(())
+    alone = sum((value([part]) - intact for part in parts), start=0 * intact)
+    return pd.DataFrame({"alone": alone, "together": value(parts) - intact})
 
 
 def plant_backup(repair: float = 0.6, length: int = 5, vocabulary: int = 4, sharpness: float = 40.0) -> Transformer:

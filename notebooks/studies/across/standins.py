@@ -197,4 +197,3 @@ def _values(case: Case, layer: Layer, kind: AblationType, constants: Mapping[Sit
         inputs = [kind.inputs(batch)[0] for batch in case.loader]
         value = gather(case.model, [layer.site], kind, inputs)[layer.site]
     return _flat(value.expand_as(like), layer)
-

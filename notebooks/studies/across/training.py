@@ -57,9 +57,7 @@ class Trained:
     before: nn.Module
 
 
-def train(
-    name: str, seeds: Sequence[int], timeline: Timeline, splits: DigitSplits, **options: Any
-) -> list[Trained]:
+def train(name: str, seeds: Sequence[int], timeline: Timeline, splits: DigitSplits, **options: Any) -> list[Trained]:
     """Return one network of a study per seed.
 
     Args:
