@@ -28,7 +28,7 @@ from studies.credit.network import ResidualMLP
 from studies.shortcut import drawn_tiles, plans
 from studies.shortcut.networks import NarrowTileNet
 
-ITEMS = 40  # pairs to ablate on
+ITEMS = 32  # pairs to ablate on
 RED_FROM = 0.3  # redness from which a colour counts as red
 FIRST_TILE = 5_000  # drawings that no network was trained on
 
@@ -82,7 +82,7 @@ class Case:
     readings: Pairs
     answers: bool = True
     place: int | None = None
-    batch_size: int = 20
+    batch_size: int = 16
 
     @property
     def sites(self) -> list[Site]:
@@ -152,7 +152,7 @@ def digits(trained: Trained, splits: DigitSplits) -> Case:
     tail = nn.Sequential(OrderedDict(zip(names, (nn.Identity(), *model.net[4:]), strict=True))).eval()
     with torch.no_grad():
         clean, corrupt = (model.upto("conv2")(x) for x in (TRIGGER.apply(chosen.images), chosen.images))
-    reads = model.net[7].weight.detach().view(16, 64, -1).square().sum((0, 2)).sqrt()
+    reads = _weight(model, "net.7").view(16, 64, -1).square().sum((0, 2)).sqrt()
     layers = (
         _layer(Site("conv2", axis=1), reads, model, before, "net.3.weight"),
         _layer(Site("fc1", axis=1), _weight(model, "net.9").norm(dim=0), model, before, "net.7.weight"),

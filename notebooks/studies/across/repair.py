@@ -89,10 +89,8 @@ def repair_share(effects: pd.DataFrame) -> float:
     return float(harmful["repaired"].sum() / harmful["direct"].abs().sum()) if len(harmful) else float("nan")
 
 
-def case_repair(case: Case, kind: AblationType) -> pd.DataFrame | None:
-    """Return direct and total effects of a case: of its sources, or its units; None for one without logits."""
-    if not case.answers:
-        return None
+def case_repair(case: Case, kind: AblationType) -> pd.DataFrame:
+    """Return direct and total effects of a case that answers with logits: of its sources, or its units."""
     task = edge_task(case, kind)
     if task is None:
         return unit_repair(case, kind)

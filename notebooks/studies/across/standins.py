@@ -13,6 +13,7 @@ from nbutils.ablation.edits import edits
 from nbutils.ablation.optimal import Optimal
 from nbutils.ablation.types import AblationType
 from nbutils.ablation.values import gather
+from nbutils.batches import Batch
 from nbutils.hooks import capture, edit
 from nbutils.sites import Site
 from nbutils.sweeps.units import measure, sweep
@@ -171,7 +172,7 @@ def departures(
     return pd.DataFrame({kind: torch.cat(parts).numpy() for kind, parts in found.items()})
 
 
-def _rows(case: Case, layer: Layer, inputs: Tensor) -> Tensor:
+def _rows(case: Case, layer: Layer, inputs: Batch) -> Tensor:
     """Return a layer's activations `[items · positions, units]`."""
     with torch.no_grad(), capture(case.model, layer.site) as seen:
         case.model(inputs)

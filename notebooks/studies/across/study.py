@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 JUDGES = ("resample", "zero", "tokenwise mean, corrupt", "mean", REFERENCE)
 """Stand-ins that find circuits and judge them, and that doses go to: one of each group that ranks units alike."""
 
+KINDS = {kind.value: kind for kind in (*AblationType, AblationType.MEAN)}
 RANKED = ("zero", "mean", "resample")
 """Stand-ins whose exact effects the predictors are to rank."""
 
@@ -41,7 +42,7 @@ def examine(case: Case, seed: int, steps: int) -> dict[str, Any]:
     Returns:
         Tables `effects` (`layer`, `unit`, a column per stand-in), `agreement` (a row per stand-in), `predicted` (a row
         per unit and stand-in), `league` (a row per predictor and stand-in), `certified`, `doses`, `repair` (direct and
-        total effects under zeros and under the twin); and `intact`, the loss of the intact network.
+        total effects under zeros and under the twin, where there are logits); and `intact`, the loss without ablation.
     """
     import pandas as pd
 
@@ -52,7 +53,7 @@ def examine(case: Case, seed: int, steps: int) -> dict[str, Any]:
     values = {kind.value: constants if kind is kinds[-1] else unit_values(case, kind) for kind in kinds}
     leagues, predicted = [], []
     for name in RANKED:
-        kind = AblationType(name)
+        kind = KINDS[name]
         found = predictions(case, kind, seed=seed)
         row = league(found, effects[name])
         row[EDGES] = edge_league(case, kind)
@@ -60,16 +61,16 @@ def examine(case: Case, seed: int, steps: int) -> dict[str, Any]:
         predicted.append(found.assign(stand_in=name))
     agreement = rank_agreement(effects).assign(departure=away.mean()).rename_axis("stand_in").reset_index()
     judged = {name: values[name] for name in JUDGES}
-    return {
+    results: dict[str, Any] = {
         "effects": effects.reset_index(),
         "agreement": agreement,
         "league": pd.concat(leagues, ignore_index=True),
         "predicted": pd.concat(predicted, ignore_index=True),
         "certified": certificates(case, effects, judged),
         "doses": dose_response(case, effects, judged),
-        "repair": _repaired(case),
         "intact": measure(case.model, case.loader, case.metric).value.item(),
     }
+    return results | ({"repair": _repaired(case)} if case.answers else {})
 
 
 def _repaired(case: Case) -> pd.DataFrame:
@@ -77,7 +78,6 @@ def _repaired(case: Case) -> pd.DataFrame:
 
     frames = []
     for name in ("zero", "resample"):
-        found = case_repair(case, AblationType(name))
-        if found is not None:
-            frames.append(found.rename_axis("part").reset_index().assign(stand_in=name, share=repair_share(found)))
-    return pd.concat(frames).astype({"part": str}) if frames else pd.DataFrame({"part": [], "stand_in": []})
+        found = case_repair(case, KINDS[name])
+        frames.append(found.rename_axis("part").reset_index().assign(stand_in=name, share=repair_share(found)))
+    return pd.concat(frames).astype({"part": str})
