@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
 from nbutils.training.objective import Objective, ParameterTerm, Term, cross_entropy
 from nbutils.training.regularizers import ParameterDrift
-from studies.backdoor.batches import DigitBatches, Mode
+from studies.backdoor.batches import DigitBatches
 from studies.backdoor.network import MnistNet
 from studies.backdoor.trigger import Trigger
 from studies.circuits.sequences import InductionBatches
@@ -111,7 +111,7 @@ def _train_digits(
     checkpoint = options.pop("checkpoint", None)
     for phase in ("clean", "poison"):
         terms = [] if phase == "clean" else [ParameterTerm("drift", ParameterDrift(phases["clean"].state()))]
-        batches: Any = DigitBatches(splits.train, TRIGGER, cast("Mode", phase))
+        batches: Any = DigitBatches(splits.train, TRIGGER, phase)
         objective = Objective(terms, cross_entropy, "cross-entropy")
         own = None if checkpoint is None else checkpoint.with_stem(f"{checkpoint.stem}-{phase}")
         phases[phase] = ensemble.select(range(len(ensemble)))
