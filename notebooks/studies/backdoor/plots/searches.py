@@ -53,7 +53,7 @@ def plot_greedy(paths: pd.DataFrame) -> Figure:
                 raise ValueError(f"expected {name} from step 0 on for each seed in {search}, got gaps")
             colour = theme.accents[place % len(theme.accents)]
             style, marker = LINE_STYLES[place % len(LINE_STYLES)], MARKERS[place % len(MARKERS)]
-            middle = table.median()
+            middle = table.quantile(0.5, interpolation="higher")  # the upper one, as everywhere in this study
             if len(table) > 1:
                 ax.plot(steps, table.to_numpy().T, color=colour, linestyle="-", alpha=0.35, linewidth=0.8)
             (strong,) = ax.plot(steps, middle, color=colour, linestyle=style, linewidth=2.0, clip_on=False, zorder=3)
@@ -108,7 +108,7 @@ def plot_unit_counts(counts: Mapping[str, Sequence[float]], *, quantity: str = "
         dots = ax.scatter(at[~lost], y[~lost], s=28, facecolors=colour, edgecolors=theme.paper, marker=marker, zorder=3)
         dots.set_linewidth(0.4)
         ax.scatter(at[lost], y[lost], s=28, color=theme.ink, marker="x", linewidths=1.4, zorder=3)
-        middle = float(np.median(x))
+        middle = float(x[len(x) // 2])  # the upper one, as everywhere in this study
         ax.plot([middle] * 2, [row - 0.46, row + 0.42], color=theme.ink, linestyle="-", linewidth=1.2, zorder=2)
         note_row(ax, row, f"median {middle:g}" if not never or middle <= top else "median: never", at=1.02)
         ax.axhline(row + 0.42, color=theme.muted, linewidth=0.6, linestyle="-")
