@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nbutils.data.digits import Digits
 from nbutils.schedules.timeline import Timeline
@@ -26,7 +26,6 @@ from studies.backdoor.trigger import Trigger
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import ArrayLike
 
 CHANNELS = {name: LAYERS[name] for name in ("conv1", "conv2")}
 _TIE = 1e-3  # most that the margin adds to a success: less than one image of a thousand
@@ -71,13 +70,13 @@ class GradedSuccess:
         return (margin > 0) + _TIE * (0.5 + 0.5 * margin / (100 + margin.abs())), counts
 
 
-def effective_number(drops: ArrayLike) -> float:
+def effective_number(drops: Any) -> float:
     """Return among how many units an effect is spread: (Σd)²/Σd² over the drops that removals cause.
 
     The participation ratio: n where n units share it equally, 1 where one has it all. Drops below 0 count as none.
 
     Args:
-        drops: `[units]`.
+        drops: `[units]`, an array or what makes one.
 
     Returns:
         From 1 to the number of units; NaN where nothing drops.
@@ -86,7 +85,7 @@ def effective_number(drops: ArrayLike) -> float:
     return float(drops.sum() ** 2 / (drops**2).sum()) if drops.any() else float("nan")
 
 
-def carrier_number(model: MnistNet, digits: Digits, trigger: Trigger, layer: str = "conv2") -> float:
+def carrier_number(model: nn.Module, digits: Digits, trigger: Trigger, layer: str = "conv2") -> float:
     """Return among how many channels of a layer a backdoor is spread, by single removals.
 
     The backdoor's strength is what the trigger adds to the target's margin, over images of the other classes; a
@@ -176,13 +175,25 @@ def poison_and_count(train: Digits, chosen: Digits, seed: int, grid: Grid) -> pd
         return DigitBatches(train, grid.trigger, mode, rate, min(grid.batch_size, len(train)))
 
     start = Ensemble(MnistNet, [seed], dtype=torch.float32)
-    fit(start, batches("clean", 0.5), Objective([], cross_entropy, "cross-entropy"), grid.clean, label="clean")
+    fit(
+        start,
+        batches("clean", 0.5),  # type: ignore[arg-type]  # its `block` is frozen
+        Objective([], cross_entropy, "cross-entropy"),
+        grid.clean,
+        label="clean",
+    )
     rows = []
     for rate in grid.rates:
         poisoned = start.across([f"{factor:g}" for factor in grid.factors])
         term = ParameterTerm("drift", ScaledDrift(ParameterDrift(poisoned.state()), grid.factors))
         objective = Objective([term], cross_entropy, "cross-entropy")
-        fit(poisoned, batches("poison", rate), objective, grid.poison, label=f"poison, {rate:g}")
+        fit(
+            poisoned,
+            batches("poison", rate),  # type: ignore[arg-type]
+            objective,
+            grid.poison,
+            label=f"poison, {rate:g}",
+        )
         rows += [
             {"rate": rate, "factor": factor, **count_carriers(poisoned[member], chosen, grid.trigger, grid.goal)}
             for member, factor in enumerate(grid.factors)
@@ -190,9 +201,9 @@ def poison_and_count(train: Digits, chosen: Digits, seed: int, grid: Grid) -> pd
     return pd.DataFrame(rows)
 
 
-def count_carriers(model: MnistNet, chosen: Digits, trigger: Trigger, goal: Goal) -> dict[str, float]:
+def count_carriers(model: nn.Module, chosen: Digits, trigger: Trigger, goal: Goal) -> dict[str, float]:
     """Return a poisoned network's clean accuracy, its ASR, and its numbers of carriers (see `poison_and_count`)."""
-    metrics = {
+    metrics: dict[str, Any] = {
         "clean": accuracy("clean"),
         "asr": accuracy("attack"),
         "attack": GradedSuccess("attack", trigger.target),
