@@ -130,6 +130,8 @@ def test_a_search_that_ended_stays_in_the_median():
     assert only.get_ydata().tolist() == [0.9, 0.0]
     assert (first.get_title("left"), second.get_title("left")) == ("conv1", "fc1")
     assert words(second) == ["attack success"]
+    own = plot_greedy(pd.concat(paths), strong_seed=1).axes[0].lines[-1]
+    assert own.get_ydata().tolist() == [0.8, 0.5, 0.2]
     with pytest.raises(ValueError, match="several"):
         plot_greedy(pd.concat([paths[0], paths[0]]))
     with pytest.raises(ValueError, match="gaps"):

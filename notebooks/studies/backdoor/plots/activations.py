@@ -92,7 +92,7 @@ def plot_features(
     *,
     mean: ArrayLike | None = None,
     columns: int = 8,
-    quantity: str = "value",
+    quantity: str = "change",
 ) -> Figure:
     """Plot what units answer to: the change of an image that raises each, dark below 0, light above.
 
