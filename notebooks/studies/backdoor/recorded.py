@@ -31,8 +31,9 @@ PARAGRAPHS = {
         "{grid.embedded_digits_1297.rate_0.5.drift_0.carriers:.1f}, "
         "{grid.embedded_digits_1297.rate_0.5.drift_100.carriers:.1f} and "
         "{grid.embedded_digits_1297.rate_0.5.drift_1000.carriers:.1f}.",
-        "The search, which must end 95 % of the attack, needs {grid.mnist_50000.rate_0.5.drift_1000.needed:.0f} channels "
-        "at the whole penalty on all of MNIST, and {grid.mnist_1297.rate_0.5.drift_1000.needed:.0f} on the smaller set.",
+        "The search, which must end 95 % of the attack, needs {grid.mnist_50000.rate_0.5.drift_1000.needed:.0f} "
+        "channels at the whole penalty on all of MNIST, and {grid.mnist_1297.rate_0.5.drift_1000.needed:.0f} on the "
+        "smaller set.",
         "At a poison rate of a tenth the whole penalty lets no backdoor in: ASR is "
         "{grid.mnist_50000.rate_0.1.drift_1000.asr:.2f}; at a tenth of it there are "
         "{grid.mnist_50000.rate_0.1.drift_100.carriers:.1f} carriers, without it "
