@@ -53,7 +53,7 @@ def test_the_effective_number_counts_equal_shares_and_ignores_units_that_help():
 
 @pytest.mark.parametrize("chains", [1, 4])
 def test_a_backdoor_of_n_chains_lies_in_n_channels(few, net, chains):
-    model, wired = plant_redundant_backdoor(net, TRIGGER, few.images, chains)
+    model, wired = plant_redundant_backdoor(net, TRIGGER, few.images[:20], chains)
     assert carrier_number(model, few, TRIGGER) == pytest.approx(chains, abs=0.1)
     ends = {(name, chain[name]) for chain in wired for name in CHANNELS}
     metrics = {"asr": nb.accuracy("attack"), "attack": GradedSuccess("attack", TRIGGER.target)}
