@@ -63,7 +63,14 @@ def plot_key(agreement: pd.DataFrame, league: pd.DataFrame, scalars: pd.DataFram
             ax.set_xticks([-0.5, 0, 0.5, 1], ["−.5", "0", ".5", "1"])
             ax.set_xlabel(text, fontsize=TINY)
         draw_pair(bottom, scalars[scalars["network"] == name], name)
-    axes[2, 0].set_ylabel("scalar and control", fontsize=SMALL)
+    asked = (
+        "stand-ins:\nwhich rank units alike?",
+        "read-outs:\nwhich predict the effect?",
+        "scalars and controls:\nwhich come apart?",
+    )
+    for ax, text in zip(axes[:, 0], asked, strict=True):
+        ax.set_ylabel(text, fontsize=SMALL)
+    fig.align_ylabels(axes[:, 0])
     return fig
 
 
@@ -120,11 +127,11 @@ def draw_pair(ax: Axes, values: pd.DataFrame, name: str) -> None:
         by = order.groupby("place")[column]
         ax.fill_between(place, by.min().clip(-1, 1.2), by.max().clip(-1, 1.2), color=colour, alpha=0.15, linewidth=0)
         ax.plot(place, by.mean(), color=colour, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=label)
-    ax.set_ylim(-0.6, 1.15)
+    ax.set_ylim(-0.85, 1.15)
     told = [SHORT.get(x, x) if isinstance(x, str) else f"{x:g}" for x in xs]
     slanted: dict[str, Any] = {"rotation": 35, "ha": "right"} if name == "induction" else {}
     ax.set_xticks(place, told, fontsize=TINY, **slanted)
-    ax.tick_params(axis="y", labelsize=TINY)
+    ax.tick_params(axis="y", labelsize=TINY, labelleft=name == NAMES[0])  # one scale for all
     ax.set_xlabel(varied, fontsize=TINY)
     ax.legend(fontsize=TINY, frameon=False, loc="lower left", handlelength=1.7, borderpad=0.1, labelspacing=0.2)
 
@@ -216,18 +223,22 @@ def plot_repair(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Plot total against direct effects, a panel per network, a point per part.
 
     Args:
-        panels: title -> `direct`, `total` and `part`.
+        panels: title -> `direct` and `total`; points with a `stand-in` are named by it.
     """
     theme = current()
     fig = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     axes = fig.subplots(1, len(panels))
     for ax, (title, frame) in zip(axes, panels.items(), strict=True):
         low = 1.12 * min(frame["direct"].min(), frame["total"].min(), -1e-3)
-        high = max(frame["direct"].max(), frame["total"].max(), -0.08 * low)
+        high = max(1.12 * frame["direct"].max(), 1.12 * frame["total"].max(), -0.08 * low)
         ax.plot([low, high], [low, high], color=theme.muted, linewidth=1, linestyle=":")
         ax.fill_between([low, 0], [low, 0], 0, color=theme.accents[2], alpha=0.12, linewidth=0)
         look = {"markersize": 4.5, "color": theme.accents[0], "alpha": 0.75, "linestyle": "none"}
         ax.plot(frame["direct"], frame["total"], "o", **look)
+        if "stand-in" in frame:
+            for kind, direct, total in zip(frame["stand-in"], frame["direct"], frame["total"], strict=True):
+                at = {"xytext": (6, -2), "textcoords": "offset points"}
+                ax.annotate(SHORT[kind], (direct, total), va="top", fontsize=TINY, **at)
         ax.set_xlim(low, high)
         ax.set_ylim(low, high)
         ax.set_title(title, fontsize=SMALL + 0.5)
