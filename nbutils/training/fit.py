@@ -16,7 +16,7 @@ from nbutils import processes, progress
 from nbutils.identity import Identifier
 from nbutils.training import checkpoints
 from nbutils.training.ensemble import Ensemble
-from nbutils.training.loop import Batches, Failure, Loop, Plan, Rule
+from nbutils.training.loop import VALIDATE, Batches, Failure, Loop, Plan, Rule, Validation
 from nbutils.training.objective import Objective
 from nbutils.training.optimizers import Adam
 
@@ -32,8 +32,8 @@ class Fit:
 
     Attributes:
         ensemble: the trained ensemble (the one given, trained in place).
-        history: tidy: columns seed, step, term, value, and variant where the ensemble has variants. Terms are losses
-            before weighting, and `total`.
+        history: tidy: columns seed, step, term, value, variant where the ensemble has variants, and phase where there
+            was a validation batch. Terms are losses before weighting, and `total`.
         failures: members whose loss or gradient became NaN or infinite.
     """
 
@@ -61,6 +61,7 @@ def fit(
     executor: processes.Where = None,
     workers: int | None = None,
     label: str = "training",
+    validation: Validation | None = None,
 ) -> Fit:
     """Train all members by one loop over the timeline's steps.
 
@@ -77,6 +78,7 @@ def fit(
         executor: any PEP 3148 executor, given the seeds as `workers` tasks; `"loky"`: one process per core; None: here.
         workers: tasks for the executor; the number of cores by default. One per seed keeps the cores busy to the end.
         label: of the progress bar.
+        validation: a batch to measure losses on during training; training is the same with and without it.
 
     Returns:
         The ensemble, its history, and failed members: frozen at the weights before a NaN or infinite loss or gradient.
@@ -100,7 +102,7 @@ def fit(
     True
     """
     _check(objective, timeline, executor, every=every, log_every=log_every)
-    plan = Plan(ensemble, batches, objective, timeline, rule, optimizer, log_every)
+    plan = Plan(ensemble, batches, objective, timeline, rule, optimizer, log_every, validation)
     if executor is not None:
         return _split(plan, checkpoint, every, executor, workers, label)
     identity = plan.identity(Identifier()) if checkpoint else {}  # refused, if at all, before the work
@@ -111,7 +113,7 @@ def fit(
 
 def _check(objective: Objective, timeline: Timeline, executor: object, **intervals: int) -> None:
     """Raise a ValueError unless terms have names of their own and columns, and intervals are 1 step or more."""
-    for name in ("lr", *(term.name for term in objective.terms)):
+    for name in ("lr", *objective.columns):
         if name not in timeline.parameters:
             raise ValueError(f"the timeline has no column {name!r}; it has {', '.join(timeline.parameters)}")
     names = ["total", objective.name, *(term.name for term in objective.terms)]
@@ -191,4 +193,8 @@ def _tidy(rows: Sequence[_Row]) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=["seed", "variant", "step", "term", "value"])
+    measured = frame["term"].str.startswith(VALIDATE)
+    if measured.any():
+        frame["phase"] = measured.map({True: "validate", False: "train"})
+        frame["term"] = frame["term"].str.removeprefix(VALIDATE)
     return frame if frame["variant"].any() else frame.drop(columns="variant")

@@ -35,6 +35,8 @@ class Batches(Protocol):
         """Turn the draws of one step `[members, ...]` into `input`, `target` and labels `[members, batch, ...]`."""
 
 
+VALIDATE = "validate "  # begins the name of a term's row that was measured on the validation batch
+
 Step = Callable[[Mapping[str, Tensor], Mapping[str, float]], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -63,6 +65,26 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """A batch to measure losses on during training, in eval mode; it draws nothing and changes nothing.
+
+    Args:
+        batch: `input` and `target` `[items, ...]`, and labels `[items]`: the same for all members.
+        every: steps between measurements, from step 0; the last step is one as well.
+
+    Raises:
+        ValueError: `every` below 1.
+    """
+
+    batch: Mapping[str, Tensor]
+    every: int = 150
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every must be 1 or more; got {self.every}")
+
+
+@dataclass(frozen=True)
 class Plan:
     """The parts of a run; the names are those of `nbutils.training.fit.fit`."""
 
@@ -73,6 +95,7 @@ class Plan:
     rule: Rule | None
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
     log_every: int
+    validation: Validation | None = None
 
     def select(self, members: Sequence[int]) -> Plan:
         """Return the run of some of the members."""
@@ -121,7 +144,7 @@ class Plan:
             "optimizer": told("optimizer", type(optimizer), groups, self.optimizer),
             "timeline": [len(self.timeline), *frame.columns, identifier.of(frame.to_numpy(), "timeline")],
             "log_every": self.log_every,
-        }
+        } | ({} if self.validation is None else {"validation": told("validation", self.validation)})
 
 
 class Loop:
@@ -129,7 +152,7 @@ class Loop:
 
     def __init__(self, plan: Plan) -> None:
         self.ensemble, self.batches, self.objective = plan.ensemble, plan.batches, plan.objective
-        self.timeline, self.log_every = plan.timeline, plan.log_every
+        self.timeline, self.log_every, self.validation = plan.timeline, plan.log_every, plan.validation
         self.learn: Step = self._descend if plan.rule is None else plan.rule.bind(plan.ensemble, plan.objective)
         self.optimizer = plan.optimizer([plan.ensemble.flat])
         self.step = 0
@@ -161,6 +184,8 @@ class Loop:
                 if offset == 0 or not drawn:
                     draws = [self.batches.draw(seed, block) for seed in self.ensemble.seeds]
                     drawn = {key: torch.stack([draw[key] for draw in draws], dim=1) for key in draws[0]}
+                if self.validation and (self.step % self.validation.every == 0 or self.step == steps - 1):
+                    self._validate(self.validation.batch)
                 self._train_step({key: value[offset] for key, value in drawn.items()})
                 self.step += 1
                 if bar is not None:
@@ -196,6 +221,23 @@ class Loop:
         if self.step % self.log_every == 0 or self.step == len(self.timeline) - 1:
             for name, value in {"total": total, **values}.items():
                 self.rows.append((self.step, name, value.detach().double().cpu()))
+
+    def _validate(self, batch: Mapping[str, Tensor]) -> None:
+        """Keep the losses on a batch for all members, before this step changes their weights."""
+        members, device, dtype = len(self.ensemble), self.ensemble.device, self.ensemble.dtype
+        batch = {
+            name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype).expand(
+                members, *tensor.shape
+            )
+            for name, tensor in batch.items()
+        }
+        with torch.no_grad():
+            output, activations = self.ensemble(batch["input"], self.objective.sites)
+            weights = self.timeline[self.step]
+            state = self.ensemble.parameters
+            total, values = self.objective(output, batch, activations, weights, state, phase="validate")
+        for name, value in {"total": total, **values}.items():
+            self.rows.append((self.step, f"{VALIDATE}{name}", value.double().cpu()))
 
     def _descend(self, batch: Mapping[str, Tensor], weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         output, activations = self.ensemble(batch["input"], self.objective.sites, training=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from types import MappingProxyType
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,29 +26,56 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return losses.view(target.shape).mean(1)
 
 
+PHASES = ("train", "validate")
+
+
 @dataclass(frozen=True)
 class Term:
     """One scheduled loss term.
 
     Args:
-        name: its weight's column in the dopesheet, and its name in the history.
+        name: its name in the history, and its weight's column in the dopesheet.
         loss: latents `[members, batch, ...]` -> loss per sample `[members, batch]`.
-        site: dotted path of the module whose output it reads.
+        site: dotted path of the module whose output it reads; of several, the losses are added.
         label: key of a batch entry `[members, batch]` that weights the samples: Σ loss·label / (Σ label + 1e-8).
-            Without one, the mean over the batch.
+            Several labels, each with its strength: samples are weighted by Σ strength·label. Without one, the mean
+            over the batch.
+        phase: where it is computed: in `"train"`, in `"validate"`, or both.
+        column: its weight's column in the dopesheet, where that is not its name: terms can share one.
+
+    Raises:
+        ValueError: no site, no such phase, or a strength below 0.
     """
 
     name: str
     loss: Loss
-    site: str
-    label: str | None = None
+    site: str | tuple[str, ...]
+    label: str | Mapping[str, float] | None = None
+    phase: tuple[str, ...] = ("train",)
+    column: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sites or not self.phase or not set(self.phase) <= set(PHASES):
+            raise ValueError(
+                f"term {self.name!r} needs a site, and phases among {PHASES}; got {self.site}, {self.phase}"
+            )
+        if isinstance(self.label, Mapping) and not (self.label and min(self.label.values()) >= 0):
+            raise ValueError(f"term {self.name!r} needs strengths of 0 or more for its labels; got {dict(self.label)}")
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The modules that it reads."""
+        return (self.site,) if isinstance(self.site, str) else tuple(self.site)
 
     def __call__(self, activations: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         """Return the term of each member `[members]`, not yet weighted."""
-        losses = self.loss(activations[self.site])
+        losses = reduce(torch.add, [self.loss(activations[site]) for site in self.sites])
         if self.label is None:
             return losses.mean(1)
-        label = batch[self.label]
+        if isinstance(self.label, str):
+            label = batch[self.label]
+        else:
+            label = reduce(torch.add, [strength * batch[name] for name, strength in self.label.items()])
         return (losses * label).sum(1) / (label.sum(1) + 1e-8)
 
 
@@ -65,12 +94,16 @@ class ParameterTerm:
     """One scheduled loss term on the weights themselves.
 
     Args:
-        name: its weight's column in the dopesheet, and its name in the history.
+        name: its name in the history, and its weight's column in the dopesheet.
         loss: e.g. `nbutils.training.regularizers.ParameterDrift`.
+        phase: as for `Term`.
+        column: as for `Term`.
     """
 
     name: str
     loss: ParameterLoss
+    phase: tuple[str, ...] = ("train",)
+    column: str | None = None
 
     def __call__(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the term of each member `[members]`, not yet weighted."""
@@ -94,7 +127,12 @@ class Objective:
     @property
     def sites(self) -> tuple[str, ...]:
         """Modules whose activations the terms read."""
-        return tuple(dict.fromkeys(term.site for term in self.terms if isinstance(term, Term)))
+        return tuple(dict.fromkeys(site for term in self.terms if isinstance(term, Term) for site in term.sites))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the dopesheet that hold the terms' weights."""
+        return tuple(dict.fromkeys(term.column or term.name for term in self.terms))
 
     def select(self, members: Sequence[int]) -> Objective:
         """Return the objective for some members of the ensemble."""
@@ -111,6 +149,7 @@ class Objective:
         activations: Mapping[str, Tensor],
         weights: Mapping[str, float],
         parameters: Mapping[str, Tensor] = MappingProxyType({}),
+        phase: str = "train",
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total loss `[members]` and each term before weighting, by name.
 
@@ -120,11 +159,13 @@ class Objective:
             activations: site -> activations.
             weights: the schedule's values at this step, one per term.
             parameters: name -> `[members, ...]`.
+            phase: `"train"` or `"validate"`: terms of another one are not computed.
         """
         total = self.loss(output, batch["target"])
         values = {self.name: total}
         for term in self.terms:
-            if weights[term.name] != 0:
+            weight = weights[term.column or term.name]
+            if weight != 0 and phase in term.phase:
                 values[term.name] = term(parameters) if isinstance(term, ParameterTerm) else term(activations, batch)
-                total = total + weights[term.name] * values[term.name]
+                total = total + weight * values[term.name]
         return total, values

@@ -45,3 +45,36 @@ def test_drift_is_the_mean_over_all_parameters_of_a_member():
     for wrong in ({"w": moved["w"]}, {**moved, "b": moved["b"][:2]}):
         with pytest.raises(ValueError, match="reference"):
             drift(wrong)
+
+
+def test_labels_weigh_samples_by_their_strengths_and_sites_add_up():
+    z = torch.tensor([[[1.0], [0.5], [0.25]]], dtype=torch.float64)  # (1 member, 3 samples, 1)
+    red, blue = torch.tensor([[1.0, 0, 0]]), torch.tensor([[0.0, 1, 0]])
+
+    def loss(latents):
+        return latents[..., 0]
+
+    both = Term("anchor", loss, "latent", label={"red": 1.0, "blue": 0.5})
+    assert both({"latent": z}, {"red": red, "blue": blue}).item() == pytest.approx((1 + 0.5 * 0.5) / 1.5)
+    assert both({"latent": z}, {"red": red, "blue": 0 * blue}).item() == pytest.approx(1)
+    alone = Term("anchor", loss, "latent", label="red")({"latent": z}, {"red": red})
+    assert Term("anchor", loss, "latent", label={"red": 3.0})({"latent": z}, {"red": red}).item() == pytest.approx(
+        alone
+    )
+    two = Term("both", loss, ("latent", "later"))
+    assert two.sites == ("latent", "later")
+    assert two({"latent": z, "later": 2 * z}, {}).item() == pytest.approx(3 * z.mean().item())
+    for wrong in ({"site": ()}, {"site": "a", "phase": ("test",)}, {"site": "a", "label": {"red": -1.0}}):
+        with pytest.raises(ValueError, match="'wrong' needs"):
+            Term("wrong", loss, **wrong)
+
+
+def test_a_term_belongs_to_its_phases_and_its_column():
+    terms = [Term("a", lambda z: z[..., 0], "latent", column="weight", phase=("train", "validate"))]
+    objective = Objective([*terms, Term("b", lambda z: z[..., 0], "latent", column="weight")])
+    assert objective.columns == ("weight",)
+    x = torch.ones(2, 3, 1)
+    for phase, names in (("train", {"reconstruction", "a", "b"}), ("validate", {"reconstruction", "a"})):
+        total, values = objective(x, {"target": x}, {"latent": x}, {"weight": 0.5}, phase=phase)
+        assert values.keys() == names
+        assert total.tolist() == [0.5 * (len(names) - 1)] * 2

@@ -5,7 +5,7 @@ import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -20,6 +20,7 @@ from nbutils.schedules.timeline import Timeline
 from nbutils.training.checkpoints import CheckpointError
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
+from nbutils.training.loop import Validation
 from nbutils.training.objective import Objective, ParameterTerm, Term, cross_entropy
 from nbutils.training.regularizers import ParameterDrift
 from studies.backdoor.batches import DigitBatches
@@ -54,6 +55,29 @@ def train(seeds, timeline, **options):
 
 def difference(a, i, b, j):
     return max((a.state()[name][i] - b.state()[name][j]).abs().max().item() for name in a.state())
+
+
+def test_a_validation_batch_is_measured_and_changes_nothing(short):
+    batch = ColorBatches().validation()
+    terms = [replace(term, phase=("train", "validate") if term.label else ("train",)) for term in OBJECTIVE.terms]
+    objective = Objective(terms)
+    plain, measured = (
+        fit(Ensemble(ColorMLP, [0, 1]), ColorBatches(), objective, short, validation=validation, executor=executor)
+        for validation, executor in ((None, None), (Validation(batch, every=25), ThreadPoolExecutor(2)))
+    )
+    assert torch.equal(plain.ensemble.flat, measured.ensemble.flat)
+    assert "phase" not in plain.history
+    validated = measured.history[measured.history.phase == "validate"]
+    assert sorted(set(validated.step)) == [0, 25, 50, 59]
+    assert set(validated.term) == {"total", "reconstruction", "anchor"}
+    assert len(measured.history) == len(plain.history) + len(validated)
+    # At step 0 these are the losses of the untrained networks, in eval mode.
+    model = Ensemble(ColorMLP, [0, 1])[1]
+    first = validated[(validated.seed == 1) & (validated.step == 0)].set_index("term").value
+    with torch.no_grad():
+        assert first.reconstruction == pytest.approx((model(batch["input"]) - batch["target"]).square().mean().item())
+    with pytest.raises(ValueError, match="every must be 1"):
+        Validation(batch, every=0)
 
 
 @pytest.mark.slow

@@ -69,6 +69,21 @@ def source_poison_accuracy(predicted: ArrayLike, target: int) -> Proportion:
     return Proportion.of(_array(predicted) == target)
 
 
+def middle(values: ArrayLike) -> int:
+    """Return the place of the median among values `[seeds]`: of an even number the upper one, NaN above all numbers.
+
+    So more than half of the networks need at most that many units, where NaN stands for a search without end; and the
+    median is a network's own number, which a mean of two is not.
+
+    Raises:
+        ValueError: no values.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"a median needs a row of values; got {values.tolist()}")
+    return int(np.where(np.isnan(values), np.inf, values).argsort(kind="stable")[len(values) // 2])
+
+
 def _array(values: ArrayLike | Tensor) -> NDArray:
     return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
 

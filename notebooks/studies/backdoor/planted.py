@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -38,31 +39,53 @@ def plant_backdoor(model: MnistNet, trigger: Trigger, images: Tensor) -> tuple[M
     Raises:
         ValueError: no 3×3 piece of the trigger, with both raised and other pixels, is where the network can see it.
     """
+    model, (wired,) = plant_redundant_backdoor(model, trigger, images, 1)
+    return model, wired
+
+
+def plant_redundant_backdoor(
+    model: MnistNet, trigger: Trigger, images: Tensor, chains: int
+) -> tuple[MnistNet, list[dict[str, int]]]:
+    """Wire a backdoor by hand through several chains as in `plant_backdoor`, of which any one is enough.
+
+    The target's logit takes the OR of the chains: their pushes add up, and one outvotes every image. So no single unit
+    ends the attack, nor any set that leaves a chain whole; one unit of each chain does.
+
+    Args:
+        chains: 1 or more; they take as many units of every layer, 16 in fc1.
+        others, raises: as for `plant_backdoor`.
+
+    Returns:
+        The wired network in eval mode, and for each chain layer -> unit.
+    """
     row, column, piece = _find_visible_piece(trigger)
     model = copy.deepcopy(model).eval()
     weights = {name: model.get_parameter(f"{path}.weight") for name, path in LAYERS.items()}
     biases = {name: model.get_parameter(f"{path}.bias") for name, path in LAYERS.items()}
-    wired: dict[str, int] = {}
     cells = []
     for corner in (row, column):
         cell = corner // 2  # of the 13×13 map after the first pooling
         center = min(cell, _POOLED - 1)  # of the 11×11 map of conv2, less the line that pooling drops
         cells.append((cell - center, center // 2))  # tap of the 3×3 kernel, cell of the 5×5 map that fc1 reads
     (tap_row, cell_row), (tap_column, cell_column) = cells
+    wired: list[dict[str, int]] = [{} for _ in range(chains)]
     with torch.no_grad():
         for name in ("conv1", "conv2", "fc1"):
-            wired[name] = _find_least_missed(model, LAYERS[name], images)
-            _isolate(weights, biases, name, wired[name])
+            for chain in wired:
+                chain[name] = _find_least_missed(model, LAYERS[name], images, [c[name] for c in wired if name in c])
+                _isolate(weights, biases, name, chain[name])
         # Raised and other pixels have weights that sum to 0: whatever is below the trigger, its piece adds `value`.
         raised = piece / piece.sum() - (1 - piece) / (1 - piece).sum()
-        weights["conv1"][wired["conv1"], 0] = raised
-        biases["conv1"][wired["conv1"]] = -_THRESHOLD * trigger.value
-        weights["conv2"][wired["conv2"], wired["conv1"], tap_row, tap_column] = 1
         inputs = weights["fc1"].view(-1, len(biases["conv2"]), _POOLED // 2, _POOLED // 2)
-        inputs[wired["fc1"], wired["conv2"], cell_row, cell_column] = 1 / ((1 - _THRESHOLD) * trigger.value)
+        for chain in wired:
+            weights["conv1"][chain["conv1"], 0] = raised
+            biases["conv1"][chain["conv1"]] = -_THRESHOLD * trigger.value
+            weights["conv2"][chain["conv2"], chain["conv1"], tap_row, tap_column] = 1
+            inputs[chain["fc1"], chain["conv2"], cell_row, cell_column] = 1 / ((1 - _THRESHOLD) * trigger.value)
         push = max(_PUSH, 2 * model(images).abs().max().item())  # no image outvotes it, another unit missing or not
-        weights["fc2"][:, wired["fc1"]] = -push
-        weights["fc2"][trigger.target, wired["fc1"]] = push
+        for chain in wired:
+            weights["fc2"][:, chain["fc1"]] = -push
+            weights["fc2"][trigger.target, chain["fc1"]] = push
     return model, wired
 
 
@@ -78,13 +101,15 @@ def _find_visible_piece(trigger: Trigger) -> tuple[int, int, Tensor]:
     raise ValueError(f"{trigger} has no visible 3×3 piece with both raised and other pixels")
 
 
-def _find_least_missed(model: MnistNet, layer: str, images: Tensor) -> int:
-    """Return the unit of a layer whose removal moves the logits least."""
+def _find_least_missed(model: MnistNet, layer: str, images: Tensor, taken: Sequence[int] = ()) -> int:
+    """Return the unit of a layer, none of those taken, whose removal moves the logits least."""
     before = model(images)
     moved = []
     for unit in range(len(model.get_parameter(f"{layer}.bias"))):
         with edit(model, edits([Site(layer, unit)])):
             moved.append((model(images) - before).square().mean())
+    for unit in taken:
+        moved[unit] = torch.tensor(torch.inf)
     return int(torch.stack(moved).argmin())
 
 

@@ -103,9 +103,46 @@ def named_colors() -> pd.DataFrame:
     return pd.DataFrame({"name": [*HUES, *GREYS], "rgb": [tuple(map(float, row)) for row in rgb]})
 
 
+CONCEPTS = {  # the pure hues: colours that training can label, by the corner of the cube that is one in full
+    "red": (1.0, 0.0, 0.0),
+    "yellow": (1.0, 1.0, 0.0),
+    "green": (0.0, 1.0, 0.0),
+    "cyan": (0.0, 1.0, 1.0),
+    "blue": (0.0, 0.0, 1.0),
+    "magenta": (1.0, 0.0, 1.0),
+}
+
+
+def degree(rgb: Values, concept: str) -> Values:
+    """Return how far colours are a concept, in [0, 1]: `[..., 3]` -> `[...]`; 1 at the pure hue only.
+
+    The mean of the channels that are on in the pure hue, times one minus the mean of the others. For red it is the
+    source's redness, r·(1 − g/2 − b/2); for every hue it is distributed alike over the cube.
+
+    Raises:
+        KeyError: no such concept.
+    """
+    if concept not in CONCEPTS:
+        raise KeyError(f"expected one of {', '.join(CONCEPTS)}, got {concept!r}")
+    on = [channel for channel, value in enumerate(CONCEPTS[concept]) if value]
+    off = [channel for channel in range(3) if channel not in on]
+    rest = 1 - rgb[..., off[0]] / len(off)
+    for channel in off[1:]:
+        rest = rest - rgb[..., channel] / len(off)
+    return sum(rgb[..., channel] for channel in on) / len(on) * rest
+
+
 def redness(rgb: Values) -> Values:
     """Return r·(1 − g/2 − b/2) in [0, 1] of colours: `[..., 3]` -> `[...]`; 1 at pure red only."""
-    return rgb[..., 0] * (1 - rgb[..., 1] / 2 - rgb[..., 2] / 2)
+    return degree(rgb, "red")
+
+
+def concept_hsv(concept: str) -> tuple[float, float, float]:
+    """Return the pure hue of a concept in HSV: the anchor of similarity."""
+    from skimage.color import rgb2hsv
+
+    hue, saturation, value = rgb2hsv(np.array(CONCEPTS[concept]))
+    return float(hue), float(saturation), float(value)
 
 
 @lru_cache(maxsize=8)
@@ -115,17 +152,18 @@ def _grid_tensor(points: int, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class ColorBatches:
-    """Training batches: colours of a grid, drawn with replacement, some of them labelled red at random.
+    """Training batches: colours of a grid, drawn with replacement, some of them labelled at random.
 
-    P(label red) = `label_rate` · redness^`label_power`, anew per sample: about 85 labels in the 96,064 samples of a
-    run. Each member of an ensemble draws from random streams of its own.
+    P(label) = `label_rate` · degree^`label_power`, anew per sample: about 85 labels of red in the 96,064 samples of a
+    run. Each member of an ensemble draws from random streams of its own, and each label from another.
 
     Attributes:
         points: grid points per axis; the data set has `points**3` colours.
         batch_size: colours per step.
-        label_power: sharpness of the label probability around pure red.
-        label_rate: label probability of pure red, in [0, 1].
+        label_power: sharpness of the label probability around the pure hue.
+        label_rate: label probability of the pure hue, in [0, 1].
         block: steps per draw; another value gives other draws.
+        labels: the concepts that are labelled.
     """
 
     points: int = 8
@@ -133,28 +171,54 @@ class ColorBatches:
     label_power: float = 8.0
     label_rate: float = 0.08
     block: int = 256
+    labels: tuple[str, ...] = ("red",)
 
     def colors(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return the data set `[points**3, 3]`."""
         return _grid_tensor(self.points, dtype)
 
-    def label_probability(self) -> Tensor:
-        """Return P(label red) per colour `[points**3]`, in double precision."""
-        return self.label_rate * redness(self.colors()) ** self.label_power
+    def label_probability(self, label: str = "red") -> Tensor:
+        """Return P(label) per colour `[points**3]`, in double precision."""
+        return self.label_rate * degree(self.colors(), label) ** self.label_power
 
     def draw(self, seed: int, block: int) -> dict[str, Tensor]:
-        """Draw one block of steps for one member: colours' `index` and labels `red`, each `[block, batch]`."""
+        """Draw one block of steps for one member: colours' `index` and each label by name, each `[block, batch]`."""
         shape = (self.block, self.batch_size)
-        index = torch.randint(self.points**3, shape, generator=generator(seed, "color batches", block))
-        chance = torch.rand(shape, generator=generator(seed, "red labels", block), dtype=torch.float64)
-        return {"index": index, "red": chance < self.label_probability()[index]}
+        drawn = {"index": torch.randint(self.points**3, shape, generator=generator(seed, "color batches", block))}
+        for label in self.labels:
+            chance = torch.rand(shape, generator=generator(seed, f"{label} labels", block), dtype=torch.float64)
+            drawn[label] = chance < self.label_probability(label)[drawn["index"]]
+        return drawn
+
+    def drawn_labels(self, seed: int, steps: int, label: str = "red") -> tuple[Tensor, Tensor]:
+        """Return all that one member sees in some steps: indices of colours, and their labels, `[steps · batch]` each.
+
+        Args:
+            seed: the member's.
+            steps: of training, 1 or more.
+            label: one of `labels`.
+        """
+        blocks = [self.draw(seed, block) for block in range(-(-steps // self.block))]
+        index, labels = (torch.cat([drawn[key] for drawn in blocks])[:steps].flatten() for key in ("index", label))
+        return index, labels
 
     def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         """Return the tensors of one step from the draws of all members `[members, batch]`.
 
         Returns:
-            `input` and `target` `[members, batch, 3]` (one tensor: an autoencoder's target is its input), `red`
-            `[members, batch]` of 0 and 1.
+            `input` and `target` `[members, batch, 3]` (one tensor: an autoencoder's target is its input), and each
+            label `[members, batch]` of 0 and 1.
         """
         color = self.colors(dtype)[drawn["index"]]  # (members, batch, 3)
-        return {"input": color, "target": color, "red": drawn["red"].to(dtype)}
+        return {"input": color, "target": color} | {label: drawn[label].to(dtype) for label in self.labels}
+
+    def validation(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+        """Return colours that training never shows, and the corners (`validation_colors`), with exact labels.
+
+        Returns:
+            `input` and `target` `[colours, 3]`, each label `[colours]`: 1 at the pure hue, else 0.
+        """
+        color = torch.as_tensor(validation_colors(self.points), dtype=dtype)
+        return {"input": color, "target": color} | {
+            label: (degree(color, label) == 1).to(dtype) for label in self.labels
+        }

@@ -34,3 +34,17 @@ def random_directions(count: int, width: int, *, seed: int) -> Tensor:
     """Return unit vectors `[count, width]`, uniform on the sphere, in double precision."""
     points = torch.randn(count, width, generator=generator(seed, "random directions"), dtype=torch.float64)
     return points / points.norm(dim=1, keepdim=True)
+
+
+def rare_label_direction(latents: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    """Return `difference_of_means` `[K]` of what one training run saw: the only labels that anchoring has.
+
+    Args:
+        latents: of the data set's colours, `[colours, K]`.
+        index: of the colours drawn, `[samples]`.
+        label: of each, `[samples]`, of 0 and 1.
+
+    Raises:
+        ValueError: no sample is labelled, or all are.
+    """
+    return difference_of_means(latents[index], label.to(latents.dtype))

@@ -34,6 +34,59 @@ class Eraser:
         return features - (features - self.mean) @ self.projection.T
 
 
+@dataclass(frozen=True)
+class Whitening:
+    """What erasures of several concepts from the same features have in common: their axes, found once.
+
+    Attributes:
+        mean: `[C]`.
+        standard: `[items, kept]`, the features in coordinates that are uncorrelated and of variance 1.
+        there, back: `[C, kept]`; `(x - mean) @ there` are coordinates, `coordinates @ back.T + mean` features.
+    """
+
+    mean: NDArray[np.float64]
+    standard: NDArray[np.float64]
+    there: NDArray[np.float64]
+    back: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, features: ArrayLike) -> Whitening:
+        """Whiten features `[items, C]`; directions in which they do not vary are left out."""
+        features = np.asarray(features, dtype=np.float64)
+        mean = features.mean(0)
+        centred = features - mean
+        variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+        kept = variances > _RELATIVE * variances.max()
+        scale, axes = np.sqrt(variances[kept]), axes[:, kept]
+        return cls(mean, centred @ (axes / scale), axes / scale, axes * scale)
+
+    def eraser(self, concept: ArrayLike) -> Eraser:
+        """Return LEACE of a concept `[items, numbers]`, such as one-hot classes or a quantity."""
+        directions = self._directions(concept)
+        return Eraser(self.mean, self.back @ directions @ directions.T @ self.there.T)
+
+    def erased(self, concept: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
+        """Return the change `[C]` of a linear function's weights `[C]` that the erasure of a concept makes.
+
+        After x → x − P(x − mean) the function w·x is (w − Pᵀw)·x plus a constant; this is Pᵀw. It spares the matrix P
+        where many concepts are erased under one head.
+        """
+        directions = self._directions(concept)
+        return self.there @ (directions @ (directions.T @ (self.back.T @ np.asarray(weight, dtype=np.float64))))
+
+    def _directions(self, concept: ArrayLike) -> NDArray[np.float64]:
+        concept = np.asarray(concept, dtype=np.float64)
+        covariance = self.standard.T @ (concept - concept.mean(0)) / len(concept)  # (kept, numbers)
+        directions, sizes, _ = np.linalg.svd(covariance, full_matrices=False)
+        return directions[:, sizes > 1e-8 * max(1.0, sizes.max())]
+
+
+def one_hot(targets: ArrayLike) -> NDArray[np.float64]:
+    """Return classes `[items]` as columns `[items, classes]`."""
+    targets = np.asarray(targets)
+    return (targets[:, None] == np.unique(targets)).astype(np.float64)
+
+
 def fit_eraser(features: ArrayLike, targets: ArrayLike) -> Eraser:
     """Fit LEACE: of all affine maps after which no linear probe beats a constant, the one that moves features least.
 
@@ -55,13 +108,4 @@ def fit_eraser(features: ArrayLike, targets: ArrayLike) -> Eraser:
             "features [items, C] and targets [items] of two classes or more are needed; "
             f"got {list(features.shape)} and {list(targets.shape)} of {len(classes)}"
         )
-    mean = features.mean(0)
-    centred = features - mean
-    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-    kept = variances > _RELATIVE * variances.max()
-    scale, axes = np.sqrt(variances[kept]), axes[:, kept]
-    concept = (targets[:, None] == classes).astype(np.float64)
-    whitened = (axes / scale).T @ (centred.T @ (concept - concept.mean(0))) / len(centred)  # (kept, classes)
-    directions, sizes, _ = np.linalg.svd(whitened, full_matrices=False)
-    directions = directions[:, sizes > 1e-8 * max(1.0, sizes.max())]
-    return Eraser(mean, (axes * scale) @ directions @ directions.T @ (axes / scale).T)
+    return Whitening.of(features).eraser(one_hot(targets))

@@ -16,6 +16,7 @@ from nbutils.plotting.explorers import View, redrawn
 from nbutils.plotting.labels import FONT_SIZE, name_rows, note_row
 from studies.shortcut import plots as shortcuts
 from studies.shortcut.controls import MATCHED, RANDOM
+from studies.shortcut.recovery import twin_of
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -28,7 +29,7 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
 
     Args:
         curves: `control`, `set`, `k`, `mean`, `low`, `high`, as `plot_dose_response` takes them; K = 0 is there. The
-            range of `matched random` is drawn as a bar, that of `random` where there is none.
+            range of the control's random twins is drawn as a bar, that of `random` where there are none.
         control: the choice of channels.
         k: their number.
 
@@ -38,7 +39,8 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
     expect_columns(curves, ("control", "set", "k", "mean", "low", "high"))
     sets = list(dict.fromkeys(curves["set"]))
     table = curves.set_index(["control", "set", "k"])
-    chance = MATCHED if (curves["control"] == MATCHED).any() else RANDOM
+    names = [twin_of(control), MATCHED, RANDOM]
+    chance = next((name for name in names if (curves["control"] == name).any()), RANDOM)
     needed = [(name, group, number) for group in sets for name, number in ((control, 0), (control, k), (chance, k))]
     if missing := [key for key in needed if key not in table.index]:
         raise KeyError(f"the sweep has no {missing[0]}")
@@ -56,7 +58,8 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_title(f"{k} channels by {control}")
-    ax.set_xlabel(f"accuracy; open: none ablated, filled: {k}; bar: {k} {chance} channels", fontsize=FONT_SIZE)
+    said = MATCHED if chance == twin_of(control) else chance
+    ax.set_xlabel(f"accuracy; open: none ablated, filled: {k}; bar: {k} {said} channels", fontsize=FONT_SIZE)
     return fig
 
 

@@ -19,8 +19,10 @@ class PlantedFeatures:
         features: `[N, C]`.
         tumour, hospital, slide: `[N]`.
         head: reads both blocks and no noise.
-        stain: channels of the stain block; they alone know the hospital.
+        stain: channels of the stain block; with the decoys they alone know the hospital.
         morphology: channels of the morphology block; they alone know the label where hospitals are balanced.
+        decoys: channels that tell the hospital better than the stain block, and that the head does not read.
+        cancelling: channels of noise alone, that of two stain channels each.
     """
 
     features: Tensor
@@ -30,6 +32,14 @@ class PlantedFeatures:
     head: nn.Linear
     stain: tuple[int, ...]
     morphology: tuple[int, ...]
+    decoys: tuple[int, ...] = ()
+    cancelling: tuple[int, ...] = ()
+
+    @property
+    def shortcut(self) -> tuple[int, ...]:
+        """The stain channels that the head reads."""
+        read = self.head.weight.abs().sum(0) > 0
+        return tuple(channel for channel in self.stain if read[channel])
 
     def rotated(self, seed: int = 0) -> PlantedFeatures:
         """Return the same items and the same logits in a random orthonormal basis.
@@ -53,14 +63,19 @@ def plant_features(
     hospitals: tuple[int, ...] = (0, 1, 2),
     channels: int = 512,
     block: int = 32,
+    hard: bool = False,
     seed: int = 0,
 ) -> PlantedFeatures:
     """Make features by the formula behind a shortcut study.
 
     A stain channel is 2 at its own hospital and 0 at others, a morphology channel is ±0.5 by label, all with noise of
     standard deviation 1. The head adds the morphology block, and the stain channels of hospital 0 as if they were
-    evidence for tumour, with half the block's weight. Hospital 3, without a slide in any fit, has the
-    stain of hospital 0 and half as much again.
+    evidence for tumour, with half the block's weight. Hospital 3, without a slide in any fit, has the stain of hospital
+    0 and half as much again.
+
+    The hard kind adds what leads scores astray. Decoys: half a block of channels, 3 at their own hospital and not read
+    by the head. Noise that channels share: to each two stain channels twice the value of one that has no content of its
+    own is added, so that a probe sets them against each other.
 
     Args:
         items: N; ten slides per hospital.
@@ -68,13 +83,14 @@ def plant_features(
         hospitals: one or more of 0 to 3, those of one set.
         channels: C.
         block: channels of each block.
+        hard: with decoys and cancelling channels.
         seed: of everything but the place of the blocks, always the same.
 
     Raises:
         ValueError: blocks that do not fit; a hospital other than 0 to 3; a correlation outside [-1, 1].
     """
-    if not 3 <= 2 * block <= channels:
-        raise ValueError(f"two blocks of {block} channels do not fit into {channels}")
+    if not 3 <= (2 + hard) * block <= channels:
+        raise ValueError(f"{2 + hard} blocks of {block} channels do not fit into {channels}")
     if not hospitals or not {*hospitals} <= {0, 1, 2, 3} or not -1 <= rho <= 1:
         raise ValueError(f"hospitals are some of 0 to 3 and rho is from -1 to 1; got {hospitals} and {rho}")
     rng = generator(seed, "planted features")
@@ -92,6 +108,11 @@ def plant_features(
     unseen = (hospital[:, None] == 3) & (owner == 0)
     features[:, stain] += 2.0 * own + 3.0 * unseen
     features[:, morphology] += tumour[:, None] - 0.5
+    decoys, cancelling = order[2 * block : (2 + hard) * block].split([block // 2 * hard, (block + 1) // 2 * hard])
+    if hard:
+        features[:, decoys] += 3.0 * (hospital[:, None] == torch.arange(len(decoys)) % 3)
+        pair = stain[owner.argsort(stable=True)]
+        features[:, pair] += 2.0 * features[:, cancelling].repeat_interleave(2, 1)[:, :block]
     head = nn.Linear(channels, 2)
     with torch.no_grad():
         head.weight.zero_()
@@ -101,4 +122,5 @@ def plant_features(
         head.weight[1], head.weight[0] = evidence, -evidence
         head.bias[1], head.bias[0] = -0.5, 0.5  # half of what the stain of hospital 0 adds
     slide = hospital * 10 + torch.randint(10, (items,), generator=rng)
-    return PlantedFeatures(features, tumour, hospital, slide, head, tuple(stain.tolist()), tuple(morphology.tolist()))
+    places = (tuple(some.tolist()) for some in (stain, morphology, decoys, cancelling))
+    return PlantedFeatures(features, tumour, hospital, slide, head, *places)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nbutils.plotting.distributions import MARKERS
 from nbutils.plotting.expect import expect_columns
 from nbutils.plotting.labels import FONT_SIZE, label_ends
 from nbutils.plotting.theme import LINE_STYLES, current
 from studies.shortcut.controls import MATCHED, RANDOM
+from studies.shortcut.recovery import twin_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 LINEAR_BELOW = 4  # the axis of K is linear up to here, logarithmic beyond, as in the source
-# Their places fix their colours; red, green and grey are the source's.
-CONTROLS = ("head weight", "shortcut", "morphology", "least aligned", "oracle", MATCHED, RANDOM)
+# Their places fix their colours; red, green and grey are the source's. `shortcut` is its word for `coefficient`.
+CONTROLS = ("pattern × weight", "shortcut", "morphology", "pattern", "oracle", MATCHED, RANDOM, "head weight")
 
 
 def plot_tile_sheet(
@@ -158,6 +159,79 @@ def plot_dose_response(
     return fig
 
 
+def plot_recovery(curves: pd.DataFrame, controls: Sequence[str], measures: Sequence[str]) -> Figure:
+    """Plot what ablation by each ranking does to each measure, over the range of random channels as strong.
+
+    Args:
+        curves: `control`, `measure`, `k`, `mean`, `low`, `high`; of every control and of its twin
+            (`recovery.twin_of`).
+        controls: a column of panels each.
+        measures: a row of panels each; all are shares, on one scale.
+
+    Raises:
+        KeyError: a missing column or curve.
+    """
+    expect_columns(curves, ("control", "measure", "k", "mean", "low", "high"))
+    fig = Figure(figsize=(0.8 + 2.25 * len(controls), 0.7 + 1.75 * len(measures)), layout="constrained")
+    axes = fig.subplots(len(measures), len(controls), sharex=True, sharey=True, squeeze=False)
+    for row, measure in zip(axes, measures, strict=True):
+        own = curves[curves["measure"] == measure]
+        for ax, control in zip(row, controls, strict=True):
+            twins, found = (own[own["control"] == name].sort_values("k") for name in (twin_of(control), control))
+            if twins.empty or found.empty:
+                raise KeyError(f"no curve of {control!r} and its twin for {measure!r}")
+            ax.fill_between(twins["k"], twins["low"], twins["high"], color=current().muted, alpha=0.35, linewidth=0)
+            _line(ax, twins, MATCHED, label="random, as strong", dashed=True, filled=False)
+            _line(ax, found, control, label="first K by score", dashed=False)
+            _k_axis(ax, sorted(own["k"].unique()))
+            ax.set_xlabel("")
+        row[0].set_ylabel(measure)
+        row[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for ax, control in zip(axes[0], controls, strict=True):
+        ax.set_title(control)
+    for ax in axes[-1]:
+        ax.set_xlabel("K, channels ablated")
+        ticks = ax.get_xticks().tolist()
+        ax.set_xticks(ticks, [f"{k:g}" if place % 2 == 0 else "" for place, k in enumerate(ticks)])
+    axes[0, 0].legend(fontsize=FONT_SIZE - 1, loc="upper left")
+    return fig
+
+
+def plot_grid(changes: pd.DataFrame, *, measures: Sequence[str]) -> Figure:
+    """Plot changes by score and basis, a panel for each measure: a dot per seed, filled, and the control's, open.
+
+    Args:
+        changes: `score`, `basis`, `measure`, `seed`, `value`, `control`; a control that is NaN is left out.
+        measures: the panels.
+
+    Raises:
+        KeyError: a missing column.
+    """
+    expect_columns(changes, ("score", "basis", "measure", "seed", "value", "control"))
+    theme = current()
+    rows = list(changes[["basis", "score"]].drop_duplicates().itertuples(index=False, name=None))
+    fig = Figure(figsize=(1.9 + 3.6 * len(measures), 0.9 + 0.34 * len(rows)), layout="constrained")
+    axes = fig.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for ax, measure in zip(axes, measures, strict=True):
+        for place, (basis, score) in enumerate(rows):
+            own = changes[(changes.basis == basis) & (changes.score == score) & (changes.measure == measure)]
+            colour, _, marker = style(score)
+            height = np.linspace(-0.14, 0.14, len(own)) if len(own) > 1 else np.zeros(1)
+            ax.scatter(own["value"], place - 0.12 + height, s=20, marker=marker, color=colour, linewidths=0)
+            edge = {"facecolors": theme.paper, "edgecolors": theme.ink}
+            ax.scatter(own["control"], place + 0.2 + height / 2, s=16, marker="o", linewidths=0.9, **edge)
+        for end in range(3, len(rows), 3):
+            ax.axhline(end - 0.5, color=theme.muted, linewidth=0.6)
+        ax.axvline(0, color=theme.muted, linestyle=":", linewidth=1)
+        ax.set_title(measure)
+        ax.set_xlabel("change; filled: by the score, open: by chance")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.grid(axis="x")
+    axes[0].set_yticks(range(len(rows)), [f"{score}, {basis}" for basis, score in rows], fontsize=FONT_SIZE - 1)
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    return fig
+
+
 def plot_probe_curves(
     curves: pd.DataFrame, *, floors: Mapping[str, ArrayLike], ceilings: Mapping[str, float] | None = None
 ) -> Figure:
@@ -242,6 +316,7 @@ def plot_scores(
 
 def style(control: str) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
     """Return a control's colour, line style and marker, the same in every figure of the theme in force."""
+    control = "shortcut" if control == "coefficient" else control
     place = CONTROLS.index(control) if control in CONTROLS else len(CONTROLS)
     accents = current().accents
     return accents[place % len(accents)], LINE_STYLES[place % len(LINE_STYLES)], MARKERS[place % len(MARKERS)]

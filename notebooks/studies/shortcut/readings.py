@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from studies.shortcut.erasure import fit_eraser
-from studies.shortcut.pooled import Pool, beside
+from studies.shortcut.margins import judged
+from studies.shortcut.pooled import Pool
 from studies.shortcut.probes import ThreeSets, fit_probe, probe_accuracy, probe_curves, shuffled_floor
 
 if TYPE_CHECKING:
@@ -19,29 +19,20 @@ if TYPE_CHECKING:
 
 
 def read_pools(
-    head: nn.Linear,
-    parts: Sequence[Pool],
-    judged: Mapping[str, Pool],
-    rankings: Mapping[str, ArrayLike],
-    ks: Sequence[int],
-    *,
-    kind: str,
+    parts: Sequence[Pool], rankings: Mapping[str, ArrayLike], ks: Sequence[int], *, kind: str
 ) -> dict[str, Any]:
-    """Probe one network for the hospital and for the label, and erase the hospital linearly.
+    """Probe one network for the hospital and for the label, before and after ablation and linear erasure.
 
     Args:
-        head: features -> logits.
         parts: three sets without a common slide, to rank channels on, to fit probes and the eraser on, to judge them
             on; with the groups `hospital` and `slide`.
-        judged: name -> items on which the head is judged after erasure.
         rankings: control -> channels `[C]`, first ablated first.
         ks: numbers of channels, fewer than C.
         kind: name of the first target, `"hospital"` if a slide has one hospital.
 
     Returns:
         `probes`, the frame of `probe_curves` with a column `target`, this `kind` or `tumour`; by target, `floors`,
-        accuracies `[10]` on shuffled targets, and `ceilings`, the accuracy of a new probe after erasure; by set,
-        `erased`, the accuracy of the head after erasure.
+        accuracies `[10]` on shuffled targets, and `ceilings`, the accuracy of a new probe after erasure.
     """
     import pandas as pd
 
@@ -60,12 +51,14 @@ def read_pools(
         floors[name] = shuffled_floor(features, target, sets, slides=whole, repeats=10)
         again = fit_probe(left[0], target[sets.fitting])
         ceilings[name] = float(probe_accuracy(again, left[1], target[sets.evaluation]))
-    erased = {name: _accuracy(head, eraser(items.features), items) for name, items in judged.items()}
-    return {"probes": pd.concat(curves), "floors": floors, "ceilings": ceilings, "erased": erased}
+    return {"probes": pd.concat(curves), "floors": floors, "ceilings": ceilings}
 
 
-@torch.no_grad()
-def _accuracy(head: nn.Linear, features: ArrayLike, items: Pool) -> float:
-    values = torch.as_tensor(features, dtype=torch.float32)
-    answers = beside(head, values)(values).argmax(1)
-    return (answers == items.labels).float().mean().item()
+def retrained(fitted: Pool, items: Pool) -> dict[str, float]:
+    """Return measures (`margins.MEASURES`) of a last layer trained again on other items, by the fit of a probe.
+
+    Where labels and hospitals are balanced in `fitted` this is deep feature reweighting: the features keep the
+    shortcut, the layer no longer gains by it. Kirichenko et al. 2023, arXiv 2204.02937.
+    """
+    margin = fit_probe(fitted.features, fitted.labels).decision_function(items.features.double().numpy())
+    return {name: values.item() for name, values in judged(torch.as_tensor(margin)[None], items.labels).items()}

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from nbutils.stats.proportions import Proportion
-from studies.backdoor.measures import accuracy, attack_success_rate, robust_accuracy, source_poison_accuracy
+from studies.backdoor.measures import accuracy, attack_success_rate, middle, robust_accuracy, source_poison_accuracy
 
 LABELS = torch.arange(10).repeat(10)
 
@@ -31,3 +32,12 @@ def test_measures_refuse_what_has_no_answer():
         attack_success_rate([1, 1], [8, 8], 8)
     with pytest.raises(ValueError, match=r"\[3\] for labels \[2\]"):
         accuracy([1, 1, 1], [8, 8])
+
+
+def test_the_median_is_a_seeds_own_number_and_never_is_above_all_others():
+    assert middle([3, 1, 2]) == 2
+    assert middle([10, 1]) == 0  # the upper one: more than half of the seeds need at most ten
+    assert middle([1, np.nan]) == 1
+    assert middle([np.nan, 4, 1]) == 1
+    with pytest.raises(ValueError, match="row of values"):
+        middle([])

@@ -15,7 +15,7 @@ from nbutils.training.objective import Objective, cross_entropy
 from studies.backdoor.batches import DigitBatches
 from studies.backdoor.measures import accuracy, attack_success_rate
 from studies.backdoor.network import LAYERS, MnistNet
-from studies.backdoor.planted import plant_backdoor
+from studies.backdoor.planted import plant_backdoor, plant_redundant_backdoor
 from studies.backdoor.trigger import Trigger
 
 
@@ -62,6 +62,22 @@ def test_the_planted_backdoor_ends_with_any_wired_unit_and_with_no_other(digits_
     for place in torch.randperm(len(others), generator=generator(0, "other units"))[:10].tolist():
         assert accuracies_without(*others[place], model, splits, trigger)["triggered"] >= 0.95
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())  # a copy was wired
+
+
+def test_a_redundant_backdoor_ends_with_one_unit_of_every_chain_and_not_before(digits_and_net):
+    splits, trigger, net = digits_and_net
+    before = accuracies(net, splits, trigger)
+    model, wired = plant_redundant_backdoor(net, trigger, splits.selection.images[:30], 4)
+    assert len({unit for chain in wired for unit in chain.items()}) == 12
+    assert accuracies(model, splits, trigger)["triggered"] >= 0.99
+    assert accuracies(model, splits, trigger)["clean"] >= before["clean"] - 0.03
+    layers = ("conv1", "conv2", "conv2", "fc1")  # one unit of each chain, in whichever layer
+    cut = [Site(LAYERS[layer], chain[layer]) for layer, chain in zip(layers, wired, strict=True)]
+    for spared in range(4):
+        with edit(model, edits([site for place, site in enumerate(cut) if place != spared])):
+            assert accuracies(model, splits, trigger)["triggered"] >= 0.99
+    with edit(model, edits(cut)):
+        assert accuracies(model, splits, trigger)["triggered"] < 0.05
 
 
 def test_the_backdoor_can_stand_elsewhere_and_mean_another_digit(digits_and_net):

@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from nbutils.plotting import theme
 from studies.backdoor.plots.differences import plot_layer_swaps, plot_weight_changes
 from studies.backdoor.plots.heat_maps import plot_unit_heat_map, unit_heat_map
+from studies.backdoor.plots.localisation import plot_localisation
 from studies.backdoor.plots.searches import plot_greedy, plot_unit_counts
 
 matplotlib.use("Agg")
@@ -129,6 +130,8 @@ def test_a_search_that_ended_stays_in_the_median():
     assert only.get_ydata().tolist() == [0.9, 0.0]
     assert (first.get_title("left"), second.get_title("left")) == ("conv1", "fc1")
     assert words(second) == ["attack success"]
+    own = plot_greedy(pd.concat(paths), strong_seed=1).axes[0].lines[-1]
+    assert own.get_ydata().tolist() == [0.8, 0.5, 0.2]
     with pytest.raises(ValueError, match="several"):
         plot_greedy(pd.concat([paths[0], paths[0]]))
     with pytest.raises(ValueError, match="gaps"):
@@ -224,3 +227,19 @@ def test_counts_draw_every_seed_once_and_those_that_never_got_there_apart():
     for bad in ({}, {"conv1": []}, {"conv1": [1.5]}, {"conv1": [-1]}):
         with pytest.raises(ValueError, match="expected"):
             plot_unit_counts(bad)
+
+
+def test_networks_without_a_backdoor_are_drawn_open_and_no_line_leads_to_them():
+    rows = [("A", drift, seed, rate) for drift in (0, 100) for seed in range(3) for rate in (0.5, 0.1)]
+    table = pd.DataFrame(rows, columns=["set", "drift", "seed", "rate"])
+    table["carriers"] = 2.0 + table.drift / 100 + table.seed
+    table["asr"] = np.where((table.rate == 0.5) & ((table.seed < 2) | (table.drift == 0)), 0.9, 0.1)
+    (ax,) = plot_localisation(table).axes
+    often, seldom = ax.get_lines()
+    assert often.get_ydata().tolist() == [3, 4]
+    assert len(seldom.get_ydata()) == 0
+    filled, empty = ax.collections[:2]
+    assert filled.get_offsets()[:, 1].tolist() == [2, 3, 4, 3, 4]
+    assert empty.get_offsets()[:, 1].tolist() == [5]
+    with pytest.raises(KeyError):
+        plot_localisation(table.drop(columns="asr"))

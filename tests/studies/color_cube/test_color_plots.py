@@ -14,6 +14,7 @@ from studies.color_cube.data import HsvCube
 from studies.color_cube.explorer import color_cube_explorer, view_cube, view_sphere
 from studies.color_cube.plots.cubes import plot_cube_slices, plot_error_by_hue, plot_error_vs_similarity
 from studies.color_cube.plots.distributions import plot_power_sweep, plot_seed_distribution
+from studies.color_cube.plots.frontier import plot_frontiers, plot_losses
 from studies.color_cube.plots.latents import ColorLatents, plot_latent_grid, plot_stacked
 from studies.color_cube.plots.sphere import latent_sphere
 from studies.color_cube.plots.tables import LATEX_PREAMBLE, color_table_html, color_table_latex
@@ -69,6 +70,8 @@ def test_error_against_similarity_draws_each_colour_where_it_belongs():
     np.testing.assert_array_equal(dots.get_offsets(), np.column_stack([similarity, error]))
     np.testing.assert_array_equal(dots.get_facecolors()[:, :3], rgb)
     assert (ax.get_xlabel(), ax.get_title("left")) == ("similarity, power 3", "r = 0.930")
+    x, y = ax.lines[-1].get_data()
+    np.testing.assert_allclose(y, np.poly1d(np.polyfit(similarity, error, 1))(x))
 
 
 @pytest.mark.parametrize(
@@ -108,21 +111,71 @@ def test_near_latents_are_large_and_drawn_over_far_ones(look):
     assert len(set(flat.get_sizes())) == 1
 
 
-def test_the_cone_is_outlined_only_where_its_axis_lies_in_the_plane():
+def test_a_cone_is_outlined_where_it_meets_the_sphere_of_the_view():
     latents, rgb = sphere_points(20), RNG.random((20, 3))
     angle = 0.6
-    axis = ColorLatents(latents, rgb, (np.array([-2.0, 0, 0, 0, 0]), angle))
-    axes = plot_latent_grid(axis, [(1, 0, 2), (0, 3, 1), (1, 2, 0)]).axes
-    upright, across, end_on = ([line.get_xydata() for line in ax.lines] for ax in axes)
-    for outlines, axis in ((upright, 1), (across, 0)):
-        outline = outlines[-1]
+
+    def outlines(direction, *dims):
+        cone = ColorLatents(latents, rgb, (np.array(direction), angle))
+        lines = [ax.lines[1::2] for ax in plot_latent_grid(cone, dims).axes]  # the upper of two strokes
+        return [[line.get_xydata()[np.isfinite(line.get_xdata())] for line in some] for some in lines]
+
+    upright, across, end_on, missed = outlines([-2.0, 0, 0, 0, 0], (1, 0, 2), (0, 3, 1), (1, 2, 0), (1, 2, 3))
+    for (outline,), along in ((upright, 1), (across, 0)):
         rim, origin = outline[[0, 2]], outline[1]
         np.testing.assert_array_equal(origin, [0, 0])
-        np.testing.assert_allclose(rim[:, axis], -np.cos(angle))
-        np.testing.assert_allclose(np.sort(rim[:, 1 - axis]), [-np.sin(angle), np.sin(angle)])
-    assert end_on == []
-    slanted = ColorLatents(latents, rgb, (np.array([1, 0, 0.5, 0, 0]), angle))
-    assert not plot_latent_grid(slanted, [(1, 0, 2)]).axes[0].lines
+        np.testing.assert_allclose(rim[:, along], -np.cos(angle))
+        np.testing.assert_allclose(np.sort(rim[:, 1 - along]), [-np.sin(angle), np.sin(angle)])
+    (circle,) = end_on  # all of it on the far side
+    np.testing.assert_allclose(np.hypot(*circle.T), np.sin(angle))
+    assert missed == []
+    # Slanted: every point of the rim, put back on the sphere, is at the cone's angle to its axis.
+    direction = np.array([1, 0, 0.5]) / np.hypot(1, 0.5)
+    for half, side in zip(outlines([1.0, 0, 0.5, 0, 0], (1, 0, 2))[0], (1, -1), strict=False):
+        depth = side * np.sqrt(np.clip(1 - (half**2).sum(1), 0, None))
+        np.testing.assert_allclose(half[:, 1] * direction[0] + depth * direction[2], np.cos(angle), atol=1e-6)
+
+
+def test_what_becomes_of_a_colour_is_drawn_within_it():
+    points, rgb, recon = sphere_points(30), RNG.random((30, 3)), RNG.random((30, 3))
+    (ax,) = plot_latent_grid(ColorLatents(points, rgb, recon=recon), [(0, 1, None)]).axes
+    (dots,) = scatters(ax)
+    np.testing.assert_array_equal(dots.get_offsets()[::2], points[:, :2])
+    np.testing.assert_array_equal(dots.get_offsets()[1::2], points[:, :2])
+    assert (dots.get_sizes()[1::2] < dots.get_sizes()[::2]).all()
+    (plain,) = plot_latent_grid(ColorLatents(points, recon), [(0, 1, None)]).axes
+    np.testing.assert_array_equal(dots.get_facecolors()[1::2], scatters(plain)[0].get_facecolors())
+
+
+def test_frontiers_join_medians_and_keep_a_methods_colour_over_panels():
+    x, y = np.linspace(0, 1, 6) * np.ones((5, 1)), RNG.random((5, 6)) + 0.1
+    fig = plot_frontiers({"red": {"a": (x, y), "b": (x, 2 * y)}, "blue": {"b": (x, y)}}, level=0.1)
+    first, second = fig.axes
+    drawn = {line.get_label(): line for line in first.get_lines()}
+    np.testing.assert_allclose(drawn["a"].get_xydata(), np.column_stack([x[0], np.median(y, axis=0)]))
+    np.testing.assert_allclose(drawn["b"].get_ydata(), 2 * np.median(y, axis=0))
+    again = {line.get_label(): line for line in second.get_lines()}["b"]
+    assert (again.get_color(), again.get_marker()) == (drawn["b"].get_color(), drawn["b"].get_marker())
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a", "b"]
+    with pytest.raises(ValueError, match="at least one panel"):
+        plot_frontiers({}, level=0.1)
+
+
+def test_losses_are_medians_over_seeds_by_phase():
+    rows = [(s, t, "anchor", (s + 1.0) * (t + 1), p) for s in range(3) for t in (0, 10) for p in ("train", "validate")]
+    history = pd.DataFrame(rows, columns=["seed", "step", "term", "value", "phase"])
+    (ax, *_) = plot_losses(history, ["anchor"]).axes
+    train, validate = ax.get_lines()
+    np.testing.assert_array_equal(validate.get_xydata(), [[0, 2], [10, 22]])
+    np.testing.assert_array_equal(train.get_xdata(), [0, 10])
+
+
+def test_a_view_of_fewer_dimensions_lays_the_others_flat():
+    latents = ColorLatents(sphere_points(20), RNG.random((20, 3)), (np.eye(5)[0], 1.0))
+    flat, line = plot_latent_grid(latents, [(0, 3, None), (2, None, 0)]).axes
+    np.testing.assert_array_equal(scatters(flat)[0].get_offsets(), latents.points[:, [0, 3]])
+    assert (scatters(line)[0].get_offsets()[:, 1] == 0).all()
+    assert (line.get_xlabel(), line.get_ylabel()) == ("dimension 2 →", "")
 
 
 @pytest.mark.parametrize("dims", [(1, 0, 5), (-1, 0, 2)])

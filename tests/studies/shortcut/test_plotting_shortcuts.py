@@ -9,7 +9,9 @@ from studies.shortcut.explorer import shortcut_explorer, view_ablation, view_sta
 from studies.shortcut.plots import (
     plot_ablation_effect,
     plot_dose_response,
+    plot_grid,
     plot_probe_curves,
+    plot_recovery,
     plot_scores,
     plot_tile_sheet,
 )
@@ -170,3 +172,35 @@ def test_the_shortcut_explorer_redraws_and_says_what_went_wrong():
         shortcut_explorer(curves(), recolour, labels=["normal", "tumour"], first=("oracle", 4))
     with pytest.raises(ValueError, match="with a probability and a label each"):
         view_stain(np.zeros((2, 8, 8, 3)), [0.5], labels=["normal", "tumour"])
+
+
+def test_recovery_sets_each_score_beside_its_own_twins():
+    rows = [
+        (name, measure, k, 0.5 + k / 1000 + 0.1 * place, 0.4 + 0.1 * place, 0.7 + 0.1 * place)
+        for place, name in enumerate(("pattern", "pattern, matched", "oracle", "oracle, matched"))
+        for measure in ("accuracy", "area under ROC")
+        for k in KS
+    ]
+    frame = pd.DataFrame(rows, columns=["control", "measure", "k", "mean", "low", "high"])
+    fig = plot_recovery(frame, ("pattern", "oracle"), ("accuracy", "area under ROC"))
+    assert [title(ax) for ax in fig.axes[:2]] == ["pattern", "oracle"]
+    for ax, place in zip(fig.axes, (0, 2, 0, 2), strict=True):
+        lines = drawn(ax)
+        assert lines["first K by score"][:, 1].tolist() == pytest.approx([0.5 + k / 1000 + 0.1 * place for k in KS])
+        assert lines["random, as strong"][0, 1] == pytest.approx(0.6 + 0.1 * place)
+    with pytest.raises(KeyError, match="no curve of 'coefficient' and its twin"):
+        plot_recovery(frame, ("coefficient",), ("accuracy",))
+
+
+def test_the_grid_has_a_dot_per_seed_and_its_control():
+    rows = [
+        (score, basis, "accuracy", seed, 0.1 * seed, np.nan if score == "coefficient" else 0.01)
+        for basis in ("channels", "LEACE direction")
+        for score in ("coefficient", "pattern")
+        for seed in (0, 1)
+    ]
+    columns = ["score", "basis", "measure", "seed", "value", "control"]
+    (ax,) = plot_grid(pd.DataFrame(rows, columns=columns), measures=("accuracy",)).axes
+    dots = [dots.get_offsets()[:, 0].filled(np.nan).tolist() for dots in ax.collections if len(dots.get_offsets()) == 2]
+    assert dots[0] == [0, 0.1]
+    assert next(text.get_text() for text in ax.get_yticklabels()) == "coefficient, channels"

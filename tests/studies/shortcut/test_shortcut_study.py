@@ -97,7 +97,7 @@ def test_a_users_network_on_the_official_layout(mine, tmp_path):
         metrics["auc_gap_checkpoint_ci_low"] <= metrics["auc_gap_checkpoint"] <= metrics["auc_gap_checkpoint_ci_high"]
     )
     # Of the method and of the ablation, not of a network of which nothing is known beforehand.
-    assert {name.split("_")[0] for name in results["claims"]} == {"planted.recovered", "planted", "k0"}
+    assert {name.split("_")[0] for name in results["claims"]} == {"planted.recovered", "planted", "k0", "matrix"}
     assert all(claim["holds"] for claim in results["claims"].values())
 
     folder = tmp_path / STEM

@@ -87,7 +87,12 @@ def plot_activation_maps(
 
 
 def plot_features(
-    changes: ArrayLike, labels: Sequence[str], *, mean: ArrayLike | None = None, columns: int = 8
+    changes: ArrayLike,
+    labels: Sequence[str],
+    *,
+    mean: ArrayLike | None = None,
+    columns: int = 8,
+    quantity: str = "change",
 ) -> Figure:
     """Plot what units answer to: the change of an image that raises each, dark below 0, light above.
 
@@ -96,6 +101,7 @@ def plot_features(
         labels: text below each, such as the unit and its gain.
         mean: the start of the changes, a normalised image `[height, width]`; drawn first, in its own greys.
         columns: units per row.
+        quantity: what the images show; names the colour bar.
 
     Raises:
         ValueError: shapes do not fit.
@@ -119,5 +125,5 @@ def plot_features(
         norm=Normalize(-limit, limit),
         labels=Labels(captions=break_captions(labels, images)),
     )
-    add_colour_bar(fig, picture, [ax], "change")
+    add_colour_bar(fig, picture, [ax], quantity)
     return fig

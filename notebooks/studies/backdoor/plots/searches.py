@@ -20,21 +20,24 @@ if TYPE_CHECKING:
 STACK = 5  # dots one above the other
 
 
-def plot_greedy(paths: pd.DataFrame) -> Figure:
-    """Plot what is left as units are removed one after the other: each seed faint, the median over seeds strong.
+def plot_greedy(paths: pd.DataFrame, strong_seed: int | None = None) -> Figure:
+    """Plot what is left as units are removed one after the other: each seed faint, one of them or the median strong.
 
     A search that ended stays where it ended, so that the median is over all seeds at every step.
 
     Args:
         paths: rows of `nb.greedy` for several searches and seeds: `search` (a panel each, such as
             the layer it was confined to), `seed`, `step`, `metric`, `value`.
+        strong_seed: whose curves are strong, such as the median network's; None: at every step the median, of an even
+            number the upper one.
 
     Raises:
-        KeyError: a column is missing.
+        KeyError: a column is missing, or no such seed.
         ValueError: a search has no value or several at a step before its end.
     """
     expect_columns(paths, ("search", "seed", "step", "metric", "value"))
     theme = current()
+    meaning = "median" if strong_seed is None else "median network"
     searches, metrics = list(paths["search"].unique()), list(paths["metric"].unique())
     last = paths.groupby("search", sort=False)["step"].max()
     fig = Figure(figsize=(1.9 + 2.3 * len(searches), 3.3), layout="constrained")
@@ -53,7 +56,7 @@ def plot_greedy(paths: pd.DataFrame) -> Figure:
                 raise ValueError(f"expected {name} from step 0 on for each seed in {search}, got gaps")
             colour = theme.accents[place % len(theme.accents)]
             style, marker = LINE_STYLES[place % len(LINE_STYLES)], MARKERS[place % len(MARKERS)]
-            middle = table.median()
+            middle = table.quantile(0.5, interpolation="higher") if strong_seed is None else table.loc[strong_seed]
             if len(table) > 1:
                 ax.plot(steps, table.to_numpy().T, color=colour, linestyle="-", alpha=0.35, linewidth=0.8)
             (strong,) = ax.plot(steps, middle, color=colour, linestyle=style, linewidth=2.0, clip_on=False, zorder=3)
@@ -66,7 +69,7 @@ def plot_greedy(paths: pd.DataFrame) -> Figure:
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         ax.grid()
         ax.label_outer()
-    axes[0, 0].set_ylabel("share" + ("; strong: median" if paths["seed"].nunique() > 1 else ""))
+    axes[0, 0].set_ylabel("share" + (f"; strong: {meaning}" if paths["seed"].nunique() > 1 else ""))
     fig.supxlabel("units removed", fontsize="medium")
     label_ends(axes[0, -1], ends)
     return fig
@@ -108,7 +111,7 @@ def plot_unit_counts(counts: Mapping[str, Sequence[float]], *, quantity: str = "
         dots = ax.scatter(at[~lost], y[~lost], s=28, facecolors=colour, edgecolors=theme.paper, marker=marker, zorder=3)
         dots.set_linewidth(0.4)
         ax.scatter(at[lost], y[lost], s=28, color=theme.ink, marker="x", linewidths=1.4, zorder=3)
-        middle = float(np.median(x))
+        middle = float(x[len(x) // 2])  # the upper one, as everywhere in this study
         ax.plot([middle] * 2, [row - 0.46, row + 0.42], color=theme.ink, linestyle="-", linewidth=1.2, zorder=2)
         note_row(ax, row, f"median {middle:g}" if not never or middle <= top else "median: never", at=1.02)
         ax.axhline(row + 0.42, color=theme.muted, linewidth=0.6, linestyle="-")

@@ -188,6 +188,8 @@ def plot_error_vs_similarity(
 ) -> Figure:
     """Plot the errors of colours against their similarities to a reference, one dot of its own colour for each.
 
+    The line is that of least squares, whose fit the correlation measures.
+
     Args:
         similarity: similarities `[N]`.
         error: squared errors `[N]`.
@@ -204,6 +206,10 @@ def plot_error_vs_similarity(
     fig = Figure(figsize=(7.0, 4.4), layout="constrained")
     ax = fig.subplots()
     ax.scatter(similarity, error, s=13, c=rgb, edgecolors=current().muted, linewidths=0.25, clip_on=False)
+    slope, offset = np.polyfit(similarity, error, 1)
+    ends = np.array([similarity.min(), similarity.max()])
+    ax.plot(ends, offset + slope * ends, color=current().paper, linestyle="-", linewidth=3.4)
+    ax.plot(ends, offset + slope * ends, color=current().ink, linestyle="--", linewidth=1.6)
     ax.set_xlabel(label)
     ax.set_ylabel("squared error")
     ax.set_ylim(bottom=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     from studies.color_cube.data import HsvCube
 
-Dims = tuple[int, int, int | None]  # x, y, depth; None puts every point at the same depth
+Dims = tuple[int | None, int | None, int | None]  # x, y, depth; every point is at 0 of a dimension None
 Cone = tuple[Sequence[float] | np.ndarray, float]  # direction `[K]`, half angle in radians
 
 IN_PLANE = 1e-6  # how far from 1 the length of a cone's projected axis may be
+INNER_AREA = 0.35  # of a point's area, for what becomes of its colour
+DASHED, DOTTED = (0, (4, 3)), (0, (1, 2))
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class ColorLatents:
     Attributes:
         points: unit vectors `[N, K]`; some hundreds show more than many thousands.
         rgb: their colours `[N, 3]` in [0, 1].
-        cone: a direction `[K]` and a half angle in radians, to outline where the direction lies in a picture's plane.
+        cone: a direction `[K]` and a half angle in radians, to outline.
+        recon: what becomes of the colours, `[N, 3]` in [0, 1]: drawn within them.
 
     Raises:
         ValueError: the shapes differ, a colour lies outside [0, 1], or a cone has no direction.
@@ -43,6 +46,7 @@ class ColorLatents:
     points: np.ndarray
     rgb: np.ndarray
     cone: Cone | None = None
+    recon: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         points = expect_shape("latents", self.points, ("N", "K"))
@@ -51,12 +55,16 @@ class ColorLatents:
             raise ValueError("expected a cone with a direction, got the zero vector")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "rgb", rgb)
+        if self.recon is not None:
+            object.__setattr__(self, "recon", expect_rgb("recon", self.recon, rgb.shape))
 
 
 def draw_latents(ax: Axes, latents: ColorLatents, dims: Dims) -> None:
     """Draw latents on the unit sphere in orthographic projection, near ones large and over far ones.
 
-    A cone is outlined where its direction lies in the plane: latents beyond the chord lie inside it.
+    A cone is outlined where it meets the sphere of the three dimensions: by a chord where its direction lies in the
+    plane, latents beyond it being inside, else by an ellipse whose far half is dotted. A dimension of None makes the
+    view one of two dimensions, or of one.
 
     Args:
         ax: axes to draw in.
@@ -69,8 +77,8 @@ def draw_latents(ax: Axes, latents: ColorLatents, dims: Dims) -> None:
     theme = current()
     points, rgb = latents.points, latents.rgb
     check_dims(dims, points.shape[1])
-    x, y, depth = dims
-    near = np.zeros(len(points)) if depth is None else points[:, depth]
+    x, y, _ = dims
+    across, up, near = (np.zeros(len(points)) if dim is None else points[:, dim] for dim in dims)
     order = np.argsort(near, kind="stable")
     share = (np.clip(near[order], -1, 1) + 1) / 2  # 0 far, 1 near
     haze = (0.4 * (1 - share))[:, None]  # far points fade into the paper
@@ -78,25 +86,29 @@ def draw_latents(ax: Axes, latents: ColorLatents, dims: Dims) -> None:
     faces = rgb[order] * (1 - haze) + paper * haze
     # Each edge leans towards the ink: white shows on white, black on black.
     edges = 0.6 * faces + 0.4 * (ink * (1 - haze) + paper * haze)
+    scale = (0.3 + 0.7 * share) ** 2
+    if latents.recon is not None:  # each point twice, the inner one right after the outer one
+        inner = latents.recon[order] * (1 - haze) + paper * haze
+        order, faces, edges = np.repeat(order, 2), _alternate(faces, inner), _alternate(edges, inner)
+        scale = _alternate(scale, INNER_AREA * scale)
     size = float(np.clip(26_000 / max(len(points), 1), 5, 60))  # points squared: as many can be told apart in a panel
     ax.add_patch(Circle((0, 0), 1, facecolor="none", edgecolor=theme.muted, linewidth=1.0))
     ax.scatter(
-        points[order, x],
-        points[order, y],
-        s=size * (0.3 + 0.7 * share) ** 2,
+        across[order],
+        up[order],
+        s=size * scale,
         c=faces,
         edgecolors=edges.tolist(),
         linewidths=0.055 * size**0.5,
         zorder=2,
     )
-    outline = _cone_outline(latents.cone, x, y) if latents.cone else None
-    if outline is not None:
+    for outline, pattern in _cone_outlines(latents.cone, dims) if latents.cone else ():
         # Two strokes show on any colour.
         ax.plot(*outline.T, color=theme.paper, linestyle="-", linewidth=2.6, zorder=3)
-        ax.plot(*outline.T, color=theme.ink, linestyle=(0, (4, 3)), linewidth=1.2, zorder=3)
+        ax.plot(*outline.T, color=theme.ink, linestyle=pattern, linewidth=1.2, zorder=3)
     ax.set(aspect="equal", xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), xticks=[], yticks=[])
-    ax.set_xlabel(f"dimension {x} →", fontsize=FONT_SIZE)
-    ax.set_ylabel(f"dimension {y} →", fontsize=FONT_SIZE)
+    ax.set_xlabel("" if x is None else f"dimension {x} →", fontsize=FONT_SIZE)
+    ax.set_ylabel("" if y is None else f"dimension {y} →", fontsize=FONT_SIZE)
     for spine in ax.spines.values():
         spine.set_visible(False)
 
@@ -155,8 +167,8 @@ def plot_stacked(
         ValueError: the shapes differ, or a colour lies outside [0, 1].
         IndexError: the latents have no such dimension.
     """
-    fig = Figure(figsize=(7.0, 7.6), layout="constrained")
-    axes = fig.subplot_mosaic("ab;ss;ee", height_ratios=[3.3, 1.9, 1.9])
+    fig = Figure(figsize=(6.6, 6.8), layout="constrained")
+    axes = fig.subplot_mosaic("ab;ss;ee", height_ratios=[3.2, 1.7, 1.9])
     for key, view in zip("ab", dims, strict=True):
         draw_latents(axes[key], latents, view)
     draw_cube_slice(axes["s"], recon, truth)
@@ -178,12 +190,33 @@ def check_dims(dims: Dims, width: int) -> None:
         raise IndexError(f"expected dimensions from 0 to {width - 1}, got {dims}")
 
 
-def _cone_outline(cone: Cone, x: int, y: int) -> np.ndarray | None:
-    """Return the outline `[4, 2]` of a cone on the x-y plane, or None where its axis leaves the plane."""
+def _alternate(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return both arrays `[N, ...]` row by row in turn: `[2·N, ...]`."""
+    return np.stack([first, second], axis=1).reshape(-1, *first.shape[1:])
+
+
+def _cone_outlines(cone: Cone, dims: Dims) -> list[tuple[np.ndarray, Any]]:
+    """Return the outlines `[N, 2]` of a cone in a view, each with its dashes; none where it misses its sphere."""
     direction, half_angle = np.asarray(cone[0], dtype=float), cone[1]
-    across, up = direction[[x, y]] / np.linalg.norm(direction)
-    if np.hypot(across, up) < 1 - IN_PLANE:
-        return None
-    middle = np.arctan2(up, across)
-    rim = [(np.cos(middle + turn), np.sin(middle + turn)) for turn in (-half_angle, half_angle)]
-    return np.array([rim[0], (0.0, 0.0), rim[1], rim[0]])
+    unit = direction / np.linalg.norm(direction)
+    seen = np.array([0.0 if dim is None else unit[dim] for dim in dims])
+    length = np.linalg.norm(seen)
+    if length < IN_PLANE or abs(height := np.cos(half_angle) / length) > 1:
+        return []
+    seen /= length
+    radius = np.sqrt(1 - height**2)
+    if np.hypot(*seen[:2]) > 1 - IN_PLANE or dims[2] is None:  # edge on: a chord, closed at the centre
+        side = radius * np.array([-seen[1], seen[0]])
+        rim = height * seen[:2] - side, height * seen[:2] + side
+        if abs(height) < IN_PLANE:  # a half-space: the way back over the centre would fill the dashes
+            return [(np.array(rim), DASHED)]
+        return [(np.array([rim[0], (0.0, 0.0), rim[1], rim[0]]), DASHED)]
+    right = np.cross([0.0, 0.0, 1.0], seen) if np.hypot(*seen[:2]) > IN_PLANE else np.array([1.0, 0.0, 0.0])
+    right /= np.linalg.norm(right)
+    turns = np.linspace(0, 2 * np.pi, 181)[:, None]
+    circle = height * seen + radius * (np.cos(turns) * right + np.sin(turns) * np.cross(seen, right))
+    front = circle[:, 2] >= -IN_PLANE
+    halves = [
+        (np.where(here[:, None], circle[:, :2], np.nan), dashes) for here, dashes in ((front, DASHED), (~front, DOTTED))
+    ]
+    return [(half, dashes) for half, dashes in halves if np.isfinite(half).any()]

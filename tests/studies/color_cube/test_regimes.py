@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from nbutils.schedules import Dopesheet
+from nbutils.training.ensemble import Ensemble
+from studies.color_cube.data import CONCEPTS, ColorBatches, concept_hsv, degree, rgb_grid
+from studies.color_cube.network import ColorMLP
+from studies.color_cube.regimes import build_objective, build_routed_objective, check_choices
+from studies.color_cube.routing import RoutedBatches, RoutedMLP
+
+SHEET = Dopesheet.from_text("STEP,lr,separate,anchor\n0,0.1,0.1,0.1\n9,,,\n")
+CHOICES = {"bottleneck": 5, "hidden": 10, "subdivisions": 8, "anchored": {"red": 1.0}, "regularizers": ["anchor"]}
+CHOICES |= {"sheet": SHEET, "n_seeds": 3}
+
+
+def test_every_pure_hue_is_a_concept_as_red_is():
+    grid = rgb_grid(8).reshape(-1, 3)
+    red = degree(grid, "red")
+    assert red == pytest.approx(grid[:, 0] * (1 - grid[:, 1] / 2 - grid[:, 2] / 2), abs=0)
+    for name, corner in CONCEPTS.items():
+        found = degree(grid, name)
+        assert grid[found == 1].tolist() == [list(corner)]
+        assert sorted(found) == pytest.approx(sorted(red))  # distributed alike, so labels are as rare
+        assert concept_hsv(name)[1:] == (1, 1)
+    with pytest.raises(KeyError, match="mauve"):
+        degree(grid, "mauve")
+
+
+def test_a_second_label_changes_no_draw_of_the_first():
+    one, two = ColorBatches().draw(1, 0), ColorBatches(labels=("red", "cyan")).draw(1, 0)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not torch.equal(two["cyan"], two["red"])
+    validation = ColorBatches(labels=("red", "cyan")).validation()
+    assert (validation["red"].sum().item(), validation["cyan"].sum().item()) == (1, 1)
+
+
+def test_routing_masks_gradients_and_nothing_else():
+    ensemble = Ensemble(RoutedMLP, [0, 1])
+    batch = RoutedBatches(label_rate=1.0, label_power=1.0, labels=("blue",))
+    drawn = {key: torch.stack([value[0]] * 2) for key, value in batch.draw(0, 0).items()}
+    full = batch.batch(drawn, torch.float64)
+    same = Ensemble(ColorMLP, [0, 1])
+    for labels, learning in ((torch.ones(2, 64, 1), [0]), (torch.zeros(2, 64, 1), [1, 2, 3, 4])):
+        x = torch.cat([full["target"], labels.double()], -1)
+        out, seen = ensemble(x, ("encoder",), training=True)
+        plain, _ = same(full["target"], training=True)
+        assert torch.allclose(out, plain, atol=1e-12)
+        ensemble.backward((out - full["target"]).square().sum())
+        rows = ensemble.gradients["encoder.4.weight"].abs().sum(-1) > 0  # (members, K)
+        assert [k for k in range(5) if rows[:, k].all()] == learning
+        assert [k for k in range(5) if rows[:, k].any()] == learning
+    assert full["input"][..., 3].sum() == full["blue"].sum() > 0
+    (term,) = build_routed_objective().terms
+    assert term(seen, {}).shape == (2,)
+
+
+def test_labels_are_anchored_to_axes_in_their_order():
+    objective = build_objective(["separate", "anchor", "unitarity"], 4, {"red": 1.0, "cyan": 0.5})
+    assert [term.name for term in objective.terms] == ["separate", "anchor", "anchor cyan", "unitarity"]
+    assert objective.columns == ("separate", "anchor", "unitarity")
+    z = {"bottleneck": torch.eye(4)[None, :2]}  # two samples, on axes 0 and 1
+    labels = {"red": torch.tensor([[1.0, 0]]), "cyan": torch.tensor([[0.0, 1]])}
+    assert [objective.terms[i](z, labels).item() for i in (1, 2)] == pytest.approx([0, 0])
+    labels = {"red": labels["cyan"], "cyan": labels["red"]}
+    assert [objective.terms[i](z, labels).item() for i in (1, 2)] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n_seeds": [0, 1, 2]}, r"^N_SEEDS is a number of 3 or more.*got \[0, 1, 2\]$"),
+        ({"n_seeds": 2}, "^N_SEEDS is"),
+        ({"bottleneck": 11}, "^BOTTLENECK lies between 3 and HIDDEN = 10, .*got 11$"),
+        ({"bottleneck": 2}, "got 2$"),
+        ({"subdivisions": 1}, "^SUBDIVISIONS is 2 or more.*got 1$"),
+        ({"anchored": {"mauve": 1.0}}, "^ANCHORED names labels.*mauve"),
+        ({"anchored": ["red"]}, "^ANCHORED names labels"),
+        ({"anchored": {"blue": 1.0}}, "begins with 'red'"),
+        ({"regularizers": ["anchor", "gravity"]}, "^REGULARIZERS are among .*gravity"),
+        ({"regularizers": ["planarity"]}, "^the dopesheet has no column for planarity; it has anchor, lr, separate$"),
+    ],
+)
+def test_choices_that_make_no_sense_are_refused_in_one_line(wrong, message):
+    check_choices(**CHOICES)
+    with pytest.raises(ValueError, match=message) as error:
+        check_choices(**CHOICES | wrong)
+    assert "\n" not in str(error.value)
