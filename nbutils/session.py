@@ -142,8 +142,8 @@ def begin(
 
     Raises:
         FileNotFoundError: no such dopesheet.
-        ValueError: no such profile, data or device, no seeds, a seed twice or below 0, fewer than one process, no stem
-            or that of another notebook than the one that runs.
+        ValueError: no such profile, data or device, no seeds, a seed twice or below 0, fewer than one process, a path
+            that is none, no stem or that of another notebook than the one that runs.
 
     >>> import nbutils as nb
     >>> session = nb.begin("01-color-cube", profile="quick", data="embedded", seeds=3, processes=1)
@@ -156,11 +156,14 @@ def begin(
     if not isinstance(stem, str) or not stem or Path(stem).name != stem:
         raise ValueError(f"STEM is a notebook's name without folder or suffix; got {stem!r}")
     layout.expect_own(stem)
-    if dopesheet is not None and not Path(dopesheet).is_file():
-        raise FileNotFoundError(f"DOPESHEET {str(dopesheet)!r} is no file; None means dopesheets/{stem}.csv")
     chosen = _seeds(seeds)
     if processes is not None and (not _whole(processes) or processes < 1):
         raise ValueError(f"PROCESSES is a whole number of 1 or more, or None; got {processes!r}")
+    for name, path in (("RUNS", runs), ("DOPESHEET", dopesheet)):
+        if path is not None and not (isinstance(path, str | Path) and str(path)):
+            raise ValueError(f"{name} is a path or None; got {path!r}")
+    if dopesheet is not None and not Path(dopesheet).is_file():
+        raise FileNotFoundError(f"DOPESHEET {str(dopesheet)!r} is no file; None means dopesheets/{stem}.csv")
     chosen_device = devices.choose(device)
     own = os.cpu_count() or 1 if chosen_device.type == "cpu" else 1  # processes would share the one accelerator
     count = processes or own

@@ -47,6 +47,8 @@ def test_results_come_from_the_function_once(tmp_path):
         ({"seeds": [-1]}, "0 or more"),
         ({"processes": 0}, "PROCESSES"),
         ({"processes": True}, "PROCESSES"),
+        ({"runs": 5}, "RUNS is a path or None; got 5"),
+        ({"dopesheet": ""}, "DOPESHEET is a path"),
         ({"device": "gpu"}, "DEVICE is 'cpu', 'cuda', 'cuda:1', …, or 'mps'; got 'gpu'; there is cpu"),
         ({"device": None}, "DEVICE is 'cpu'"),
         ({"device": "cuda:7"}, "DEVICE='cuda:7': torch sees no such device; there is cpu"),
