@@ -104,3 +104,24 @@ def check_choices(
     columns = {parameter.name for parameter in sheet.parameters}
     if missing := sorted({"lr", *regularizers} - columns):
         raise ValueError(f"the dopesheet has no column for {', '.join(missing)}; it has {', '.join(sorted(columns))}")
+
+
+def check_comparison(*, others: object, level: object, **counts: object) -> None:
+    """Refuse a comparison that makes no sense, before anything is trained.
+
+    Args:
+        others: further colours beside red, by name, each once.
+        level: of added error where removals are compared, between 0 and 1.
+        **counts: whole numbers of 1 or more, by the parameter's name.
+
+    Raises:
+        ValueError: one line that says which choice, and what is expected.
+    """
+    known = [name for name in CONCEPTS if name != "red"]
+    if not isinstance(others, list | tuple) or len({*others} & {*known}) < len(others):
+        raise ValueError(f"OTHERS lists colours among {', '.join(known)}, each once; got {others!r}")
+    if not isinstance(level, int | float) or not 0 < level < 1:
+        raise ValueError(f"LEVEL is an added error between 0 and 1; got {level!r}")
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name} is a whole number of 1 or more; got {count!r}")

@@ -5,7 +5,7 @@ from nbutils.schedules import Dopesheet
 from nbutils.training.ensemble import Ensemble
 from studies.color_cube.data import CONCEPTS, ColorBatches, concept_hsv, degree, rgb_grid
 from studies.color_cube.network import ColorMLP
-from studies.color_cube.regimes import build_objective, build_routed_objective, check_choices
+from studies.color_cube.regimes import build_objective, build_routed_objective, check_choices, check_comparison
 from studies.color_cube.routing import RoutedBatches, RoutedMLP
 
 SHEET = Dopesheet.from_text("STEP,lr,separate,anchor\n0,0.1,0.1,0.1\n9,,,\n")
@@ -85,3 +85,22 @@ def test_choices_that_make_no_sense_are_refused_in_one_line(wrong, message):
     with pytest.raises(ValueError, match=message) as error:
         check_choices(**CHOICES | wrong)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"others": ["mauve"]}, "^OTHERS lists colours among .*mauve"),
+        ({"others": ["blue", "blue"]}, "^OTHERS lists .* each once"),
+        ({"others": "blue"}, "^OTHERS lists .*got 'blue'$"),
+        ({"others": ["red"]}, "^OTHERS lists"),
+        ({"level": 0}, "^LEVEL is an added error between 0 and 1; got 0$"),
+        ({"SIDE_SEEDS": 0}, "^SIDE_SEEDS is a whole number of 1 or more; got 0$"),
+        ({"BATCH_SIZE": "64"}, "^BATCH_SIZE is a whole number of 1 or more; got '64'$"),
+    ],
+)
+def test_comparisons_that_make_no_sense_are_refused_in_one_line(wrong, message):
+    sensible = {"others": ["blue", "cyan"], "level": 0.1, "SIDE_SEEDS": 20}
+    check_comparison(**sensible)
+    with pytest.raises(ValueError, match=message):
+        check_comparison(**sensible | wrong)
