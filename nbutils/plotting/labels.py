@@ -73,6 +73,9 @@ def label_ends(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> list[Annotat
         ax: axes in which the lines are drawn.
         ends: y at the right end, name and colour of each.
     """
+    ends = [end for end in ends if np.isfinite(end[0])]  # a line of no finite values has no end to name
+    if not ends:
+        return []
     height = ax.get_window_extent().height / _figure(ax).dpi
     gap = FONT_SIZE * 1.2 / 72 / height
     wanted = ax.transLimits.transform(ax.transScale.transform([(0, y) for y, _, _ in ends]))[:, 1]

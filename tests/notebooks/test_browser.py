@@ -36,7 +36,7 @@ SMALL = {
     **{"N_SEEDS": 3, "SEEDS": [42, 123, 456], "FEW_SEEDS": 1, "EPOCHS": 1, "LAMBDAS": [0.01, 0.1], "N_RANDOM": 3},
     **{"GRID": 8, "SEARCH": 200, "MOST": 3, "RECOVERY_STEPS": 5, "MASK_STEPS": 5, "KS": "0,8,64,256"},
     **{"N_AUDIT": 64, "DIRECTIONS": 4, "NULL_DRAWS": 10, "PROMPTS": 16, "METHOD_PROMPTS": 8},
-    **{"PATH_STEPS": 2},
+    **{"PATH_STEPS": 2, "OPTIMAL_STEPS": 2},
 }
 SHORTER = 20  # times, is the training
 SCHEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
