@@ -28,11 +28,16 @@ TINY = {
     "03": {"N_SEEDS": 2, "N_RANDOM": 2, "SIZE": 24},
     "04": {"EPOCHS": 1, "SEEDS": [42, 123, 456], "FEW_SEEDS": 1, "WIDTH": 8, "BLOCKS": 2, "N_AUDIT": 8}
     | {"DIRECTIONS": 4, "NULL_DRAWS": 5, "LAMBDAS": [0.003, 0.01, 0.03]},
-    "05": {"N_SEEDS": 3, "LAYERS": 1, "PROMPTS": 4, "METHOD_PROMPTS": 2, "LOADER_BATCH": 3, "BATCH_SIZE": 4}
+    "05": {"N_SEEDS": 3, "LAYERS": 2, "PROMPTS": 4, "METHOD_PROMPTS": 2, "LOADER_BATCH": 3, "BATCH_SIZE": 4}
     | {"PATH_STEPS": 2, "THRESHOLDS": (0.01, 0.5), "SIZES": (0, 1, 8, 16)},
 }
-# A head on pooled features works on the processor, where `studies.shortcut.features.extract` leaves them.
-ON_THE_PROCESSOR = {"03": {"Linear: ['cpu']", "Sequential: ['cpu']", "Identity: ['cpu']"}}
+# A head on pooled features works on the processor, where `studies.shortcut.features.extract` leaves them; so do the
+# networks of 02 that drift penalties are compared on.
+_DIGITS = ("MnistNet", "Sequential", "Conv2d", "ReLU", "MaxPool2d", "Flatten", "Linear", "Identity")
+ON_THE_PROCESSOR = {
+    "02": {f"{name}: ['cpu']" for name in _DIGITS},
+    "03": {"Linear: ['cpu']", "Sequential: ['cpu']", "Identity: ['cpu']"},
+}
 
 
 def _few_tiles(names):
