@@ -29,7 +29,7 @@ TINY = {
     "04": {"EPOCHS": 1, "SEEDS": [42, 123, 456], "FEW_SEEDS": 1, "WIDTH": 8, "BLOCKS": 2, "N_AUDIT": 8}
     | {"DIRECTIONS": 4, "NULL_DRAWS": 5, "LAMBDAS": [0.003, 0.01, 0.03]},
     "05": {"N_SEEDS": 3, "LAYERS": 2, "PROMPTS": 4, "METHOD_PROMPTS": 2, "LOADER_BATCH": 3, "BATCH_SIZE": 4}
-    | {"PATH_STEPS": 2, "THRESHOLDS": (0.01, 0.5), "SIZES": (0, 1, 8, 16)},
+    | {"PATH_STEPS": 2, "THRESHOLDS": (0.01, 0.5), "SIZES": (0, 1, 8, 42)},
 }
 # A head on pooled features works on the processor, where `studies.shortcut.features.extract` leaves them; so do the
 # networks of 02 that drift penalties are compared on.
