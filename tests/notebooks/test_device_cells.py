@@ -50,20 +50,20 @@ def _some_unit(names):
 
 
 def _few_pairs(names):
-    names["examples"] = {key: replace(one, pairs=one.pairs[:8]) for key, one in names["examples"].items()}
+    def few(make):
+        def made(**choices):
+            one = make(**choices)
+            return replace(one, pairs=one.pairs[:8])
 
+        return made
 
-def _few_sources(names):
-    wired, sources = names["wired"], names["sources"]
-    names["sources"] = {key: sites[:3] for key, sites in sources.items()} | {
-        "digits": [site for site in sources["digits"] if site.unit in (wired["conv2"], wired["fc1"])]
-    }
+    names["MAKERS"] = {name: few(make) for name, make in names["MAKERS"].items()}
 
 
 AFTER = {
     "02": {'units = table.loc[("anywhere"': _some_unit},
     "03": {"def synthetic(": _few_tiles},
-    "05": {"from studies.across import networks": _few_pairs, "sources = {": _few_sources},
+    "05": {"MAKERS = {": _few_pairs},
 }
 
 
