@@ -13,6 +13,7 @@ from nbutils.graphs.task import EdgeTask
 from nbutils.sweeps.predictors import attribute
 from studies.across.cases import Case, Layer
 from studies.circuits.graph import transformer_graph
+from studies.shortcut.patterns import class_spread, pattern_scores
 from studies.shortcut.probes import channel_scores, fit_probe
 
 if TYPE_CHECKING:
@@ -31,18 +32,6 @@ PREDICTORS = (*READ, *RUN)
 EDGES = "attribution on edges"
 
 
-def class_spread(activations: ArrayLike, classes: ArrayLike) -> NDArray[np.float64]:
-    """Return the standard deviation over classes of each unit's class means `[units]`, classes counting alike.
-
-    Args:
-        activations: `[items, units]`.
-        classes: `[items]`.
-    """
-    activations, classes = np.asarray(activations, dtype=float), np.asarray(classes)
-    means = np.stack([activations[classes == one].mean(0) for one in np.unique(classes)])
-    return means.std(0)
-
-
 def read_off(case: Case, layer: Layer) -> dict[str, NDArray[np.float64]]:
     """Return what activations and weights alone say about a layer's units, by predictor, `[units]` each.
 
@@ -51,12 +40,10 @@ def read_off(case: Case, layer: Layer) -> dict[str, NDArray[np.float64]]:
     spread itself, times the norm of the weights that read the unit.
     """
     activations, classes = case.activations(layer).numpy(), case.concept.numpy()
-    spread, deviation = class_spread(activations, classes), activations.std(0)
-    pattern = np.divide(spread, deviation, out=np.zeros_like(spread), where=deviation > 1e-9)
     return {
         "probe coefficient": channel_scores(fit_probe(activations, classes, C=0.1)),
-        "class-mean pattern": pattern,
-        "pattern × weight": spread * layer.reads.double().numpy(),
+        "class-mean pattern": pattern_scores(activations, classes),
+        "pattern × weight": class_spread(activations, classes) * layer.reads.double().numpy(),
         "weight change": layer.moved.double().numpy(),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nbutils import devices
 from nbutils.data.digits import Digits
 from nbutils.schedules.timeline import Timeline
 from nbutils.sweeps.greedy import Goal, greedy
@@ -154,7 +155,7 @@ class Grid:
     goal: Goal
 
 
-def poison_and_count(train: Digits, chosen: Digits, seed: int, grid: Grid) -> pd.DataFrame:
+def poison_and_count(train: Digits, chosen: Digits, seed: int, grid: Grid, device: str = "cpu") -> pd.DataFrame:
     """Train one clean network, poison it in every way of a grid, and count the channels that carry each backdoor.
 
     All networks of a seed start from the same clean one; those that differ in the penalty meet the same batches.
@@ -164,6 +165,7 @@ def poison_and_count(train: Digits, chosen: Digits, seed: int, grid: Grid) -> pd
         chosen: others, to count carriers on.
         seed: of the clean network and of all orders.
         grid: what is varied.
+        device: of networks and images.
 
     Returns:
         A row per network: `rate`, `factor`, `clean`, `asr`, `carriers` (the effective number in conv2, see
@@ -174,7 +176,8 @@ def poison_and_count(train: Digits, chosen: Digits, seed: int, grid: Grid) -> pd
     def batches(mode: Any, rate: float) -> DigitBatches:
         return DigitBatches(train, grid.trigger, mode, rate, min(grid.batch_size, len(train)))
 
-    start = Ensemble(MnistNet, [seed], dtype=torch.float32)
+    chosen = devices.moved(chosen, torch.device(device))
+    start = Ensemble(MnistNet, [seed], dtype=torch.float32, device=device)
     fit(
         start,
         batches("clean", 0.5),  # type: ignore[arg-type]  # its `block` is frozen

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from nbutils.stats.erasure import Whitening
 from nbutils.training.ensemble import Ensemble
 from studies.color_cube.measures import squared_error
 
@@ -56,10 +57,7 @@ def suppression(directions: Tensor, start: float = 0.0) -> Removal:
 
 
 def leace(latents: Tensor, weight: Tensor) -> Removal:
-    """Return LEACE of a scalar concept: of all affine maps that leave no covariance with it, the one that moves least.
-
-    With Σ the covariance of the latents and c theirs with the concept, it reads u = Σ⁺c/(cᵀΣ⁺c) and removes v = c.
-    Belrose et al. 2023, arXiv 2306.03819, theorem 4.3, for one column of concepts.
+    """Return LEACE of a scalar concept (`nbutils.stats.erasure`): one direction read and one removed, per network.
 
     Args:
         latents: `[members, samples, K]`.
@@ -70,12 +68,10 @@ def leace(latents: Tensor, weight: Tensor) -> Removal:
     """
     if weight.shape != latents.shape[1:2] or not weight.std() > 0:
         raise ValueError(f"expected one varying weight per sample of {latents.shape[1]}; got {tuple(weight.shape)}")
-    mean = latents.mean(1)
-    centred = latents - mean[:, None]
-    covariance = centred.transpose(1, 2) @ centred / latents.shape[1]  # (members, K, K)
-    concept = ((weight - weight.mean())[:, None] * centred).mean(1)  # (members, K)
-    read = torch.linalg.lstsq(covariance, concept[..., None], driver="gelsd").solution.squeeze(-1)
-    return Removal(read / (read * concept).sum(-1, keepdim=True), concept, mean)
+    concept = weight.detach().cpu().numpy()[:, None]
+    axes = [Whitening.of(member).axes(concept) for member in latents.detach().cpu().numpy()]
+    removes, reads = (torch.from_numpy(np.stack(both)).squeeze(-1).to(latents) for both in zip(*axes, strict=True))
+    return Removal(reads, removes, latents.mean(1))
 
 
 def latents_of(ensemble: Ensemble, rgb: ArrayLike) -> Tensor:

@@ -1,4 +1,4 @@
-"""Curves over K: one per slide, and one number for each, fixed before the curve is seen."""
+"""One number for a curve over K, fixed before the curve is seen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -33,19 +32,3 @@ def area_under_k(ks: Sequence[int], values: ArrayLike) -> NDArray[np.float64]:
         )
     axis = np.log2(1 + grid)
     return np.trapezoid(heights, axis, axis=-1) / (axis[-1] - axis[0])
-
-
-def slide_curves(sweep: pd.DataFrame, where: str, control: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return a control's accuracies `[draws, slides, ks]` on a set, and the tiles `[slides]` behind them.
-
-    Args:
-        sweep: of one ablation, with the groups `slide` alone, as from `sweeps.sweep`; K = 0 is there, with one draw
-            for all.
-        where: the set.
-        control: its name.
-    """
-    rows = sweep[(sweep.set == where) & (sweep.control == control) & (sweep.measure != "accuracy")]
-    wide = rows.pivot(index=["draw", "measure"], columns="k", values="value")
-    array = wide.to_numpy().reshape(-1, len(set(rows.measure)), len(wide.columns))
-    tiles = rows[rows.k == 0].drop_duplicates("measure").sort_values("measure")["n"].to_numpy()
-    return np.where(np.isnan(array), array[:1], array), tiles

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbutils.stats.erasure import expect_classes
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -24,14 +26,8 @@ def class_spread(features: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]
     Raises:
         ValueError: shapes that do not correspond, or one class only.
     """
-    features, targets = np.asarray(features, dtype=np.float64), np.asarray(targets)
-    classes = np.unique(targets)
-    if features.ndim != 2 or targets.shape != features.shape[:1] or len(classes) < 2:
-        raise ValueError(
-            "features [items, C] and targets [items] of two classes or more are needed; "
-            f"got {list(features.shape)} and {list(targets.shape)} of {len(classes)}"
-        )
-    return np.stack([features[targets == each].mean(0) for each in classes]).std(0)
+    features, targets = expect_classes(features, targets)
+    return np.stack([features[targets == each].mean(0) for each in np.unique(targets)]).std(0)
 
 
 def pattern_scores(features: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
@@ -39,8 +35,10 @@ def pattern_scores(features: ArrayLike, targets: ArrayLike) -> NDArray[np.float6
 
     Args, raises: as for `class_spread`.
     """
-    spread, scale = class_spread(features, targets), np.asarray(features, dtype=np.float64).std(0)
-    return np.divide(spread, scale, out=np.zeros_like(spread), where=scale > 0)
+    spread, features = class_spread(features, targets), np.asarray(features, dtype=np.float64)
+    scale = features.std(0)
+    moves = scale > 1e-9 * np.abs(features).max(0)  # the mean of equal numbers can be off in its last digit
+    return np.divide(spread, scale, out=np.zeros_like(spread), where=moves)
 
 
 def pattern_weight_scores(features: ArrayLike, targets: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from studies.shortcut.erasure import fit_eraser
+from nbutils.stats.erasure import fit_eraser
 from studies.shortcut.margins import judged
 from studies.shortcut.pooled import Pool
 from studies.shortcut.probes import ThreeSets, fit_probe, probe_accuracy, probe_curves, shuffled_floor

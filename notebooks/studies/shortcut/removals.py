@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from studies.shortcut.erasure import Whitening, one_hot
+from nbutils.stats.erasure import Whitening, one_hot
 from studies.shortcut.margins import judged, margins, weights
 
 if TYPE_CHECKING:

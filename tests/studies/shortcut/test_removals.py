@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studies.shortcut.erasure import Whitening, fit_eraser, one_hot
+from nbutils.stats.erasure import Whitening, fit_eraser, one_hot
 from studies.shortcut.margins import weights
 from studies.shortcut.planted import plant_features
 from studies.shortcut.pooled import Pool

@@ -147,42 +147,6 @@ def draw_error_by_hue(ax: Axes, cube: HsvCube, mse: np.ndarray, *, max_error: fl
     ax.set_xlabel("hue")
 
 
-def plot_error_by_hue(cube: HsvCube, mse: np.ndarray, *, title: str = "", max_error: float | None = None) -> Figure:
-    """Plot errors over the HSV cube: along hue, and along saturation and value for six hues.
-
-    The upper panel has the largest saturation and one line for each of some values; the lower panels have the largest
-    value and the largest saturation. All share their y axis.
-
-    Args:
-        cube: the colours; its axes increase.
-        mse: mean squared errors `[H, S, V]`.
-        title: title of the figure.
-        max_error: upper limit of the y axes, to compare figures; the largest error when not given.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    mse = expect_shape("mse", mse, cube.rgb.shape[:3])
-    top = mse.max() if max_error is None else max_error
-    fig = Figure(figsize=(8.0, 5.4), layout="constrained")
-    axes = fig.subplot_mosaic("hh;sv")
-    draw_error_by_hue(axes["h"], cube, mse, max_error=top)
-    axes["h"].set_title(f"along hue, saturation {cube.saturation[-1]:.2g}", loc="left")
-    columns = [int(np.argmin(np.abs(cube.hue - i / 6))) for i in range(6)]
-    labels = [f"{360 * cube.hue[column]:.0f}° {name}" for column, name in zip(columns, HUE_NAMES, strict=False)]
-    for key, x, error, colours, text in (
-        ("s", cube.saturation, mse[:, :, -1], cube.rgb[:, :, -1], f"along saturation, value {cube.value[-1]:.2g}"),
-        ("v", cube.value, mse[:, -1], cube.rgb[:, -1], f"along value, saturation {cube.saturation[-1]:.2g}"),
-    ):
-        draw_error_lines(axes[key], x, error[columns], colours[columns], labels, max_error=top)
-        axes[key].set_title(text, loc="left")
-        axes[key].set_xlabel("saturation" if key == "s" else "value")
-    axes["v"].set_ylabel("")
-    if title:
-        fig.suptitle(title)
-    return fig
-
-
 def plot_error_vs_similarity(
     similarity: np.ndarray, error: np.ndarray, rgb: np.ndarray, *, label: str, r: float
 ) -> Figure:

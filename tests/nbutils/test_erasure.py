@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from studies.shortcut.erasure import fit_eraser
+from nbutils.stats.erasure import fit_eraser
 from studies.shortcut.probes import fit_probe, probe_accuracy
 
 

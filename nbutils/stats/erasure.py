@@ -62,8 +62,8 @@ class Whitening:
 
     def eraser(self, concept: ArrayLike) -> Eraser:
         """Return LEACE of a concept `[items, numbers]`, such as one-hot classes or a quantity."""
-        directions = self._directions(concept)
-        return Eraser(self.mean, self.back @ directions @ directions.T @ self.there.T)
+        removes, reads = self.axes(concept)
+        return Eraser(self.mean, removes @ reads.T)
 
     def erased(self, concept: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
         """Return the change `[C]` of a linear function's weights `[C]` that the erasure of a concept makes.
@@ -71,20 +71,37 @@ class Whitening:
         After x → x − P(x − mean) the function w·x is (w − Pᵀw)·x plus a constant; this is Pᵀw. It spares the matrix P
         where many concepts are erased under one head.
         """
-        directions = self._directions(concept)
-        return self.there @ (directions @ (directions.T @ (self.back.T @ np.asarray(weight, dtype=np.float64))))
+        removes, reads = self.axes(concept)
+        return reads @ (removes.T @ np.asarray(weight, dtype=np.float64))
 
-    def _directions(self, concept: ArrayLike) -> NDArray[np.float64]:
+    def axes(self, concept: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return V and U `[C, rank]`, what erasing a concept `[items, numbers]` removes and reads: P = VUᵀ."""
         concept = np.asarray(concept, dtype=np.float64)
         covariance = self.standard.T @ (concept - concept.mean(0)) / len(concept)  # (kept, numbers)
         directions, sizes, _ = np.linalg.svd(covariance, full_matrices=False)
-        return directions[:, sizes > 1e-8 * max(1.0, sizes.max())]
+        directions = directions[:, sizes > 1e-8 * max(1.0, sizes.max())]
+        return self.back @ directions, self.there @ directions
 
 
 def one_hot(targets: ArrayLike) -> NDArray[np.float64]:
     """Return classes `[items]` as columns `[items, classes]`."""
     targets = np.asarray(targets)
     return (targets[:, None] == np.unique(targets)).astype(np.float64)
+
+
+def expect_classes(features: ArrayLike, targets: ArrayLike) -> tuple[NDArray[np.float64], NDArray]:
+    """Return features `[items, C]` and their classes `[items]` as arrays.
+
+    Raises:
+        ValueError: shapes that do not correspond, or one class only.
+    """
+    features, targets = np.asarray(features, dtype=np.float64), np.asarray(targets)
+    if features.ndim != 2 or targets.shape != features.shape[:1] or len(np.unique(targets)) < 2:
+        raise ValueError(
+            "features [items, C] and targets [items] of two classes or more are needed; "
+            f"got {list(features.shape)} and {list(targets.shape)} of {len(np.unique(targets))}"
+        )
+    return features, targets
 
 
 def fit_eraser(features: ArrayLike, targets: ArrayLike) -> Eraser:
@@ -101,11 +118,5 @@ def fit_eraser(features: ArrayLike, targets: ArrayLike) -> Eraser:
     Raises:
         ValueError: shapes that do not correspond, or one class only.
     """
-    features, targets = np.asarray(features, dtype=np.float64), np.asarray(targets)
-    classes = np.unique(targets)
-    if features.ndim != 2 or targets.shape != features.shape[:1] or len(classes) < 2:
-        raise ValueError(
-            "features [items, C] and targets [items] of two classes or more are needed; "
-            f"got {list(features.shape)} and {list(targets.shape)} of {len(classes)}"
-        )
+    features, targets = expect_classes(features, targets)
     return Whitening.of(features).eraser(one_hot(targets))
