@@ -85,7 +85,7 @@ def fit(
 
     Raises:
         ValueError: the timeline lacks a parameter, two terms have one name, `every` or `log_every` is below 1, the
-            executor is none, or part of a run with a checkpoint has no content to tell it by.
+            executor is not an executor, or part of a run with a checkpoint has no content to tell it by.
         CheckpointError: the checkpoint is damaged or belongs to another run; the first part that differs is named.
 
     >>> import nbutils as nb, torch
