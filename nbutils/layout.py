@@ -116,6 +116,11 @@ def figure_texts() -> list[Path]:
     return sorted((root() / "notebooks" / "studies").glob("*/figures.toml"))
 
 
+def marks() -> Path:
+    """Return the file that gives each name its colour and marker in figures."""
+    return root() / "notebooks" / "studies" / "marks.toml"
+
+
 def recorded(stem: str, which: str = "real") -> Path:
     """Return the path of the results of a notebook's last recorded run, whatever `$NBUTILS_OUT` says.
 
