@@ -10,14 +10,15 @@ def test_a_name_keeps_its_marker_and_takes_the_themes_colour():
     light = marks.mark("zero")
     with theme.use(theme.DARK):
         dark = marks.mark("zero")
-    assert light.color == theme.LIGHT.accents[0] and dark.color == theme.DARK.accents[0] != light.color
+    assert light.color == theme.LIGHT.accents[0]
+    assert dark.color == theme.DARK.accents[0]
     assert light[1:] == dark[1:] == ("o", "-")
     with pytest.raises(KeyError, match=r"marks\.toml has no 'nothing'; there are zero"):
         marks.mark("nothing")
 
 
 @pytest.mark.parametrize(
-    "text, defect",
+    ("text", "defect"),
     [
         ('[a]\nx = ["blue", "o", "solid"]\ny = ["blue", "s", "solid"]', "'y' and 'x' of \\[a\\] are both 'blue'"),
         ('[a]\nx = ["blue", "o", "solid"]\ny = ["green", "o", "solid"]', "'y' and 'x' of \\[a\\] are both 'o'"),
