@@ -121,6 +121,15 @@ def opening(notebook: NotebookNode) -> tuple[str, str]:
     return "", ""
 
 
+def tally(*records: claims.Results) -> str:
+    """Return how many hypotheses of some runs held, and how many stored results came back."""
+    outcomes = [outcome["holds"] for record in records for outcome in record.hypotheses.values()]
+    results = [bool(claim["holds"]) for record in records for claim in record.claims.values()]
+    undecided = f", {outcomes.count(None)} undecided" if None in outcomes else ""
+    counted = f"{outcomes.count(True)} of {len(outcomes)} hypotheses held{undecided}; " if outcomes else ""
+    return f"{counted}{sum(results)} of {len(results)} stored results reproduced"
+
+
 def unstyled(text: str) -> str:
     """Return text without the escape sequences of terminals, such as colours."""
     return re.sub(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))", "", text)
@@ -197,10 +206,7 @@ class Document:
         """How many hypotheses held and how many stored results came back, as a sentence."""
         if self.results is None or not self.results.claims:
             return "No recorded claims."
-        outcomes = [outcome["holds"] for outcome in self.results.hypotheses.values()]
-        held = sum(bool(claim["holds"]) for claim in self.results.claims.values())
-        counted = f"{outcomes.count(True)} of {len(outcomes)} hypotheses held; " if outcomes else ""
-        return f"{counted}{held} of {len(self.results.claims)} stored results reproduced."
+        return f"{tally(self.results)}."
 
     @property
     def hypotheses(self) -> list[tuple[str, str, str]]:

@@ -225,9 +225,14 @@ class Exporter(HTMLExporter):
         if not content or mime not in IMAGE_TYPES.values():
             self._missing(source, file)
             return self.gap(alt or "a picture")
-        files = self.document.figure(content, alt, file.name).files
+        files = self.document.figure(content, alt, file.name).files or self._dark(file)
         width = str(tag["width"]) if tag.has_attr("width") else None
         return self.image(content, mime, alt, width, files.get("dark"))
+
+    def _dark(self, file: Path) -> dict[str, bytes]:
+        """Return the dark version of a picture that is another notebook's, where it lies beside it."""
+        dark = file.with_suffix(f".dark{file.suffix}") if file.suffix == ".png" else file
+        return {"dark": dark.read_bytes()} if dark != file and self._inside(dark) else {}
 
     def _missing(self, source: str, file: Path) -> None:
         """Keep a fault where the author of a Markdown cell means a picture that is not there."""
