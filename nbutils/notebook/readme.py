@@ -25,7 +25,8 @@ NOTHING = "–"
 THUMBNAIL, WIDE = 260, 870  # pixels on screen
 SIGNS_SAY = (
     ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
-    + ": what the source says, or where there is none, what was expected first."
+    + ": what the source says or, where it says nothing, what was expected first. "
+    "± is a standard deviation over networks, brackets hold a 95 % interval."
 )
 
 
