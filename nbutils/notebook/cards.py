@@ -115,7 +115,9 @@ def card(notebook: Path, assets: Path) -> Card:
     records = {kind: claims.load(path) for kind, path in kept.items() if path.exists()}
     headline = _quantity(notebook.name, spec["headline"], records)
     if headline.found == NOT_RUN:
-        raise ValueError(f"{notebook.name}: the headline of its card reads the {headline.record} run, which is not kept")
+        raise ValueError(
+            f"{notebook.name}: the headline of its card reads the {headline.record} run, which is not kept"
+        )
     pictures = manifest_of(assets)
     name = spec["picture"]
     if name not in pictures:

@@ -1,7 +1,8 @@
 """The README's results: a card per notebook, what was found against what was published, and every number.
 
 They are written between two markers from the notebooks' metadata and recorded results, whose form
-`nbutils.notebook.cards` describes; the index shows the same. `python -m nbutils.notebook.readme` rewrites them in place.
+`nbutils.notebook.cards` describes; the index shows the same. `python -m nbutils.notebook.readme` rewrites them in
+place.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def _row(card: Card, start: Path) -> str:
         f'<b><a href="{link}">{_text(plain(card.title))}</a></b>',
         _text(card.question),
         f"<b>{SIGNS[card.sign]} {card.sign.capitalize()}:</b> {_text(card.verdict)}",
-        f"<b>{_text(headline.found)}</b> {_text(headline.label)}; published: <b>{_text(headline.source or 'no number')}</b>",
+        f"<b>{_text(headline.found)}</b> {_text(headline.label)}; "
+        f"published: <b>{_text(headline.source or 'no number')}</b>",
     ]
     text = "<br>\n".join(lines)
     return f'<tr>\n<td width="32%"><a href="{link}">{picture}</a></td>\n<td>{text}</td>\n</tr>'
@@ -143,7 +145,11 @@ def _link(card: Card, start: Path) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows)]
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -184,21 +184,6 @@ def show_recorded(name: str, which: str = "real", *, stem: str | None = None) ->
         _show_kept(folder, name, stem, f"recorded-{which}-{name}", "Recorded in the full profile on {source}. ")
 
 
-def show_from(other: str, name: str, *, stem: str | None = None) -> None:
-    """Display a committed figure of another notebook, and enter it among this run's as `<other>-<name>`.
-
-    Args:
-        other: the other notebook's stem.
-        name: the figure's name there.
-        stem: the notebook's stem; the one given to `claims.begin` when not given.
-
-    Raises:
-        KeyError: it has no such figure.
-    """
-    folder = layout.root() / "large-assets" / other
-    _show_kept(folder, name, stem or claims.stem(), f"{other}-{name}", "")
-
-
 def _show_kept(folder: Path, name: str, stem: str, entered_as: str, before: str) -> None:
     entries = manifest_of(folder)
     if name not in entries:
