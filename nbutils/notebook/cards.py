@@ -17,8 +17,8 @@ A notebook says it in `metadata.nbutils.readme`:
 quantity: `format` is a template over the metrics recorded in `results.json`, and `source`, what the source system
 reports, where it reports that number. With `"record": "real"` they read `results.real.json`, the recorded run on real
 data; with `"full"`, `results.full.json`, that of the full profile on embedded data. A row with `compare` is drawn in
-the figure "found against published", among the rows of the same `panel`, also a template; its `spread`, a standard deviation, and a
-shorter `label` may be left out.
+the figure "found against published", among the rows of the same `panel`, also a template; its `spread`, a standard
+deviation, and a shorter `label` may be left out.
 """
 
 from __future__ import annotations
@@ -126,15 +126,17 @@ def card(notebook: Path, assets: Path) -> Card:
     if missing := [path.name for path in (light, dark) if not path.is_file()]:
         raise ValueError(f"{notebook.name}: the picture of its card is missing: {', '.join(missing)}")
     return Card(
-        notebook,
-        title,
-        *(spec[key] for key in ("question", "sign", "verdict")),
-        light,
-        dark,
-        pictures[name]["alt"],
-        headline,
-        [_quantity(notebook.name, row, records) for row in spec["rows"]],
-        records,
+        path=notebook,
+        title=title,
+        question=spec["question"],
+        sign=spec["sign"],
+        verdict=spec["verdict"],
+        light=light,
+        dark=dark,
+        alt=pictures[name]["alt"],
+        headline=headline,
+        quantities=[_quantity(notebook.name, row, records) for row in spec["rows"]],
+        records=records,
     )
 
 
@@ -164,10 +166,10 @@ def _checked(name: str, spec: object) -> dict[str, Any]:
     return spec
 
 
-def _check_compared(where: str, compare: object) -> None:
-    known = isinstance(compare, dict) and set(_COMPARED) <= set(compare) <= set(_COMPARED | _OPTIONAL)
+def _check_compared(where: str, compare: Any) -> None:
     forms = _COMPARED | _OPTIONAL
-    if not known or not all(isinstance(value, forms[key]) for key, value in compare.items()):
+    known = isinstance(compare, dict) and set(_COMPARED) <= set(compare) <= set(forms)
+    if not known or not all(isinstance(compare[key], form) for key, form in forms.items() if key in compare):
         expected = f"{', '.join(_COMPARED)} and perhaps {', '.join(_OPTIONAL)}"
         raise ValueError(f"{where}: 'compare' has {expected}, got {compare!r}")
 
@@ -183,18 +185,20 @@ def _quantity(name: str, entry: Mapping[str, Any], records: Mapping[str, claims.
     compared = None
     if "compare" in entry:
         spec = entry["compare"]
-        values = [_metric(name, spec[key], metrics) if key in spec else None for key in ("found", "spread")]
+        value = _metric(name, spec["found"], metrics)
+        around = _metric(name, spec["spread"], metrics) if "spread" in spec else None
         published, spread, short = spec["published"], spec.get("published_spread"), spec.get("label", label)
         told = source.partition(" (")[0]
         panel = filled(spec["panel"], metrics, name)
-        compared = Compared(panel, short, values[0], values[1], published, spread, found, told)
+        compared = Compared(panel, short, value, around, published, spread, found, told)
     return Quantity(label, found, source, RUNS[kind], compared)
 
 
 def _metric(name: str, key: str, metrics: Mapping[str, float | int | None]) -> float:
-    if metrics.get(key) is None:
-        raise ValueError(f"{name}: 'compare' names {key!r}; recorded metrics with a value: {_listed(metrics)}")
-    return float(metrics[key])  # type: ignore[arg-type]
+    value = metrics.get(key)
+    if value is None:
+        raise ValueError(f"{name}: 'compare' names {key!r}; recorded metrics: {_listed(metrics)}")
+    return float(value)
 
 
 def filled(template: str, metrics: Mapping[str, float | int | None], name: str) -> str:

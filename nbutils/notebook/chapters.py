@@ -35,7 +35,7 @@ class Chapter:
         return self.exporter.environment.get_template(name)
 
     def open(self) -> None:
-        """Put the authors below the title, and below its cell, in a study, what came of hypotheses and stored results."""
+        """Put the authors below the title and, in a study, what came of hypotheses and results below its cell."""
         soup, about = self.body.soup, bibliography.collection()
         first = soup.select_one("[data-cell]")
         if about and soup.h1:
