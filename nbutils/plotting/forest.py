@@ -52,7 +52,8 @@ def plot_forest(numbers: Sequence[Compared]) -> Figure:
         panels.setdefault(number.panel, []).append(number)
     theme = current()
     height = ROW + sum(TITLE + ROW * len(rows) + TICKS for rows in panels.values())
-    fig, top, wide = Figure(figsize=(WIDTH, height), layout="none"), height - ROW, WIDTH - LEFT - RIGHT
+    fig, top, wide = Figure(figsize=(WIDTH, height)), height - ROW, WIDTH - LEFT - RIGHT
+    fig.set_layout_engine("none")  # panels stand in inches, so that all rows are of one height
     places = [1 + at / wide for at in COLUMNS]
     looks: tuple[dict[str, Any], ...] = (
         {"marker": "o", "color": theme.accents[0], "markersize": 6},
