@@ -232,6 +232,37 @@ def test_what_would_load_is_taken_out(tmp_path: Path) -> None:
     assert "a cat" in page
 
 
+UNSHOWN = {
+    "a control that needs a kernel": {WIDGET_VIEW: {"model_id": "a"}, "text/plain": "IntSlider(value=3)"},
+    "application/javascript": {"application/javascript": "draw()", "text/plain": "<Javascript object>"},
+    "application/x-nobody": {"application/x-nobody": "01", "text/plain": "Nobody's chart"},
+    "<audio>": {"text/html": "<audio controls src='data:audio/wav;base64,AA=='></audio>"},
+    "<iframe>": {"text/html": "<div><iframe src='https://example.org'><object></object></iframe></div>"},
+    "what only scripts draw": {"text/html": "<div id='a'></div><script>draw()</script>"},
+    "a picture that is none": {"image/png": base64.b64encode(LIGHT[:60]).decode(), "text/plain": "<Figure>"},
+    "a cat": {"text/html": '<img alt="a cat" src="data:image/jpeg;base64,AAAA">'},
+    "a picture that is none: a dog": {"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'><g"},
+    "a figure that only scripts draw: a dog": {PLOTLY: {"data": [], "layout": {}}},
+    "a map, which needs a network, or no figure of plotly: a dog": {PLOTLY: "nothing"},
+}
+
+
+def test_what_cannot_be_shown_is_a_gap_and_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {kind: {"alt": "a dog"} for kind in ("image/svg+xml", PLOTLY)}
+    cells = [
+        new_code_cell("x", execution_count=n, outputs=[shown(data, {k: told[k] for k in data if k in told})])
+        for n, data in enumerate(UNSHOWN.values(), start=1)
+    ]
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# 09 · Odd"), *cells]), path := tmp_path / "09-odd.ipynb")
+    page = BeautifulSoup(render_all([path], tmp_path / "out")[1].read_text(), "html.parser")
+    steps = page.select("section.step")
+    assert [step.select_one(".gap").text for step in steps] == [f"[Not shown: {what}]" for what in UNSHOWN]
+    warned = [f"09-odd.ipynb, cell {n}: not shown: {what}" for n, what in enumerate(UNSHOWN, start=1)]
+    assert capsys.readouterr().err.splitlines() == warned
+    assert "Nobody's chart" in steps[2].text
+    assert "IntSlider" not in page.text
+
+
 def test_an_unknown_formula_is_refused_by_name(tmp_path: Path) -> None:
     path = one_output(tmp_path, "", "# 09 · $\\unheard{x}$")
     with pytest.raises(ValueError, match=r"09-one\.ipynb, cell 0: no MathML for \\unheard in \$\\unheard\{x\}\$"):
