@@ -35,7 +35,7 @@ class Bar(tqdm):
 
     def __init__(self, *, asks: Callable[[Bar], None] | None = None, **options: Any) -> None:
         self._asks, self._over, self._slot = asks, Event(), _Slot.take()
-        quiet = {"gui": True, "file": StringIO()} if self._slot else {}  # tqdm itself writes nothing
+        quiet = {"gui": True, "file": StringIO(), "ascii": False} if self._slot else {}  # tqdm itself writes nothing
         super().__init__(leave=False, **quiet, **options)
         _open.add(self)
         self.refresh()

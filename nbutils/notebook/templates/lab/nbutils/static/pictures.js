@@ -24,7 +24,7 @@
   async function dress(image, app) {
     const light = lights.get(image) ?? image.src;
     const panel = [...app.shell.widgets("main")].find((widget) => widget.node.contains(image));
-    if (!light.startsWith("data:image/png;base64,") || !panel?.context) return;
+    if (!light.startsWith("data:image/png;base64,") || !panel?.context || !crypto.subtle) return; // http to a host
     lights.set(image, light);
     const bytes = Uint8Array.from(atob(light.split(",")[1]), (letter) => letter.charCodeAt(0));
     const digest = [...new Uint8Array(await crypto.subtle.digest("SHA-256", bytes))]
