@@ -18,9 +18,7 @@ SILENT_VARIABLE = "NBUTILS_SILENT"  # "1" silences every bar; batch runs set it 
 _note: Path | None = None  # the file that this process, a worker, tells its bars to
 
 
-def bar(
-    work: Iterable | int, label: str, *, show: bool = True, asks: Callable[[Bar], None] | None = None
-) -> Any:
+def bar(work: Iterable | int, label: str, *, show: bool = True, asks: Callable[[Bar], None] | None = None) -> Any:
     """Return a progress bar to iterate over, or to advance by hand with `.update()`.
 
     Its clock goes on between two steps.

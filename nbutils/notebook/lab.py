@@ -20,8 +20,8 @@ from jupyter_server.services.contents.largefilemanager import AsyncLargeFileMana
 from nbformat import NotebookNode
 from tornado.web import HTTPError
 
-from nbutils import bars, hints, layout
-from nbutils.notebook.document import PLOTLY
+from nbutils import hints, layout
+from nbutils.notebook.document import PLOTLY, is_bar
 
 PICTURE = "image/png"  # of a plotly figure, drawn and added by the browser
 
@@ -63,16 +63,10 @@ def keep(content: dict[str, Any], stored: Mapping[str, Any] | None) -> None:
         if cell["cell_type"] != "code":
             continue
         old = before.get(cell.get("id"), {}).get("outputs", [])
-        cell["outputs"] = [output for output in cell["outputs"] if not _is_bar(output)]
+        cell["outputs"] = [output for output in cell["outputs"] if not is_bar(output)]
         for place, (new, kept) in enumerate(zip(cell["outputs"], old, strict=False)):
             if _drawn_by_hand(new) == _drawn_by_hand(kept):
                 cell["outputs"][place] = kept
-
-
-def _is_bar(output: Mapping[str, Any]) -> bool:
-    if output["output_type"] != "display_data":
-        return False
-    return not output["data"] or all(output["metadata"].get(key) == value for key, value in bars.MARK.items())
 
 
 def _drawn_by_hand(output: Mapping[str, Any]) -> Any:
