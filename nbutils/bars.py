@@ -13,7 +13,7 @@ from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 from tqdm import tqdm
@@ -152,7 +152,7 @@ class _Slot:
     """An output of the cell that runs, empty while nothing is shown in it."""
 
     shown = 0  # bars on display
-    _free: list[_Slot] = []
+    _free: ClassVar[list[_Slot]] = []
     _hooked = False
     _lock = Lock()
 

@@ -26,7 +26,7 @@ def hint(name: str, cells: Sequence[str], failed: str = "") -> str | None:
         failed: source of the cell that misses the name.
 
     >>> print(hint("x", ["import os", "x = 1", "print(x)"], "print(x)"))
-    Hint: 'x' is set in code cell 2 (x = 1). Run it and the cells above it first: menu Run > Run All Above Selected Cell.
+    Hint: 'x' is set in code cell 2 (x = 1). Run it and what is above it first: menu Run > Run All Above Selected Cell.
     """
     here = cells.index(failed) if failed in cells else len(cells)
     setting = [number for number, cell in enumerate(cells) if number != here and _sets(cell, name)]
@@ -38,7 +38,7 @@ def hint(name: str, cells: Sequence[str], failed: str = "") -> str | None:
     told = f"Hint: {name!r} is set in code cell {number + 1} ({first})."
     if number > here:
         return f"{told} That is below this cell: has it been moved?"
-    return f"{told} Run it and the cells above it first: menu Run > Run All Above Selected Cell."
+    return f"{told} Run it and what is above it first: menu Run > Run All Above Selected Cell."
 
 
 def _sets(cell: str, name: str) -> bool:

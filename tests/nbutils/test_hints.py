@@ -9,7 +9,7 @@ CELLS = ["import os\nimport numpy as np", "%time 1", "x = 1  # one\ndef f(y):\n 
 
 
 def test_the_cell_is_the_last_above_that_sets_the_name_at_its_top():
-    assert "code cell 3 (x = 1  # one). Run it and the cells above" in hints.hint("x", CELLS, "print(x)")
+    assert "code cell 3 (x = 1  # one). Run it and what is above" in hints.hint("x", CELLS, "print(x)")
     assert "code cell 1 (import numpy as np)" in hints.hint("np", CELLS, "print(x)")
     assert "code cell 3 (def f(y):)" in hints.hint("f", CELLS, "never saved")
     assert "code cell 5 (late = f(2)). That is below" in hints.hint("late", CELLS, "print(x)")
