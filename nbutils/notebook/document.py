@@ -19,7 +19,7 @@ import nbformat
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
-from nbutils import claims, layout
+from nbutils import bars, claims, layout
 from nbutils.plotting.manifests import files_of, manifest_of
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -95,6 +95,13 @@ def _defect(content: bytes) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"no JSON: {error}"
     return None
+
+
+def is_bar(output: Mapping[str, Any]) -> bool:
+    """Return whether an output holds a bar of progress (`nbutils.bars`), or nothing, as when one is over."""
+    if output["output_type"] != "display_data":
+        return False
+    return not output["data"] or all(output["metadata"].get(key) == value for key, value in bars.MARK.items())
 
 
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
