@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from nbutils.plotting.labels import name_rows
+from nbutils.plotting.marks import mark
 from nbutils.plotting.theme import current
 from nbutils.stats.uncertainty import seed_interval
 from studies.across.training import NAMES
@@ -77,7 +79,7 @@ def plot_key(agreement: pd.DataFrame, league: pd.DataFrame, scalars: pd.DataFram
 def draw_rows(
     ax: Axes, values: pd.DataFrame, row: str, value: str, order: Sequence[str], names: Mapping[str, str], *, first: bool
 ) -> None:
-    """Draw each row's values over seeds: a dot per seed, the mean as a bar with its interval.
+    """Draw each row's values over seeds: a dot per seed, the mean as a diamond on its interval.
 
     Args:
         ax: axes to draw in.
@@ -92,14 +94,14 @@ def draw_rows(
     for place, label in enumerate(order):
         own = values.loc[values[row] == label, value].to_numpy()
         if not len(own):
-            ax.annotate("–", (0.5, place), ha="center", va="center", fontsize=TINY, color=theme.muted)
+            ax.annotate("none", (0.5, place), ha="center", va="center", fontsize=TINY, color=theme.ink)
             continue
         ax.plot(own, np.full(len(own), place), "o", markersize=3, color=theme.accents[0], alpha=0.6, linestyle="none")
         if len(own) > 1:
             interval = seed_interval(own)
             ends = [max(interval.low, -1), min(interval.high, 20)]
             ax.plot(ends, [place, place], color=theme.accents[0], linewidth=1, linestyle="-")
-        ax.plot([own.mean()], [place], "D", markersize=4.5, color=theme.accents[1], linestyle="none")
+        ax.plot([own.mean()], [place], "D", markersize=4.5, color=theme.ink, linestyle="none")
     name_rows(ax, [names.get(label, label) if first else "" for label in order], fontsize=SMALL)
     ax.tick_params(axis="x", labelsize=TINY)
 
@@ -112,7 +114,6 @@ def draw_pair(ax: Axes, values: pd.DataFrame, name: str) -> None:
         values: `x`, `published`, `control`, `seed`.
         name: of the network.
     """
-    theme = current()
     scalar, control, varied = PAIRS[name]
     xs = list(dict.fromkeys(values["x"]))
     place = np.arange(len(xs))
@@ -121,9 +122,9 @@ def draw_pair(ax: Axes, values: pd.DataFrame, name: str) -> None:
         order = values.assign(place=values.groupby("seed").cumcount())
         place = np.arange(order["place"].max() + 1)
         xs = [f"{np.log10(x):.1f}" for x in order.groupby("place")["x"].mean()]
-    ax.axhline(0, color=theme.muted, linewidth=0.8, linestyle=":")
-    looks = (("published", scalar, theme.accents[1], "o", "-"), ("control", control, theme.accents[0], "s", "--"))
-    for column, label, colour, marker, dash in looks:
+    ax.axhline(0, color=current().muted, linewidth=0.8, linestyle=":")
+    for column, label in (("published", scalar), ("control", control)):
+        colour, marker, dash = mark(column)
         by = order.groupby("place")[column]
         ax.fill_between(place, by.min().clip(-1, 1.2), by.max().clip(-1, 1.2), color=colour, alpha=0.15, linewidth=0)
         ax.plot(place, by.mean(), color=colour, marker=marker, markersize=4, linestyle=dash, linewidth=1.5, label=label)
@@ -155,6 +156,7 @@ def plot_departure(agreement: pd.DataFrame) -> Figure:
         ax.minorticks_off()
         ax.set_title(name, fontsize=SMALL + 0.5)
         ax.set_xlabel("distance, data = 1", fontsize=TINY)
+    axes[0].set_ylabel("stand-in", fontsize=SMALL)
     return fig
 
 
@@ -165,57 +167,71 @@ def plot_certificates(worst: pd.DataFrame) -> Figure:
         worst: `network`, `seed`, `first`, `second`, `kept`.
     """
     theme = current()
-    fig = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+    fig = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = fig.subplots(1, len(NAMES))
+    colours, limit = colormaps["cividis"], 0.8
     kinds = list(dict.fromkeys(worst["first"]))
     for column, (ax, name) in enumerate(zip(axes, NAMES, strict=True)):
         own = worst[worst["network"] == name].groupby(["first", "second"], sort=False)["kept"].mean()
         grid = np.full((len(kinds), len(kinds)), np.nan)
         for (first, second), kept in own.items():
             grid[kinds.index(second), kinds.index(first)] = kept
-        ax.imshow(grid, cmap="cividis", vmin=0, vmax=0.8, aspect="auto")
+        ax.imshow(grid, cmap=colours, vmin=0, vmax=limit, aspect="auto")
         for (row, at), kept in np.ndenumerate(grid):
             if np.isfinite(kept):
-                ink = "#ffffff" if kept < 0.4 else "#000000"
+                ink = "#ffffff" if kept < 0.46 * limit else "#000000"  # where both stand out alike
                 ax.text(at, row, f"{kept:.2f}", ha="center", va="center", fontsize=TINY, color=ink)
         names = [SHORT[kind].replace(", all places", "") for kind in kinds]
         ax.set_xticks(range(len(kinds)), names, rotation=40, ha="right", fontsize=TINY)
         ax.set_yticks(range(len(kinds)), names if not column else [""] * len(kinds), fontsize=TINY)
         ax.tick_params(length=0)
+        ax.set_xlabel("found under", fontsize=TINY)
         ax.set_title(name, fontsize=SMALL + 0.5)
         for spine in ax.spines.values():
             spine.set_color(theme.muted)
+    axes[0].set_ylabel("and under", fontsize=SMALL)
     return fig
 
 
-def plot_doses(doses: pd.DataFrame, kinds: Sequence[str]) -> Figure:
-    """Plot the share of a unit's effect against the share of the way to its stand-in, a panel per network.
-
-    Lines are medians over units and seeds, bands hold four in five.
+def dose_bands(doses: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+    """Return median and the range that holds four in five, over units and seeds, of the share at each dose.
 
     Args:
         doses: `network`, `seed`, `stand_in`, `unit`, `dose`, `share`.
+        kinds: stand-ins.
+
+    Returns:
+        Columns `network`, `stand_in`, `dose`, `low`, `median`, `high`.
+    """
+    groups = doses[doses["stand_in"].isin(kinds)].groupby(["network", "stand_in", "dose"], sort=False)["share"]
+    return groups.quantile([0.1, 0.5, 0.9]).unstack().set_axis(["low", "median", "high"], axis=1).reset_index()
+
+
+def plot_doses(bands: pd.DataFrame, kinds: Sequence[str]) -> Figure:
+    """Plot the share of a unit's effect against the share of the way to its stand-in, a panel per network.
+
+    Args:
+        bands: of `dose_bands`; lines are medians.
         kinds: which stand-ins to draw.
     """
-    theme = current()
-    fig = Figure(figsize=(WIDTH, 2.5), layout="constrained")
+    fig = Figure(figsize=(WIDTH, 2.7), layout="constrained")
     axes = fig.subplots(1, len(NAMES), sharey=True)
     for ax, name in zip(axes, NAMES, strict=True):
-        ax.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=":")
-        for number, kind in enumerate(kinds):
-            own = doses[(doses["network"] == name) & (doses["stand_in"] == kind)].groupby("dose")["share"]
-            median, low, high = (own.quantile(q) for q in (0.5, 0.1, 0.9))
-            colour = theme.accents[number]
-            ax.fill_between(median.index, low, high, color=colour, alpha=0.12, linewidth=0)
-            marker, dash = "osD^v"[number], ("-", "--", "-.", ":", (0, (5, 1)))[number]
-            ax.plot(median.index, median, color=colour, marker=marker, markersize=4, linestyle=dash, label=SHORT[kind])
+        ax.plot([0, 1], [0, 1], color=current().muted, linewidth=1, linestyle=":")
+        for kind in kinds:
+            own = bands[(bands["network"] == name) & (bands["stand_in"] == kind)].sort_values("dose")
+            colour, marker, dash = mark(kind)
+            ax.fill_between(own["dose"], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
+            look = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.3}
+            ax.plot(own["dose"], own["median"], label=SHORT[kind], **look)
         ax.set_ylim(-0.1, 1.1)
         ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"], fontsize=TINY)
         ax.tick_params(axis="y", labelsize=TINY)
         ax.set_title(name, fontsize=SMALL + 0.5)
         ax.set_xlabel("way to the stand-in", fontsize=TINY)
     axes[0].set_ylabel("share of the effect", fontsize=SMALL)
-    axes[0].legend(fontsize=TINY, frameon=False, loc="upper left", handlelength=2.4)
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper left", ncols=len(kinds), fontsize=SMALL, handlelength=3.2)
     return fig
 
 
@@ -223,7 +239,7 @@ def plot_repair(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Plot total against direct effects, a panel per network, a point per part.
 
     Args:
-        panels: title -> `direct` and `total`; points with a `stand-in` are named by it.
+        panels: title -> `stand_in`, `direct` and `total`. Where there are several stand-ins, points are named by them.
     """
     theme = current()
     fig = Figure(figsize=(WIDTH, 2.8), layout="constrained")
@@ -233,16 +249,37 @@ def plot_repair(panels: Mapping[str, pd.DataFrame]) -> Figure:
         high = max(1.12 * frame["direct"].max(), 1.12 * frame["total"].max(), -0.08 * low)
         ax.plot([low, high], [low, high], color=theme.muted, linewidth=1, linestyle=":")
         ax.fill_between([low, 0], [low, 0], 0, color=theme.accents[2], alpha=0.12, linewidth=0)
-        look = {"markersize": 4.5, "color": theme.accents[0], "alpha": 0.75, "linestyle": "none"}
-        ax.plot(frame["direct"], frame["total"], "o", **look)
-        if "stand-in" in frame:
-            for kind, direct, total in zip(frame["stand-in"], frame["direct"], frame["total"], strict=True):
-                at = {"xytext": (6, -2), "textcoords": "offset points"}
-                ax.annotate(SHORT[kind], (direct, total), va="top", fontsize=TINY, **at)
+        for kind, own in frame.groupby("stand_in", sort=False):
+            colour, marker, _ = mark(str(kind))
+            look = {"marker": marker, "markersize": 4.5, "color": colour, "alpha": 0.75, "linestyle": "none"}
+            ax.plot(own["direct"], own["total"], **look)
+            if frame["stand_in"].nunique() > 1:
+                at = {"xytext": (6, -2), "textcoords": "offset points", "va": "top", "fontsize": TINY}
+                ax.annotate(SHORT[str(kind)], (own["direct"].iloc[0], own["total"].iloc[0]), **at)
         ax.set_xlim(low, high)
         ax.set_ylim(low, high)
         ax.set_title(title, fontsize=SMALL + 0.5)
         ax.set_xlabel("direct effect, logits", fontsize=TINY)
+        ax.set_ylabel("total effect, logits", fontsize=TINY)
         ax.tick_params(labelsize=TINY)
-    axes[0].set_ylabel("total effect, logits", fontsize=SMALL)
     return fig
+
+
+def long_table(agreement: pd.DataFrame, league: pd.DataFrame, scalars: pd.DataFrame) -> pd.DataFrame:
+    """Return the numbers that `plot_key` draws as one table, a value a row.
+
+    Args: as for `plot_key`.
+
+    Returns:
+        Columns `row`, `network`, `seed`, `name`, `x` (of scalars: what varies), `value`.
+    """
+    import pandas as pd
+
+    scalar = scalars.melt(["network", "seed", "x"], ["published", "control"], "name", "value")
+    parts = {
+        "stand-ins": agreement.rename(columns={"stand_in": "name", "tau": "value"}),
+        "read-outs": league.rename(columns={"predictor": "name", "spearman": "value"}),
+        "scalars": scalar,
+    }
+    whole = pd.concat([part.assign(row=row) for row, part in parts.items()], ignore_index=True)
+    return whole[["row", "network", "seed", "name", "x", "value"]].dropna(subset="value").reset_index(drop=True)
