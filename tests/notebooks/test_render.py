@@ -24,7 +24,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from plotly.offline import get_plotlyjs
 
 from nbutils.notebook.document import PLOTLY, WIDGET_VIEW
-from nbutils.notebook.offline import external_references
+from nbutils.notebook.offline import PACKED, external_references, packed
 from nbutils.notebook.render import render_all
 
 ALT = 'Error grows with "strength" & then levels off'
@@ -128,6 +128,7 @@ def test_one_page_a_notebook_and_an_index_that_load_nothing(pages: dict[str, Pat
         '<script src="https://cdn.example.org/MathJax.js"></script>',
         "<script>require(['x']); fetch('data.json')</script>",
         '<script type="module">import "./x.js"</script>',
+        f'<script type="{PACKED}">{packed("alert()")}</script>',
         '<link rel="stylesheet" href="style.css">',
         '<img src="//example.org/a.png" alt="">',
         '<img src="figure.png" alt="">',
@@ -149,7 +150,7 @@ def test_the_scan_passes_links_and_what_is_embedded() -> None:
     page = (
         '<a href="https://example.org">x</a><a href="#y">y</a><img src="data:image/png;base64,AA==" alt="z">'
         '<math xmlns="http://www.w3.org/1998/Math/MathML"></math><style>a { background: url(data:,) }</style>'
-        f'<script type="application/json">"fetch(1)"</script><script>{get_plotlyjs()}</script>'
+        f'<script type="application/json">"fetch(1)"</script><script type="{PACKED}">{packed(get_plotlyjs())}</script>'
     )
     assert external_references(page) == []
 
@@ -191,7 +192,7 @@ def test_links_lead_to_pages_or_are_text(first: BeautifulSoup) -> None:
 
 
 def test_plotly_is_embedded_once_and_only_where_it_is_used(pages: dict[str, Path], first: BeautifulSoup) -> None:
-    count = {name: page.read_text().count(get_plotlyjs()) for name, page in pages.items()}
+    count = {name: page.read_text().count(packed(get_plotlyjs())) for name, page in pages.items()}
     assert count == {"index.html": 0, "07-first.html": 1, "08-second.html": 0}
     box = first.find(class_="plotly-figure")
     assert box["aria-label"] == "Three points"
