@@ -91,7 +91,7 @@ def plot_gain(
     for row, (label, gains) in enumerate(differences.items()):
         gains = expect_shape(label, gains, ("S",))
         low, high = intervals[label]
-        draw_dots(ax, gains, jitter(row, len(gains)), mark(label), size=14)
+        draw_dots(ax, gains, jitter(row, len(gains)), mark(label), size=18)
         ax.plot(
             [low, high],
             [row + 0.2] * 2,

@@ -17,7 +17,7 @@ from studies.color_cube.plots.cubes import draw_error_by_hue, plot_cube_slices, 
 from studies.color_cube.plots.distributions import plot_power_sweep, plot_seed_distribution
 from studies.color_cube.plots.frontier import plot_frontiers, plot_losses, tabulate_frontiers
 from studies.color_cube.plots.latents import ColorLatents, plot_latent_grid, plot_stacked
-from studies.color_cube.plots.sphere import latent_sphere
+from studies.color_cube.plots.sphere import EYE, latent_sphere, sphere_picture
 from studies.color_cube.plots.tables import LATEX_PREAMBLE, color_table_html, color_table_latex
 
 RNG = np.random.default_rng(0)
@@ -222,6 +222,20 @@ def test_the_sphere_is_compact_and_keeps_its_data():
     assert np.ptp(axis.x) == np.ptp(axis.z) == 0
     assert axis.line.width > traces["dimension 1"].line.width
     assert len(fig.to_json()) < 60_000
+
+
+def test_the_picture_of_the_sphere_is_seen_from_where_the_camera_stands():
+    eye = np.array(EYE) / np.linalg.norm(EYE)
+    side = np.cross([0, 0, 1], eye) / np.linalg.norm(np.cross([0, 0, 1], eye))
+    points, rgb = np.array([eye, side, -eye, -side]), RNG.random((4, 3))
+    (ax,) = sphere_picture(ColorLatents(points, rgb)).axes
+    (dots,) = scatters(ax)
+    np.testing.assert_allclose(dots.get_offsets(), [[0, 0], [1, 0], [-1, 0], [0, 0]], atol=1e-12)  # far ones first
+    np.testing.assert_array_equal(dots.get_facecolors()[[0, -1], :3], rgb[[2, 0]])
+    assert (np.diff(dots.get_sizes())[[0, -1]] > 0).all()
+    assert set(words(ax)) == {"dimension 0", "dimension 1", "dimension 2"}
+    with pytest.raises(IndexError, match="from 0 to 2"):
+        sphere_picture(ColorLatents(points, rgb), (0, 1, 3))
 
 
 COLORS = pd.DataFrame(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from nbutils.plotting.expect import expect_columns, expect_shape
 from nbutils.plotting.labels import label_ends
@@ -137,6 +138,7 @@ def plot_losses(history: pd.DataFrame, terms: Sequence[str]) -> Figure:
             ax.plot(rows.step, rows.loss, **look, markersize=4, linewidth=1.4)
             ends.append((float(rows.loss.iloc[-1]), str(phase), look["color"]))
         ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(NullFormatter())  # within a decade they would run into each other
         ax.set_title(term, loc="left")
         ax.grid()
         label_ends(ax, ends)
