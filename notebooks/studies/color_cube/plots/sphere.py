@@ -90,7 +90,9 @@ def sphere_picture(latents: ColorLatents, dims: tuple[int, int, int] = (0, 1, 2)
         ends, _ = _seen(np.outer([-AXIS, AXIS], np.eye(3)[place]))
         colour, width = (theme.muted, 1.2) if dim else (theme.ink, 3)
         ax.plot(*ends.T, color=colour, linestyle="-", linewidth=width)
-        ax.annotate(f"dimension {dim}", ends[1], (0, 4), textcoords="offset points", ha="center", color=colour)
+        away = 8 * (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])  # points, beyond the end
+        aligned = {"horizontalalignment": "left" if away[0] > 1 else "center", "verticalalignment": "center"}
+        ax.annotate(f"dimension {dim}", ends[1], away, textcoords="offset points", color=colour, **aligned)
     points, scale = _seen(latents.points[:, list(dims)])
     order = np.argsort(scale, kind="stable")  # far ones first
     ax.scatter(
