@@ -135,11 +135,14 @@ class CellClock:
         self._over.set()
 
     def _run(self, over: Event, since: float) -> None:
-        slot, wait = None, PATIENCE
+        slot: _Slot | None = None
+        wait = PATIENCE
         while not over.wait(wait):
             wait = PERIOD
             if _Slot.shown:
-                slot = slot.give_back() if slot else None
+                if slot:
+                    slot.give_back()
+                    slot = None
                 continue
             slot = slot or _Slot.take(quiet=True)
             if slot:

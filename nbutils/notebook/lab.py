@@ -105,10 +105,12 @@ def options() -> list[str]:
 
 
 def main() -> None:
-    """Start JupyterLab with these options and those of the command line."""
+    """Start JupyterLab with these options, unless the command line says otherwise, and those of the command line."""
     from jupyterlab.labapp import LabApp
 
-    LabApp.launch_instance([*options(), *sys.argv[1:]])
+    given = {option.split("=")[0] for option in sys.argv[1:]}
+    ours = [option for option in options() if option.split("=")[0] not in given]
+    LabApp.launch_instance([*ours, *sys.argv[1:]])
 
 
 if __name__ == "__main__":
