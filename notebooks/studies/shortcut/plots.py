@@ -189,22 +189,20 @@ def plot_recovery(gaps: pd.DataFrame) -> Figure:
         ax.axhline(0, color=current().ink, linewidth=1)
         for place, control in enumerate(controls):
             own = gaps[(gaps["measure"] == measure) & (gaps["control"] == control)].sort_values("k")
-            own = own[own["k"] > 0]  # with none ablated, both are the network itself
             at = np.log2(1 + own["k"]) + 0.09 * (place - (len(controls) - 1) / 2)
             look = style(control)
             ax.vlines(at, own["low"], own["high"], color=look.color, linewidth=1.3)
             ax.plot(at, own["mean"], **look._asdict(), markersize=5.5, linewidth=1.4, label=control)
         ax.set_xticks(np.log2(1 + np.asarray(ks)), [str(k) for k in ks], fontsize=FONT_SIZE - 1)
-        ax.set_xlim(0, np.log2(1 + ks[-1]) + 0.3)
+        ax.set_xlim(-0.3, np.log2(1 + ks[-1]) + 0.3)
         ax.set_ylim(least - room, most + room)
         ax.set_title(measure)
         ax.set_xlabel("K, channels ablated")
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" pp"))
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" pp"))
         ax.tick_params(labelleft=True)
         ax.grid()
-    axes[measures[0]].set_ylabel("score less matched random")
-    for measure in measures[1:2]:
-        axes[measure].set_ylabel("less matched")
+    fig.supylabel("score less random channels as strong", fontsize=FONT_SIZE + 1)
     axes[measures[0]].legend(fontsize=FONT_SIZE, loc="upper left")
     return fig
 
@@ -269,7 +267,7 @@ def plot_grid(changes: pd.DataFrame, *, measures: Sequence[str]) -> Figure:
                 ax.vlines(own[column].mean(), place + middle - 0.2, place + middle + 0.2, color=colour, linewidth=1.6)
         ax.axvline(0, color=theme.ink, linewidth=0.8)
         ax.set_title(measure)
-        ax.set_xlabel("change")
+        ax.set_xlabel("change; filled: by the score, open: its control")
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(axis="x")
     return fig

@@ -188,8 +188,8 @@ def test_recovery_is_drawn_around_0_where_its_area_is_taken():
     assert [title(ax) for ax in fig.axes] == ["accuracy", "area under ROC"]
     for ax in fig.axes:
         lines = drawn(ax)
-        assert lines["oracle"][:, 1].tolist() == [k / 1000 for k in KS[1:]]  # both are the network itself at K = 0
-        assert lines["pattern"][:, 0] == pytest.approx(np.log2(1 + np.array(KS[1:])), abs=0.1)
+        assert lines["oracle"][:, 1].tolist() == [k / 1000 for k in KS]
+        assert lines["pattern"][:, 0] == pytest.approx(np.log2(1 + np.array(KS)), abs=0.1)
         low, high = ax.get_ylim()
         assert low < 0 < 0.064 < high < 0.2  # intervals do not set the scale
     with pytest.raises(KeyError, match="none called \\['low'\\]"):
