@@ -113,7 +113,9 @@ def test_probe_curves_average_models_and_show_floor_and_ceiling():
 
 def test_scores_are_plotted_by_rank_with_their_correlation():
     truth = np.array([10.0, 1.0, 100.0, 5.0])
-    fig = plot_scores({"right": truth**2, "wrong": -truth}, truth, quantity="the truth", marked={"right": [2]})
+    fig = plot_scores(
+        {"pattern": truth**2, "coefficient": -truth}, truth, quantity="the truth", marked={"pattern": [2]}
+    )
     right, wrong = fig.axes
     assert [re.search(r"[+-]\d\.\d\d", title(ax))[0] for ax in (right, wrong)] == ["+1.00", "-1.00"]
     rest, marked = (points.get_offsets().tolist() for points in right.collections)
