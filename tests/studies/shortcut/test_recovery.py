@@ -58,7 +58,7 @@ def test_the_area_under_differences_is_the_difference_of_areas():
     curves = pd.concat([found["curves"].assign(seed=seed) for seed in (0, 1)])
     gaps = differences(curves, ("shortcut", "reversed"))
     own = gaps[(gaps.control == "shortcut") & (gaps.measure == "accuracy")]
-    areas = found["areas"].set_index(["control", "measure", "draw"]).area["shortcut", "accuracy"]
+    areas = found["areas"].query("control == 'shortcut' and measure == 'accuracy'").set_index("draw").area
     assert area_under_k(KS, own["mean"]) == pytest.approx(areas[OWN] - areas.drop(OWN).mean())
     assert (own["low"] == own["mean"]).all()  # two seeds that agree leave no interval
     curves.loc[(curves.seed == 1) & (curves.control == "shortcut"), "mean"] += 0.1
