@@ -79,7 +79,8 @@ def sphere_picture(latents: ColorLatents, dims: tuple[int, int, int] = (0, 1, 2)
     """
     check_dims(dims, latents.points.shape[1])
     theme = current()
-    fig = Figure(figsize=(WIDTH / SCREEN_PIXELS_PER_INCH, HEIGHT / SCREEN_PIXELS_PER_INCH), layout="none")
+    fig = Figure(figsize=(WIDTH / SCREEN_PIXELS_PER_INCH, HEIGHT / SCREEN_PIXELS_PER_INCH))
+    fig.set_layout_engine("none")
     ax = fig.add_axes((0, 0, 1, 1))
     top = 2 * REACH * np.linalg.norm(EYE) * np.tan(VIEW_ANGLE / 2)
     ax.set(xlim=(-top * WIDTH / HEIGHT, top * WIDTH / HEIGHT), ylim=(-top, top))
@@ -91,12 +92,14 @@ def sphere_picture(latents: ColorLatents, dims: tuple[int, int, int] = (0, 1, 2)
         colour, width = (theme.muted, 1.2) if dim else (theme.ink, 3)
         ax.plot(*ends.T, color=colour, linestyle="-", linewidth=width)
         away = 8 * (ends[1] - ends[0]) / np.linalg.norm(ends[1] - ends[0])  # points, beyond the end
-        aligned = {"horizontalalignment": "left" if away[0] > 1 else "center", "verticalalignment": "center"}
-        ax.annotate(f"dimension {dim}", ends[1], away, textcoords="offset points", color=colour, **aligned)
+        name = ax.annotate(f"dimension {dim}", ends[1], away, textcoords="offset points", color=colour)
+        name.set(horizontalalignment="left" if away[0] > 1 else "center", verticalalignment="center")
     points, scale = _seen(latents.points[:, list(dims)])
     order = np.argsort(scale, kind="stable")  # far ones first
+    x, y = points[order].T
     ax.scatter(
-        *points[order].T,
+        x,
+        y,
         s=22 * scale[order] ** 2,
         c=latents.rgb[order],
         edgecolors=theme.muted,
