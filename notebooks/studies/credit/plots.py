@@ -350,6 +350,7 @@ def draw_predictions(ax: Axes, predicted: ArrayLike, actual: ArrayLike) -> None:
     ax.axhline(0, color=theme.muted, linestyle="-", linewidth=0.8)
     ax.margins(0.05)
     ax.ticklabel_format(style="sci", scilimits=(-2, 2), useMathText=True)
+    ax.locator_params(axis="x", nbins=6)
     ax.grid()
 
 
