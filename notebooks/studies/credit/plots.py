@@ -378,7 +378,7 @@ def plot_predictions(results: Mapping[str, PerturbationCorrelation]) -> Figure:
         rho = f"ρ = {result.rho:+.3f}" if np.isfinite(result.rho) else "ρ undefined: no loss changed"
         ax.set_title(f"{title}\n{rho}".replace("-", "−"))
         if place + columns >= len(results):
-            ax.set_xlabel("predicted change, ⟨a, v⟩")
+            ax.set_xlabel("predicted change, ⟨a, v⟩", loc="left")  # the axis's power of ten stands at the right
     for ax in axes[:, 0]:
         ax.set_ylabel("true change of the loss")
     return fig
