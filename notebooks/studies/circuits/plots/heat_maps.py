@@ -49,7 +49,11 @@ def plot_edge_scores(scores: pd.DataFrame, *, rows: int = _ROWS, quantity: str =
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto")
     ax.set_yticks(range(len(values)), [str(scores.index[i]) for i in order], fontsize=FONT_SIZE - 1)
     names = [
-        str(column).replace("tokenwise ", "tokenwise\n").replace(", ", ",\n").replace(" over ", "\nover ").replace(" and ", "\nand ")
+        str(column)
+        .replace("tokenwise ", "tokenwise\n")
+        .replace(", ", ",\n")
+        .replace(" over ", "\nover ")
+        .replace(" and ", "\nand ")
         for column in scores.columns
     ]
     ax.set_xticks(range(values.shape[1]), names, fontsize=FONT_SIZE - 1)
