@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbutils.notebook.document import PLOTLY, SKIPPED_TAG, WIDGET_VIEW, tags
+from nbutils.notebook.document import SKIPPED_TAG, WIDGET_VIEW, tags
 
 
 @dataclass(frozen=True)
@@ -230,10 +230,8 @@ def _compared(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _compare_bundle(stored: Mapping[str, Any], computed: Mapping[str, Any], tolerance: Tolerance) -> str | None:
-    # A static copy of a plotly figure needs a browser on the machine, so its presence says nothing.
-    optional = {"image/png"} if PLOTLY in stored and PLOTLY in computed else set()
-    mimes = set(stored) - optional
-    if mimes != set(computed) - optional:
+    mimes = set(stored)
+    if mimes != set(computed):
         return f"stored types {', '.join(sorted(stored))}; computed types {', '.join(sorted(computed))}"
     if WIDGET_VIEW in stored:
         return None  # model identifiers are random and its text is their repr
