@@ -208,7 +208,10 @@ def plot_power_laws(
         ax.set_xlabel(x)
         ax.set_ylabel(y)
         ax.grid()
-    lines = {"fitted": (theme.ink, "-", 1.2), f"slope {expected:g}".replace("-", "−"): (theme.muted, "--", 2.0)}
+    lines: dict[str, tuple[str, Any, float]] = {
+        "fitted": (theme.ink, "-", 1.2),
+        f"slope {expected:g}".replace("-", "−"): (theme.muted, "--", 2.0),
+    }
     key = [Line2D([], [], color=colour, linestyle=dash, linewidth=width) for colour, dash, width in lines.values()]
     handles, names = [*drawn.values(), *key], [*drawn, *lines]
     fig.legend(handles, names, loc="outside lower center", ncols=3, fontsize=FONT_SIZE)
