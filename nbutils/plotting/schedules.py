@@ -117,7 +117,9 @@ def plot_timeline(timeline: Timeline, sheet: Dopesheet) -> Figure:
 def _name_phases(ax: Axes, phases: Sequence[tuple[int, str]]) -> None:
     """Write the names of phases `(first step, name)` above the axes, on a second line where the first is taken."""
     low, high = ax.get_xlim()
-    inches = 0.85 * ax.figure.get_figwidth() / (high - low)  # a step, about
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    inches = 0.85 * figure.get_figwidth() / (high - low)  # a step, about
     ends = [-np.inf, -np.inf]  # of the last name on each line
     for step, name in phases:
         start = (step - low) * inches
