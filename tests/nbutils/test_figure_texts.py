@@ -121,7 +121,7 @@ def test_a_file_of_another_form_is_refused(project, content, message):
 
 def test_the_names_that_show_takes_itself_are_known():
     named = inspect.signature(figures.show).parameters.values()
-    assert texts.TAKEN == {each.name for each in named if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)}
+    assert {each.name for each in named if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)} == texts.TAKEN
 
 
 SHOWS_ALL = """show(draw, "growth", factor=2, ends=ends)
