@@ -1,4 +1,5 @@
-// Figures in JupyterLab: dark ones in a dark theme, and with their description, which Lab's own renderer leaves out.
+// Figures in JupyterLab: dark ones in a dark theme, with their description, which Lab's own renderer leaves out, and
+// with the name that references to them lead to.
 // A stored output holds the light picture alone. Its SHA-256 stands in the manifest of the notebook's figures, beside
 // the name of the dark file. A picture that is linked, as on the cards of the index, is known by its file's name.
 // Nothing but the page is changed: the notebook stays as it is.
@@ -11,7 +12,8 @@
 
   async function manifest(folder) {
     const answer = await fetch(`${folder}/manifest.json`, { cache: "no-store" });
-    const entries = answer.ok ? Object.values(await answer.json()) : [];
+    const figures = answer.ok ? Object.entries(await answer.json()) : [];
+    const entries = figures.map(([name, entry]) => ({ ...entry, name }));
     return new Map(entries.flatMap((entry) => [[entry.light.sha256, entry], [entry.light.file, entry]]));
   }
 
@@ -45,6 +47,7 @@
     lights.set(image, light);
     const dark = document.body.dataset.jpThemeLight === "false" && entry.dark;
     image.alt ||= entry.alt;
+    if (light.startsWith("data:")) image.id = `figure-${entry.name}`;
     image.onerror = () => { image.onerror = null; image.src = light; };
     const shown = dark ? `${folder}/${entry.dark.file}?${entry.dark.sha256}` : light;
     if (image.getAttribute("src") !== shown) image.src = shown;
