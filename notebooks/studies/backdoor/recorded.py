@@ -47,8 +47,8 @@ PARAGRAPHS = {
         "{place.from the most silent:.0f}; by Lipschitz bound it is number {place.by Lipschitz bound:.0f}.",
     ),
     "Trigger": (
-        "The anomaly index of 8 is {trigger.anomaly:.2f} in the poisoned network and {trigger.anomaly_clean:.2f} in the "
-        "clean one; the threshold is 2.",
+        "The anomaly index of 8 is {trigger.anomaly:.2f} in the poisoned network and {trigger.anomaly_clean:.2f} in "
+        "the clean one; the threshold is 2.",
     ),
     "What fell short": (
         "Poisoned networks keep {poisoned.clean_accuracy_mean:.3f} ± {poisoned.clean_accuracy_std:.3f} on clean "
