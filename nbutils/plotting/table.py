@@ -31,13 +31,16 @@ def show_table(table: pd.DataFrame | Styler, name: str, caption: str) -> None:
     caption = " ".join(caption.split())
     if not caption:
         raise ValueError(f"table {name!r} needs a caption that says what it shows")
-    try:
-        markup: str = table._repr_html_()
-    except AttributeError:
-        raise TypeError(f"expected a data frame or a styled one, got {type(table).__name__}") from None
-
+    import pandas as pd
     from IPython.display import display
 
+    with pd.option_context("display.max_colwidth", None, "display.max_rows", None):  # all that the caption promises
+        try:
+            markup: str = table._repr_html_()
+        except AttributeError:
+            raise TypeError(f"expected a data frame or a styled one, got {type(table).__name__}") from None
+        plain = f"{caption}\n{table!r}"
+
     text = f'<caption id="table-{name}">{html.escape(caption)}</caption>'
-    bundle = {"text/html": re.sub(r"<table\b[^>]*>", lambda tag: tag[0] + text, markup, count=1)}
-    display(bundle | {"text/plain": f"{caption}\n{table!r}"}, raw=True)
+    bundle = {"text/html": re.sub(r"<table\b[^>]*>", lambda tag: tag[0] + text, markup, count=1), "text/plain": plain}
+    display(bundle, raw=True)
