@@ -365,6 +365,9 @@ def test_interrupts_and_restarts_leave_nothing_behind(lab, lab_folder, browser):
     page.close()
 
 
+DRAWN = "() => [...document.querySelectorAll('.plotly-figure')].every(e => e.querySelector('svg, canvas'))"
+
+
 @pytest.fixture(scope="module")
 def supplement(tmp_path_factory) -> list[Path]:
     """Render the committed notebooks and an index."""
@@ -376,7 +379,7 @@ def offline(request, browser) -> Iterator[tuple[str, playwright.Page, list[str]]
     """Yield a scheme, a page that has no network, and the requests and errors that it meets."""
     context = browser.new_context(offline=True, color_scheme=request.param, viewport={"width": 1200, "height": 1000})
     page = context.new_page()
-    page.set_default_timeout(1000 * LIMIT)
+    page.set_default_timeout(120_000)  # nothing runs here; what is not there by then never will be
     troubles: list[str] = []
 
     def noted(made: playwright.Request) -> None:
@@ -400,7 +403,8 @@ def test_the_supplement_needs_no_network(supplement, offline):
     assert len(html_pages(supplement)) == len(NOTEBOOKS)  # notebook 00 is the index
     for path in html_pages(supplement):
         page.goto(path.as_uri())
-        for picture in page.locator("img").all():
+        page.wait_for_function(DRAWN)  # then the pictures that stood for them are out of sight
+        for picture in page.locator("img:visible").all():
             picture.scroll_into_view_if_needed()
             assert picture.evaluate("i => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 0")
         for formula in page.locator("math").all():
