@@ -188,7 +188,8 @@ def executed(*, home: str, python: str, process: int, model: str, value: float =
     warning = f"/scratch/ipykernel_{process}/{process * 3}.py:1: UserWarning: slow\n"
     cell = v4.new_code_cell("show()", execution_count=process, metadata={"execution": {"start": str(process)}})
     cell.outputs = [
-        v4.new_output("stream", name="stderr", text=warning),
+        v4.new_output("stream", name="stderr", text=f"{process} more on another machine"),
+        v4.new_output("stream", name="stdout", text=warning),
         v4.new_output("execute_result", {"text/plain": f"{value} in {home}/data"}, execution_count=process),
         v4.new_output("display_data", {execute.WIDGET_VIEW: {"model_id": model}, "text/plain": "Slider"}),
     ]
@@ -227,6 +228,7 @@ def test_two_machines_normalise_to_the_same_bytes_but_two_results_do_not(project
     assert len({cell.id for cell in notebook.cells}) == 4
     assert notebook.cells[0].metadata == {"tags": ["parameters"], "nbutils": {"rtol": 0.1}}
     assert notebook.cells[2].outputs[1].data["text/plain"] == "0.5 in ~/data"
+    assert notebook.cells[2].outputs[0].name == "stdout"  # no stderr
     assert notebook.cells[2].outputs[0].text == "<cell>:1: UserWarning: slow\n"
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
 
