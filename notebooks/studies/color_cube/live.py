@@ -155,7 +155,7 @@ def _draw_sphere(ax: Axes, points: np.ndarray, rgb: np.ndarray) -> None:
     sizes = (1.5 * (1.4 + 3 * share)) ** 2
     ax.scatter(*placed[order, :2].T, s=sizes, c=faces, edgecolors=theme.muted, linewidths=0.4, zorder=2)
     ax.set(aspect="equal", xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
-    ax.set_title("latents, by dimension", fontsize=SMALL)
+    ax.set_title("latents, by dimension", fontsize=SMALL, loc="center")
     ax.axis("off")
 
 
@@ -173,7 +173,7 @@ def _draw_cube(ax: Axes, recon: np.ndarray, truth: np.ndarray) -> None:
         at = {"rotation": 90, "ha": "center", "va": "center", "fontsize": SMALL - 1}
         ax.annotate(f"sat. {i / (slices - 1):.1f}", (-0.6, bottom + values / 2), **at)
     ax.set(xlim=(-1, hues), ylim=(0, slices * (values + 1) - 1))
-    ax.set_title("came out, around true", fontsize=SMALL)
+    ax.set_title("came out, around true", fontsize=SMALL, loc="center")
     ax.axis("off")
 
 
