@@ -32,7 +32,17 @@ from nbutils.plotting.live import relative
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
 IMAGE_TYPES |= {".svg": "image/svg+xml", ".webp": "image/webp"}
-SHOWN = [PLOTLY, LIVE, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
+SHOWN = [
+    PLOTLY,
+    LIVE,
+    "text/html",
+    "image/svg+xml",
+    "image/png",
+    "image/jpeg",
+    "text/markdown",
+    "text/latex",
+    "text/plain",
+]
 
 MOST_UNCLOSED = 100  # environments of LaTeX; for each that does not end, the parser reads on to the last character
 

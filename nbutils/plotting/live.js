@@ -139,7 +139,7 @@ const liveView = ({ model, el }) => {
     const element = make("canvas", { tabIndex: keys ? 0 : -1 });
     element.setAttribute("role", "img");
     element.setAttribute("aria-label", label);
-    element.style.cssText = `flex: ${width} 1 ${0.6 * width}px; max-width: ${width}px; aspect-ratio: ${width} / ${height}`;
+    element.style.cssText = `flex: ${width} 1 ${0.85 * width}px; max-width: ${width}px; aspect-ratio: ${width} / ${height}`;
     if (drag) element.classList.add("live-drag");
     panels.append(element);
     const context = element.getContext("2d");

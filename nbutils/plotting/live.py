@@ -15,7 +15,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,7 @@ class LiveFigure:
     data: Mapping[str, Any]
     static: Callable[[], Figure]
     about: str
+    _shown: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.about.strip():
@@ -71,8 +72,27 @@ class LiveFigure:
         parts = {"script": self.script, "about": self.about, "label": label, "data": self.data, "theme": _theme()}
         return (json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the reader has changed of the first view, where the figure was shown last."""
+        return dict(self._shown[-1].state) if self._shown else {}
+
+    def move(self, **changes: Any) -> None:
+        """Move the figure where it was shown last, as the reader would.
+
+        Raises:
+            RuntimeError: it is shown nowhere.
+        """
+        if not self._shown:
+            raise RuntimeError("the figure is shown nowhere; show it first")
+        self._shown[-1].state = self.state | changes
+
     def widget(self, label: str) -> Any:
-        """Return the figure as a widget of JupyterLab; `widget.state` follows what the reader does."""
+        """Return the figure as a widget of JupyterLab, whose state `state` tells."""
+        self._shown[:] = [self._widget(label)]
+        return self._shown[0]
+
+    def _widget(self, label: str) -> Any:
         return _widget_class()(
             _esm=module(str(self.script)),
             _css=STYLE.read_text(encoding="utf-8"),

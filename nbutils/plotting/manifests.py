@@ -34,7 +34,7 @@ def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def files_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the keys of an entry that name files: both pictures, and the data and the live figure where it has some."""
+    """Return the keys of an entry that name files: both pictures, and data and live figure where it has them."""
     return ["light", "dark", *(key for key in ("data", "live") if key in entry)]
 
 

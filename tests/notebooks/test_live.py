@@ -53,7 +53,12 @@ def network(seed: int) -> ColorMLP:
 
 
 SEEDS = [
-    Seed(f"{i} ({what})", network(i), network(10 + i), torch.nn.functional.normalize(torch.arange(5.0).double() - i, dim=0))
+    Seed(
+        f"{i} ({what})",
+        network(i),
+        network(10 + i),
+        torch.nn.functional.normalize(torch.arange(5.0).double() - i, dim=0),
+    )
     for i, what in enumerate(("median", "best", "failed"))
 ]
 

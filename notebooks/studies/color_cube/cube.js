@@ -179,7 +179,7 @@ export default {
           const near = -x * Math.sin(yaw) + z * Math.cos(yaw);
           return [x * Math.cos(yaw) + z * Math.sin(yaw), y * Math.cos(pitch) - near * Math.sin(pitch), y * Math.sin(pitch) + near * Math.cos(pitch)];
         };
-        const radius = 108, centre = [PANEL.width / 2, 142], paperOf = channels(paper);
+        const radius = 104, centre = [PANEL.width / 2, 150], paperOf = channels(paper);
         const at = ([x, y]) => [centre[0] + radius * x, centre[1] - radius * y];
         context.strokeStyle = muted;
         context.beginPath();
@@ -289,7 +289,7 @@ export default {
       label: "Squared error of each colour against its similarity to red.",
       ...PANEL,
       draw: (context, { ink, muted, paper }) => {
-        const box = { left: 40, right: 258, top: 20, bottom: 240 }, paperOf = channels(paper);
+        const box = { left: 48, right: 258, top: 20, bottom: 240 }, paperOf = channels(paper);
         const at = (i) => [
           box.left + similarity[i] * (box.right - box.left),
           box.bottom - Math.min(squared(now.recon, rgb, i) / highest, 1) * (box.bottom - box.top),
@@ -310,7 +310,7 @@ export default {
           context.fillText(tick.toFixed(1), box.left - 8, box.bottom + 4 - (tick / highest) * (box.bottom - box.top));
         }
         context.save();
-        context.translate(10, (box.top + box.bottom) / 2);
+        context.translate(9, (box.top + box.bottom) / 2);
         context.rotate(-Math.PI / 2);
         context.textAlign = "center";
         context.fillText("squared error", 0, 0);

@@ -26,9 +26,8 @@ GRID = 20  # points per axis of the colours that collateral is measured on
 YAW, PITCH = 335.0, 15.0  # degrees: from where the sphere is seen first
 WIDTH, SMALL = 8.53, 8.0  # inches, as wide as the three canvases; points
 ABOUT = """
-The network itself runs here: three panels show what it makes of 240 colours when "red" is taken out of it. Move the
-strength; turn the sphere; brush colours in the middle to find them in the other two. Compare the anchored axis with the
-direction found afterwards: the same damage at red, less elsewhere.
+The network runs in this page: take red out of it with the strength, brush colours in the middle to find them in the
+other two panels, then try the direction found afterwards.
 """
 
 
@@ -140,10 +139,14 @@ def _draw_sphere(ax: Axes, points: np.ndarray, rgb: np.ndarray) -> None:
         x, y, z = at.T
         near = -x * np.sin(yaw) + z * np.cos(yaw)
         across = x * np.cos(yaw) + z * np.sin(yaw)
-        return np.column_stack([across, y * np.cos(pitch) - near * np.sin(pitch), y * np.sin(pitch) + near * np.cos(pitch)])
+        return np.column_stack(
+            [across, y * np.cos(pitch) - near * np.sin(pitch), y * np.sin(pitch) + near * np.cos(pitch)]
+        )
 
     for dim, end in enumerate(turned(1.12 * np.eye(3))):
-        ax.plot([0, end[0]], [0, end[1]], color=theme.muted if dim else theme.ink, linewidth=1 if dim else 2, linestyle="-")
+        ax.plot(
+            [0, end[0]], [0, end[1]], color=theme.muted if dim else theme.ink, linewidth=1 if dim else 2, linestyle="-"
+        )
         ax.annotate(str(dim), 1.07 * end[:2], ha="center", va="center", fontsize=SMALL)
     placed = turned(points)
     order = np.argsort(placed[:, 2], kind="stable")
