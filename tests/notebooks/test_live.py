@@ -5,7 +5,6 @@ Screenshots go to `build/browser/`.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from nbutils import claims, hooks, layout
 from nbutils.notebook.hygiene import hygiene
 from nbutils.notebook.render import render_all
 from nbutils.plotting import figures
-from nbutils.plotting.live import LIVE, WIDGET_VIEW, LiveFigure
+from nbutils.plotting.live import WIDGET_VIEW
 from studies.color_cube.live import Seed, live_cube
 from studies.color_cube.mappers import BoundedFalloff
 from studies.color_cube.network import ColorMLP
@@ -243,13 +242,3 @@ def test_a_screenshot(page, width):
     page.wait_for_timeout(300)
     page.screenshot(path=SCREENSHOTS / f"live-{NAME}-{width}-{scheme}.png", full_page=True)
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-
-
-def test_a_live_figure_refuses_what_would_not_run(tmp_path):
-    script = Path(__file__).with_name("no.js")
-    with pytest.raises(FileNotFoundError, match="no JavaScript file"):
-        LiveFigure(script, {}, lambda: None, "Look.")
-    with pytest.raises(TypeError, match="expected an array of"):
-        LiveFigure("notebooks/studies/color_cube/cube.js", {"x": np.zeros(2, np.int64)}, lambda: None, "Look.")
-    assert json.loads(live_cube(SEEDS).stored("x"))["script"] == "notebooks/studies/color_cube/cube.js"
-    assert LIVE
