@@ -222,7 +222,13 @@ def plot_doses(bands: pd.DataFrame, kinds: Sequence[str]) -> Figure:
             own = bands[(bands["network"] == name) & (bands["stand_in"] == kind)].sort_values("dose")
             colour, marker, dash = mark(kind)
             ax.fill_between(own["dose"], own["low"], own["high"], color=colour, alpha=0.12, linewidth=0)
-            look = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4, "linewidth": 1.3}
+            look: dict[str, Any] = {
+                "color": colour,
+                "marker": marker,
+                "linestyle": dash,
+                "markersize": 4,
+                "linewidth": 1.3,
+            }
             ax.plot(own["dose"], own["median"], label=SHORT[kind], **look)
         ax.set_ylim(-0.1, 1.1)
         ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"], fontsize=TINY)
@@ -251,10 +257,16 @@ def plot_repair(panels: Mapping[str, pd.DataFrame]) -> Figure:
         ax.fill_between([low, 0], [low, 0], 0, color=theme.accents[2], alpha=0.12, linewidth=0)
         for kind, own in frame.groupby("stand_in", sort=False):
             colour, marker, _ = mark(str(kind))
-            look = {"marker": marker, "markersize": 4.5, "color": colour, "alpha": 0.75, "linestyle": "none"}
+            look: dict[str, Any] = {
+                "marker": marker,
+                "markersize": 4.5,
+                "color": colour,
+                "alpha": 0.75,
+                "linestyle": "none",
+            }
             ax.plot(own["direct"], own["total"], **look)
             if frame["stand_in"].nunique() > 1:
-                at = {"xytext": (6, -2), "textcoords": "offset points", "va": "top", "fontsize": TINY}
+                at: dict[str, Any] = {"xytext": (6, -2), "textcoords": "offset points", "va": "top", "fontsize": TINY}
                 ax.annotate(SHORT[str(kind)], (own["direct"].iloc[0], own["total"].iloc[0]), **at)
         ax.set_xlim(low, high)
         ax.set_ylim(low, high)

@@ -171,9 +171,9 @@ def _draw_cube(ax: Axes, recon: np.ndarray, truth: np.ndarray) -> None:
             corners = [(h + left, bottom + v + low) for v in range(values) for h in range(hues)]
             for (x, y), colour in zip(corners, colours[i].reshape(-1, 3), strict=True):
                 ax.fill([x, x + width, x + width, x], [y, y, y + height, y + height], color=colour, linewidth=0)
-        frame = {"color": current().muted, "linewidth": 0.6, "linestyle": "-"}
+        frame: dict[str, Any] = {"color": current().muted, "linewidth": 0.6, "linestyle": "-"}
         ax.plot([0, hues, hues, 0, 0], [bottom, bottom, bottom + values, bottom + values, bottom], **frame)
-        at = {"rotation": 90, "ha": "center", "va": "center", "fontsize": SMALL - 1}
+        at: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center", "fontsize": SMALL - 1}
         ax.annotate(f"sat. {i / (slices - 1):.1f}", (-0.6, bottom + values / 2), **at)
     ax.set(xlim=(-1, hues), ylim=(0, slices * (values + 1) - 1))
     ax.set_title("came out, around true", fontsize=SMALL, loc="center")
