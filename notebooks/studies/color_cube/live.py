@@ -156,7 +156,7 @@ def _draw_sphere(ax: Axes, points: np.ndarray, rgb: np.ndarray) -> None:
     turn = np.linspace(0, 2 * np.pi, 181)
     ax.plot(np.cos(turn), np.sin(turn), color=theme.muted, linewidth=1, linestyle="-")
     sizes = (1.5 * (1.4 + 3 * share)) ** 2
-    ax.scatter(*placed[order, :2].T, s=sizes, c=faces, edgecolors=theme.muted, linewidths=0.4, zorder=2)
+    ax.scatter(placed[order, 0], placed[order, 1], s=sizes, c=faces, edgecolors=theme.muted, linewidths=0.4, zorder=2)
     ax.set(aspect="equal", xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
     ax.set_title("latents, by dimension", fontsize=SMALL, loc="center")
     ax.axis("off")
