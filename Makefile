@@ -43,7 +43,7 @@ run: $(READY) ## run all notebooks (quick, embedded data) into build/run, with a
 	exit $$status
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)python -m jupyterlab notebooks
+	$(ENGINE).notebook.lab
 
 test: $(READY) ## unit tests, hygiene, and every notebook against its stored outputs
 	$(ENGINE) test

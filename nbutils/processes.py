@@ -9,8 +9,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from importlib import import_module
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
+
+from nbutils import progress
 
 Key = TypeVar("Key", bound=Hashable)
 Where = Executor | Literal["loky"] | None
@@ -62,8 +65,8 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(function: Callable[..., Any], *arguments: Any) -> Any:
-    with _at_work:
+def _work(note: Path | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    with _at_work, progress.told(note):
         return function(*arguments)
 
 
@@ -98,6 +101,7 @@ def compute(
     keep: Callable[[Key, Any], None],
     executor: Where = None,
     workers: int | None = None,
+    notes: progress.Notes | None = None,
 ) -> None:
     """Call a function once per task, and hand every outcome to `keep` as it comes, also after an interrupt.
 
@@ -109,6 +113,7 @@ def compute(
         keep: called here with a key and the function's result or exception.
         executor: any PEP 3148 executor; `"loky"`: processes on this machine; None: here.
         workers: processes of `"loky"`; the number of cores by default.
+        notes: where processes of `"loky"` say how far the bars of a task are.
     """
     if executor is None:
         for key, arguments in tasks.items():
@@ -123,7 +128,7 @@ def compute(
 
     def start(key: Key) -> None:
         if executor == "loky":
-            future = _submitted(pool(workers), _work, (function, *tasks[key]))
+            future = _submitted(pool(workers), _work, (notes and notes.of(key), function, *tasks[key]))
         else:
             future = _submitted(executor, function, tasks[key])
         running[future] = key

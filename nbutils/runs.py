@@ -150,8 +150,16 @@ def _run(
             path.unlink(missing_ok=True)
             print(f"{label}: {error}; computing it again", file=sys.stderr)
             missing[path] = configuration
-    failures = 0
-    with progress.bar(len(tables) + len(missing), label) as bar:
+    failures, notes = 0, progress.Notes()
+
+    def say(bar: Any) -> None:
+        parts = [f"{failures} failed"] if failures else []
+        for path, (what, n, total) in notes.read().items():
+            if path not in tables:
+                parts.append(f"{what} {n}/{total}" if total else f"{what} {n}")
+        bar.set_postfix_str(", ".join(parts), refresh=False)
+
+    with progress.bar(len(tables) + len(missing), label, asks=say) as bar:
         bar.update(len(tables))
 
         def keep(path: Path, outcome: _Outcome | Exception) -> None:
@@ -159,13 +167,13 @@ def _run(
             tables[path] = _kept(path, outcome)
             if tables[path] and "error" in tables[path][0]:
                 failures += 1
-                bar.set_postfix_str(f"{failures} failed")
+            say(bar)
             bar.update()
 
         caller = _PROCESS if executor is not None and "torch" in sys.modules else None
         call = uuid4().hex  # Dask would answer equal arguments with the failure of the call before
         tasks = {path: (function, configuration, path, caller, call) for path, configuration in missing.items()}
-        processes.compute(_attempt, tasks, keep, executor, workers)
+        processes.compute(_attempt, tasks, keep, executor, workers, notes)
     return paths, tables
 
 

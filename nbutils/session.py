@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from nbutils import claims, devices, layout, seeding
+from nbutils import claims, devices, hints, layout, progress, seeding
 from nbutils import processes as workers
 from nbutils import runs as kept_runs
 from nbutils.data import sources
@@ -167,6 +167,8 @@ def begin(
     chosen_device = devices.choose(device)
     own = os.cpu_count() or 1 if chosen_device.type == "cpu" else 1  # processes would share the one accelerator
     count = processes or own
+    hints.watch()
+    progress.watch_cells()
     seeding.pin(threads=1)  # operators of this size lose time with a second thread; processes use the cores
     workers.warm_up(count, imports)
     sheet = layout.dopesheet(stem) if dopesheet is None else Path(dopesheet)

@@ -35,12 +35,12 @@ class Chapter:
         return self.exporter.environment.get_template(name)
 
     def open(self) -> None:
-        """Put the authors below the title, and below its cell what came of the hypotheses and stored results."""
+        """Put the authors below the title and, in a study, what came of hypotheses and results below its cell."""
         soup, about = self.body.soup, bibliography.collection()
         first = soup.select_one("[data-cell]")
         if about and soup.h1:
             soup.h1.insert_after(parsed(self.template("byline.html.j2").render(text=about.byline)))
-        if first and self.document.results:
+        if first and self.document.results and self.file != "index.html":  # which counts those of all notebooks
             first.insert_after(parsed(self.template("outcome.html.j2").render(document=self.document)))
 
     @property

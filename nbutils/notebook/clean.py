@@ -57,7 +57,7 @@ _ALLOWED |= dict.fromkeys(_DRAWN, _EVERYWHERE.union(_ON_DRAWING.split()))
 # Names that pandas, Pygments and this project give; others could borrow a look or a script from the page.
 _CLASS = re.compile(
     r"[a-z]{1,2}\d?|(?:row|col|level)\d+|(?:row|col)_heading|highlight|dataframe|figure-(?:description|caption)|data|blank|"
-    r"index_name|math|inline|display|language-[\w+-]+"
+    r"index_name|cards|math|inline|display|language-[\w+-]+"
 )
 _ANY = re.compile("(?s:.*)")
 _VALUES = dict.fromkeys(["colspan", "rowspan", "span", "start"], re.compile(r"\d{1,4}"))

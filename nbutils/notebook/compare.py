@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbutils.notebook.document import LIVE, PLOTLY, SKIPPED_TAG, WIDGET_VIEW, tags
+from nbutils.notebook.document import LIVE, SKIPPED_TAG, WIDGET_VIEW, tags
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,7 @@ def _compared(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _compare_bundle(stored: Mapping[str, Any], computed: Mapping[str, Any], tolerance: Tolerance) -> str | None:
-    # A static copy of a plotly figure needs a browser on the machine, so its presence says nothing.
-    optional = {"image/png"} if PLOTLY in stored and PLOTLY in computed else set()
-    optional |= {WIDGET_VIEW} if LIVE in stored and LIVE in computed else set()  # it lives as long as its kernel
+    optional = {WIDGET_VIEW} if LIVE in stored and LIVE in computed else set()  # it lives as long as its kernel
     mimes = set(stored) - optional
     if mimes != set(computed) - optional:
         return f"stored types {', '.join(sorted(stored))}; computed types {', '.join(sorted(computed))}"

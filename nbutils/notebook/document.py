@@ -19,7 +19,7 @@ import nbformat
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
-from nbutils import claims, layout
+from nbutils import bars, claims, layout
 from nbutils.plotting.live import LIVE as LIVE
 from nbutils.plotting.live import WIDGET_VIEW as WIDGET_VIEW
 from nbutils.plotting.manifests import files_of, manifest_of
@@ -98,6 +98,13 @@ def _defect(content: bytes) -> str | None:
     return None
 
 
+def is_bar(output: Mapping[str, Any]) -> bool:
+    """Return whether an output holds a bar of progress (`nbutils.bars`), or nothing, as when one is over."""
+    if output["output_type"] != "display_data":
+        return False
+    return not output["data"] or all(output["metadata"].get(key) == value for key, value in bars.MARK.items())
+
+
 def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
     """Return position and cell of the cells that execute; one that is blank or to be skipped gets no count."""
     cells = enumerate(notebook.cells)
@@ -120,6 +127,15 @@ def opening(notebook: NotebookNode) -> tuple[str, str]:
         if cell.cell_type == "markdown" and found:
             return found[1].strip(), (found[2] or "").strip()
     return "", ""
+
+
+def tally(*records: claims.Results) -> str:
+    """Return how many hypotheses of some runs held, and how many stored results came back."""
+    outcomes = [outcome["holds"] for record in records for outcome in record.hypotheses.values()]
+    results = [bool(claim["holds"]) for record in records for claim in record.claims.values()]
+    undecided = f", {outcomes.count(None)} undecided" if None in outcomes else ""
+    counted = f"{outcomes.count(True)} of {len(outcomes)} hypotheses held{undecided}; " if outcomes else ""
+    return f"{counted}{sum(results)} of {len(results)} stored results reproduced"
 
 
 def unstyled(text: str) -> str:
@@ -199,10 +215,7 @@ class Document:
         """How many hypotheses held and how many stored results came back, as a sentence."""
         if self.results is None or not self.results.claims:
             return "No recorded claims."
-        outcomes = [outcome["holds"] for outcome in self.results.hypotheses.values()]
-        held = sum(bool(claim["holds"]) for claim in self.results.claims.values())
-        counted = f"{outcomes.count(True)} of {len(outcomes)} hypotheses held; " if outcomes else ""
-        return f"{counted}{held} of {len(self.results.claims)} stored results reproduced."
+        return f"{tally(self.results)}."
 
     @property
     def hypotheses(self) -> list[tuple[str, str, str]]:

@@ -135,7 +135,7 @@ def update(notebook: Path) -> list[str]:
     killed leaves each file old or new. Figures that the manifest listed before and lists no longer are removed.
 
     Returns:
-        One line for every claim and metric that changed, old → new.
+        One line for every claim and metric that changed, old → new, and for what a cell wrote to stderr.
 
     Raises:
         CellFailure: a cell raised or the kernel died; the partial copy stays in `build/update/`.
@@ -147,9 +147,10 @@ def update(notebook: Path) -> list[str]:
         shutil.rmtree(made, ignore_errors=True)
         copy = run(notebook, staging)
         content = read(copy)
+        warnings = _stderr(content)
         normalise(content, {str(staging): "large-assets"})
 
-        changes = _changes(_results(kept), _results(made))
+        changes = _changes(_results(kept), _results(made)) + warnings
         files = {file.relative_to(made) for file in made.rglob("*") if file.is_file() and not _hidden(file, made)}
         listed = made / "manifest.json"  # last: it lists the others
         contents = {kept / file: (made / file).read_bytes() for file in sorted(files) if made / file != listed}
@@ -162,6 +163,18 @@ def update(notebook: Path) -> list[str]:
     return changes
 
 
+def _stderr(notebook: NotebookNode) -> list[str]:
+    """Return the first line that each cell wrote to stderr."""
+    found = [(i, output) for i, cell in code_cells(notebook) for output in cell.outputs if _is_stderr(output)]
+    return [
+        f"stderr   cell {i}   {output.text.strip().splitlines()[0][:100]}" for i, output in found if output.text.strip()
+    ]
+
+
+def _is_stderr(output: NotebookNode) -> bool:
+    return output.output_type == "stream" and output.name == "stderr"
+
+
 def _hidden(file: Path, above: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(above).parts)
 
@@ -169,7 +182,7 @@ def _hidden(file: Path, above: Path) -> bool:
 def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) -> None:
     """Remove in place what differs between two equal runs or two machines.
 
-    Widget state, timing and other tools' metadata, injected parameters and interpreter versions go; execution
+    Widget state, timing and other tools' metadata, injected parameters, interpreter versions and stderr go; execution
     counts become 1..N; cell ids follow from the content; absolute paths lose their start.
 
     Args:
@@ -192,6 +205,7 @@ def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) ->
     shorten = _shortener(names or {})
     for count, (_, cell) in enumerate(code_cells(notebook), start=1):
         cell.execution_count = count
+        cell.outputs = [output for output in cell.outputs if not _is_stderr(output)]
         for i, output in enumerate(cell.outputs):
             cell.outputs[i] = output = nbformat.from_dict(_shortened(output, shorten))
             if output.output_type == "execute_result":

@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import json
 import re
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from bs4 import BeautifulSoup, Tag
 from jinja2 import pass_context
@@ -22,6 +25,7 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+from PIL import Image
 
 from nbutils import layout
 from nbutils.notebook.anchors import Body, numbered, slug
@@ -43,6 +47,9 @@ SHOWN = [
     "text/latex",
     "text/plain",
 ]
+
+# What clean() takes out although a reader would see or hear it.
+LOST = ["audio", "canvas", "embed", "form", "iframe", "input", "object", "select", "textarea", "video"]
 
 MOST_UNCLOSED = 100  # environments of LaTeX; for each that does not end, the parser reads on to the last character
 
@@ -145,8 +152,8 @@ class Exporter(HTMLExporter):
     def default_filters(self) -> Iterator[tuple[str, Any]]:
         """Yield nbconvert's filters, and ours for the templates."""
         yield from super().default_filters()
-        own = (self.enter, self.picture, self.live, self.framed, self.preformatted, self.tidy)
-        ours: tuple[Callable[..., Any], ...] = (*own, alt_text, drawable, json_script, unshown)
+        own = (self.enter, self.picture, self.live, self.framed, self.preformatted, self.fragment)
+        ours: tuple[Callable[..., Any], ...] = (*own, alt_text, drawable, in_words, json_script, unshown)
         yield from ((function.__name__, function) for function in ours)
         yield "gap", pass_context(lambda context, what: self.gap(what))  # or jinja2 would call it once, beforehand
 
@@ -172,6 +179,8 @@ class Exporter(HTMLExporter):
     def picture(self, output: Mapping[str, Any], mime: str) -> str:
         """Return an output's picture with its dark version; the recorded file where it holds none."""
         content, alt = _content(output, mime), alt_text(output)
+        if content is not None and not is_picture(content, mime):
+            return ""
         files = self.document.figure(content, alt).files
         content = content or files.get("light")
         width = output.get("metadata", {}).get(mime, {}).get("width")
@@ -206,15 +215,31 @@ class Exporter(HTMLExporter):
         self.gaps.append(f"{self.where}: not shown: {what}")
         return f'<span class="gap">[Not shown: {escape(what, quote=False)}]</span>'
 
+    def fragment(self, html: str) -> str:
+        """Return an output's HTML as `tidy` does; a gap where only scripts would draw what it shows."""
+        tidied = self.tidy(html)
+        shown = parsed(tidied)
+        drawn = parsed(html).find("script") and not shown.get_text().strip() and not shown.find(["img", "svg", "table"])
+        return self.gap("what only scripts draw") if drawn else tidied
+
     def tidy(self, html: str, *, dollars: bool = True) -> str:
         """Return HTML where nothing runs or loads, pictures are embedded and links lead somewhere.
+
+        Sounds, films, frames and forms are gaps.
 
         Args:
             html: a fragment.
             dollars: typeset `$…$` in its text, as JupyterLab does for outputs; code is left alone.
         """
         soup = parsed(html)
+        lost = [tag for tag in soup.find_all(LOST) if not tag.find_parent(LOST)]
+        marks = [(soup.new_tag("span"), tag.name) for tag in lost]
+        for tag, (mark, _) in zip(lost, marks, strict=True):
+            tag.replace_with(mark)
         clean(soup)
+        for mark, name in marks:
+            if not mark.decomposed:
+                mark.replace_with(parsed(self.gap(f"<{name}>")))
         if dollars:
             for node in soup.find_all(string=re.compile(r"\$[^$]+\$")):
                 if not node.find_parent(["code", "pre", "style"]):
@@ -249,12 +274,17 @@ class Exporter(HTMLExporter):
             file = self.document.path.parent / source
             mime = IMAGE_TYPES.get(file.suffix.lower(), "")
             content = file.read_bytes() if mime and not scheme(source) and self._inside(file) else b""
-        if not content or mime not in IMAGE_TYPES.values():
+        if not is_picture(content, mime):
             self._missing(source, file)
             return self.gap(alt or "a picture")
-        files = self.document.figure(content, alt, file.name).files
+        files = self.document.figure(content, alt, file.name).files or self._dark(file)
         width = str(tag["width"]) if tag.has_attr("width") else None
         return self.image(content, mime, alt, width, files.get("dark"))
+
+    def _dark(self, file: Path) -> dict[str, bytes]:
+        """Return the dark version of a picture that is another notebook's, where it lies beside it."""
+        dark = file.with_suffix(f".dark{file.suffix}") if file.suffix == ".png" else file
+        return {"dark": dark.read_bytes()} if dark != file and self._inside(dark) else {}
 
     def _missing(self, source: str, file: Path) -> None:
         """Keep a fault where the author of a Markdown cell means a picture that is not there."""
@@ -296,11 +326,29 @@ class Exporter(HTMLExporter):
 
 
 def unshown(output: Mapping[str, Any]) -> str:
-    """Return what an output is that no page can show; empty where one can."""
-    kinds = output.get("data", {})
+    """Return what an output is that no page can show; empty where one can, or where it is text alone."""
+    kinds = [mime for mime in output.get("data", {}) if mime != "text/plain"]
     if WIDGET_VIEW in kinds and LIVE not in kinds:
         return "a control that needs a kernel"
     return "" if set(kinds) & set(SHOWN) else ", ".join(kinds)
+
+
+def in_words(output: Mapping[str, Any]) -> str:
+    """Return the text of an output that no page can show; empty where it is Python's name for an object."""
+    text = str(output["data"].get("text/plain", "")).strip()
+    return "" if WIDGET_VIEW in output["data"] or re.fullmatch(r"<.*>", text, re.DOTALL) else text
+
+
+def is_picture(content: bytes, mime: str) -> bool:
+    """Tell whether content is what its kind says, as far as its start, its checksums or its XML tell."""
+    try:
+        if mime == IMAGE_TYPES[".svg"]:
+            return ElementTree.fromstring(content).tag == "{http://www.w3.org/2000/svg}svg"
+        with warnings.catch_warnings(action="ignore"):  # of its size
+            Image.open(BytesIO(content), formats=[mime.removeprefix("image/").upper()]).verify()
+        return mime in IMAGE_TYPES.values()
+    except Exception:  # of any kind: the decoders' own, or Python's
+        return False
 
 
 def page_of(stem: str) -> str:

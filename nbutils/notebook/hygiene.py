@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from nbformat import NotebookNode
 
@@ -16,7 +17,7 @@ from nbutils.notebook import bibliography
 from nbutils.notebook.chapters import linked
 from nbutils.notebook.clean import parsed
 from nbutils.notebook.compare import DATA_URI, stored_fault
-from nbutils.notebook.document import PLOTLY, Document, alt_text, code_cells, read, tags
+from nbutils.notebook.document import PLOTLY, Document, alt_text, code_cells, is_bar, read, tags
 from nbutils.notebook.screen import Screen
 from nbutils.plotting import texts
 from nbutils.plotting.live import MAX_LIVE_BYTES
@@ -49,6 +50,16 @@ def check_no_widget_state(notebook: NotebookNode, path: Path, assets: Path) -> I
     """Yield a fault where the metadata store the state of widgets."""
     if "widgets" in notebook.metadata:
         yield "metadata.widgets holds the state of widgets; the next cell says the same statically"
+
+
+def check_outputs(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield the outputs that are no result: what cells wrote to stderr, and bars of progress."""
+    for i, cell in code_cells(notebook):
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                yield f"cell {i}: stderr is stored: {output['text'].strip()[:80]!r}"
+            elif is_bar(output):
+                yield f"cell {i}: a progress bar is stored"
 
 
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|Users)/|\bC:\\(?!\\)")
@@ -230,12 +241,28 @@ def _linked_to(notebook: NotebookNode, path: Path) -> list[Path]:
     return [other for name in names if (other := path.parent / name).is_file()]
 
 
+_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)[^)\s]*\)")
+
+
+def check_links(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield the relative links of the prose that lead to no file of the project; JupyterLab opens no folder."""
+    root = path.resolve().parent.parent
+    for i, cell in enumerate(notebook.cells):
+        texts = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", ())]
+        texts += [cell.source] if cell.cell_type == "markdown" else []
+        for link in (link for text in texts for link in _LINK.findall(text)):
+            target = (path.resolve().parent / unquote(link)).resolve()
+            if not (target.is_file() and target.is_relative_to(root)):
+                yield f"cell {i}: {link} is no file of the project"
+
+
 Check = Callable[[NotebookNode, Path, Path], Iterator[str]]
 
 HYGIENE: dict[str, Check] = {
     "executed": check_executed,
     "size": check_size,
     "widget state": check_no_widget_state,
+    "outputs": check_outputs,
     "absolute paths": check_no_absolute_paths,
     "alt text": check_alt_text,
     "figures": check_figures,
@@ -245,6 +272,7 @@ HYGIENE: dict[str, Check] = {
     "cell length": check_cell_length,
     "results": check_results,
     "references": check_references,
+    "links": check_links,
 }
 
 

@@ -1,58 +1,165 @@
-"""The README's results table: one row per experiment, written from the notebooks' metadata and `results.json`.
+"""The README's results: a card per notebook, what was found against what was published, and every number.
 
-A notebook says in `metadata.nbutils.readme` what its row shows:
-
-    {"question": "Does ablating one dimension delete only red?",
-     "rows": [{"label": "ablated r",
-               "format": "{ablated_r_mean:.3f} ± {ablated_r_std:.3f}",
-               "source": ".931 ± .034"}]}
-
-`format` is a template over the metrics recorded in `results.json`; `source` is what the source system
-reports, where it reports that number. An entry with `"record": "real"` reads `results.real.json`, the recorded
-run on real data; with `"full"`, `results.full.json`, that of the full profile on embedded data.
-`python -m nbutils.notebook.readme` rewrites the table in place.
+They are written between two markers from the notebooks' metadata and recorded results, whose form
+`nbutils.notebook.cards` describes; the index shows the same. `python -m nbutils.notebook.readme` rewrites them in
+place.
 """
 
 from __future__ import annotations
 
-import string
+import os
 import sys
+from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
-
-from nbformat import NotebookNode
 
 from nbutils import atomic, claims, layout
-from nbutils.notebook.document import opening, read
+from nbutils.notebook.cards import INDEX, RUNS, SIGNS, Card, load
+from nbutils.notebook.document import first_sentence, plain, tally
+from nbutils.plotting.forest import Compared
+from nbutils.plotting.manifests import manifest_of
 
 BEGIN = "<!-- results: written by `make update`, not by hand -->"
 END = "<!-- end of results -->"
-HEADINGS = ("notebook", "question", "found", "source", "claims")
+FOREST = "found-against-published"  # the figure of the index that the README shows
 NOTHING = "–"
-RESULTS = {"embedded": "results.json", **{which: f"results.{which}.json" for which in layout.RECORDED}}
+THUMBNAIL, WIDE = 260, 870  # pixels on screen
+SIGNS_SAY = (
+    ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
+    + ": what the source says or, where it says nothing, what was expected first. "
+    "± is a standard deviation over networks, brackets hold a 95 % interval."
+)
 
 
-def table(root: Path | None = None) -> str:
-    """Return the results table of all numbered notebooks as Markdown, failures and missing runs included.
-
-    Args:
-        root: the project folder; `layout.root()` when not given.
+def results(root: Path | None = None) -> str:
+    """Return what stands between the README's markers, failed claims and missing runs included.
 
     Raises:
-        ValueError: a notebook has no title or no `readme` metadata, or a template names a metric that is not
-            recorded; the message names the notebook and what there is.
+        ValueError: what a card shows is missing (see `cards.load`), or the index has no picture `FOREST`.
     """
     root = root or layout.root()
-    rows = [HEADINGS, ("---",) * len(HEADINGS)]
-    for notebook in sorted((root / "notebooks").glob("[0-9][0-9]-*.ipynb")):
+    found = load(root)
+    committed = [card.records["embedded"] for card in found if "embedded" in card.records]
+    parts = [
+        cards(found, root),
+        f"{SIGNS_SAY} In the committed runs {tally(*committed)}. A hypothesis that falls is a finding; a stored result "
+        "that does not come back makes the tests fail.",
+        _forest(root),
+        folded("Every number", numbers(found, root)),
+        folded("Hypotheses and stored results, run by run", counts(found, root)),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def cards(found: Iterable[Card], start: Path) -> str:
+    """Return the cards as an HTML table that Markdown keeps.
+
+    Args:
+        found: the cards.
+        start: the folder from which links and pictures are reached.
+    """
+    return "\n".join(['<table class="cards">', *(_row(card, start) for card in found), "</table>"])
+
+
+def _row(card: Card, start: Path) -> str:
+    link = _address(card.path, start)
+    picture = _picture(card.light, card.dark, first_sentence(card.alt), THUMBNAIL, start)
+    headline = card.headline
+    lines = [
+        f'<b><a href="{link}">{_text(plain(card.title))}</a></b>',
+        _text(card.question),
+        f"<b>{SIGNS[card.sign]} {card.sign.capitalize()}:</b> {_text(card.verdict)}",
+        f"<b>{_text(headline.found)}</b> {_text(headline.label)}; "
+        f"published: <b>{_text(headline.source or 'no number')}</b>",
+    ]
+    text = "<br>\n".join(lines)
+    return f'<tr>\n<td width="32%"><a href="{link}">{picture}</a></td>\n<td>{text}</td>\n</tr>'
+
+
+def _text(text: str) -> str:
+    return escape(text, quote=False)
+
+
+def _picture(light: Path, dark: Path, alt: str, width: int, start: Path) -> str:
+    source = f'<source media="(prefers-color-scheme: dark)" srcset="{_address(dark, start)}">'
+    image = f'<img src="{_address(light, start)}" alt="{escape(alt)}" width="{width}">'
+    return f"<picture>{source}{image}</picture>"
+
+
+def _address(path: Path, start: Path) -> str:
+    return Path(os.path.relpath(path, start)).as_posix()
+
+
+def _forest(root: Path) -> str:
+    """Return the figure "found against published" as the index shows it; empty where there is no index."""
+    for notebook in (root / "notebooks").glob(f"{INDEX}-*.ipynb"):
         folder = root / "large-assets" / notebook.stem
-        paths = {kind: folder / name for kind, name in RESULTS.items()}
-        rows.append(_row(notebook, {kind: claims.load(path) for kind, path in paths.items() if path.exists()}))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        entry = manifest_of(folder).get(FOREST)
+        if entry is None:
+            raise ValueError(f"{notebook.name} has no picture {FOREST!r}; run `python -m nbutils update {INDEX}`")
+        light, dark = (folder / entry[look]["file"] for look in ("light", "dark"))
+        if missing := [path.name for path in (light, dark) if not path.is_file()]:
+            raise ValueError(f"{notebook.name}: {', '.join(missing)} is missing")
+        picture = _picture(light, dark, entry["alt"], WIDE, root)
+        return f"**Found against published.** {entry.get('caption', '')}\n\n<p>{picture}</p>"
+    return ""
 
 
-def refreshed(text: str, table: str) -> str:
-    """Return the README's text with what stands between its two markers replaced by `table`.
+def compared(found: Iterable[Card]) -> list[Compared]:
+    """Return the numbers that a source reports as well."""
+    return [number.compared for card in found for number in card.quantities if number.compared]
+
+
+def numbers(found: Iterable[Card], start: Path) -> str:
+    """Return every quantity, one a row, as a Markdown table."""
+    rows = [
+        (_link(card, start), one.label, one.found, one.source or NOTHING, one.record)
+        for card in found
+        for one in card.quantities
+    ]
+    return _table(("notebook", "quantity", "found", "source", "record"), rows)
+
+
+def counts(found: Iterable[Card], start: Path) -> str:
+    """Return how many hypotheses and stored results of each run held, as a Markdown table."""
+    rows = []
+    for card in found:
+        for kind, record in card.records.items():
+            outcomes = [outcome["holds"] for outcome in record.hypotheses.values()]
+            failed = [name for name, claim in record.claims.items() if not claim["holds"]]
+            back = f"{reproduced(record)} of {len(record.claims)}"
+            back += f" (not {', '.join(f'`{name}`' for name in failed)})" if failed else ""
+            held = f"{outcomes.count(True)} of {len(outcomes)}" if outcomes else "none kept"
+            undecided = str(outcomes.count(None)) if outcomes else NOTHING
+            rows.append((_link(card, start), RUNS[kind], held, undecided, back))
+    return _table(("notebook", "run", "hypotheses held", "undecided", "stored results reproduced"), rows)
+
+
+def reproduced(record: claims.Results) -> int:
+    """Return how many stored results of a run came back."""
+    return sum(bool(claim["holds"]) for claim in record.claims.values())
+
+
+def _link(card: Card, start: Path) -> str:
+    return f"[{card.number}]({_address(card.path, start)})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in rows),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def folded(summary: str, markdown: str) -> str:
+    """Return Markdown that is shown on demand."""
+    return f"<details>\n<summary><b>{_text(summary)}</b></summary>\n\n{markdown}\n\n</details>"
+
+
+def refreshed(text: str, results: str) -> str:
+    """Return the README's text with what stands between its two markers replaced by `results`.
 
     Raises:
         ValueError: the markers are missing, repeated or in the wrong order.
@@ -61,101 +168,20 @@ def refreshed(text: str, table: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in before + after:
         raise ValueError(f"the README needs one line {BEGIN!r} and below it one line {END!r}")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
 
 
 def main() -> None:
-    """Rewrite the results table in the project's README and say whether it changed."""
+    """Rewrite the results in the project's README and say whether they changed."""
     path = layout.root() / "README.md"
     old = path.read_text(encoding="utf-8")
     try:
-        new = refreshed(old, table())
+        new = refreshed(old, results())
     except ValueError as error:
         sys.exit(f"README.md: {error}")
     if new != old:
         atomic.write(path, new)
-    print(f"README.md: results table {'is current' if new == old else 'rewritten'}")
-
-
-def _row(notebook: Path, results: dict[str, claims.Results]) -> tuple[str, ...]:
-    content = read(notebook)
-    title, _, spec = introduction(notebook, content)
-    found, source = [], []
-    for entry in spec["rows"]:
-        if one := results.get(entry.get("record", "embedded")):
-            found.append(f"{entry['label']} {filled(entry['format'], one.metrics, notebook.name)}")
-            source.append(entry.get("source") or NOTHING)
-    others = {"full": "in the full profile", "real": "on real data"}
-    recorded = "".join(f"; {text} {_verdict(results[which])}" for which, text in others.items() if which in results)
-    row = (
-        f"[{title}](notebooks/{notebook.name})",
-        spec["question"],
-        "<br>".join(found) if results else "not run",
-        "<br>".join(source) or NOTHING,
-        _verdict(results["embedded"]) + recorded if "embedded" in results else NOTHING,
-    )
-    return tuple(cell.replace("|", "\\|").replace("\n", " ") for cell in row)
-
-
-def introduction(notebook: Path, content: NotebookNode) -> tuple[str, str, dict[str, Any]]:
-    """Return a notebook's title, its verdict, and its row of the table, checked.
-
-    Raises:
-        ValueError: no title, or no `readme` metadata of the form above; the message names the notebook.
-    """
-    own = content.metadata.get("nbutils", {})
-    spec = own.get("readme") if isinstance(own, dict) else None
-    form = {"question": str, "rows": list}
-    if not isinstance(spec, dict) or not all(isinstance(spec.get(key), kind) for key, kind in form.items()):
-        raise ValueError(f"{notebook.name} needs metadata.nbutils.readme with 'question' and 'rows', got {spec}")
-    for row in spec["rows"]:
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("label", "format")):
-            raise ValueError(f"{notebook.name}: a row of metadata.nbutils.readme has 'label' and 'format', got {row}")
-        if row.get("record", "embedded") not in RESULTS:
-            raise ValueError(f"{notebook.name}: 'record' is one of {', '.join(RESULTS)}, got {row['record']!r}")
-    title, verdict = opening(content)
-    if not title:
-        raise ValueError(f"{notebook.name} has no heading '# NN · title' in a Markdown cell")
-    return title, verdict, spec
-
-
-def filled(template: str, metrics: dict[str, float | int | None], name: str) -> str:
-    """Return a template with recorded metrics in it.
-
-    Raises:
-        ValueError: it names a metric that is not recorded; the message begins with `name` and lists those that are.
-    """
-    # A metric that was not finite is stored as null.
-    values = {key: float("nan") if value is None else value for key, value in metrics.items()}
-    try:
-        return _Template().vformat(template, (), values)
-    except (KeyError, IndexError, ValueError) as error:
-        there = ", ".join(sorted(metrics)) or "none"
-        raise ValueError(
-            f"{name}: the README template {template!r} does not fit ({error!r}); recorded metrics: {there}"
-        ) from None
-
-
-class _Template(string.Formatter):
-    """Takes a field's whole name for a metric's, dots included."""
-
-    def get_field(self, field_name, args, kwargs):
-        return kwargs[field_name], field_name
-
-
-def _verdict(results: claims.Results) -> str:
-    failed = [name for name, claim in results.claims.items() if not claim["holds"]]
-    held = f"{len(results.claims) - len(failed)} of {len(results.claims)} hold"
-    held += f"; fails: {', '.join(f'`{name}`' for name in failed)}" if failed else ""
-    return f"{counted}; claims: {held}" if (counted := hypotheses(results)) else held
-
-
-def hypotheses(results: claims.Results) -> str:
-    """Return how many hypotheses of a run held, in words; empty where it kept none."""
-    outcomes = [outcome["holds"] for outcome in results.hypotheses.values()]
-    still_open = outcomes.count(None)
-    counted = f"hypotheses: {outcomes.count(True)} of {len(outcomes)} held" if outcomes else ""
-    return counted + (f", {still_open} undecided" if still_open else "")
+    print(f"README.md: results {'are current' if new == old else 'rewritten'}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from nbutils.notebook.chapters import Chapter, complete
 from nbutils.notebook.clean import compiled, drawable, policy
 from nbutils.notebook.document import PLOTLY, Document, code_cells, opening, read, tags
 from nbutils.notebook.export import TEMPLATES, page_of
-from nbutils.notebook.offline import external_references
+from nbutils.notebook.offline import external_references, packed
 from nbutils.notebook.screen import Screen
 from nbutils.notebook.searching import entries
 from nbutils.plotting import live
@@ -82,7 +82,7 @@ def _page(position: int, chapters: Sequence[Chapter]) -> str:
     document, body = chapter.document, chapter.body
     outputs = [output for _, cell in code_cells(document.notebook) for output in cell.outputs]
     figures = [figure for output in outputs if drawable(figure := output.get("data", {}).get(PLOTLY))]
-    scripts = [_script("page.js"), *([get_plotlyjs(), _script("plotly-figures.js")] if figures else [])]
+    scripts = [_script("page.js"), *([_script("plotly-figures.js")] if figures else [])]
     index = chapter.file == "index.html"
     if index:
         scripts.append(_script("search.js"))
@@ -99,10 +99,13 @@ def _page(position: int, chapters: Sequence[Chapter]) -> str:
         notebook=document.path.name,
         provenance=document.provenance,
         dark_theme=_dark_theme() if figures else None,
+        plotly=packed(get_plotlyjs()) if figures else None,
         scripts=scripts,
         modules=modules,
         live_style=live.STYLE.read_text(encoding="utf-8") if modules else "",
-        policy=policy([*scripts, *modules], compiles=any(map(compiled, figures))),
+        policy=policy(
+            [*scripts, *modules, *([get_plotlyjs()] if figures else [])], compiles=any(map(compiled, figures))
+        ),
         search=_search(chapters) if index else None,
         pages=[_listed(other) for other in chapters if other is not chapter] if index else [],
     )

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from nbutils.plotting.expect import expect_shape
 from nbutils.plotting.labels import name_rows, note_row
+from nbutils.plotting.marks import Mark, mark
 from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
@@ -26,24 +27,26 @@ def jitter(row: int, count: int) -> np.ndarray:
     return row - 0.12 + 0.32 * (np.arange(1, count + 1) * GOLDEN % 1 - 0.5)
 
 
-def draw_dots(ax: Axes, x: ArrayLike, y: ArrayLike, place: int, *, size: float, zorder: float = 2) -> None:
-    """Draw single results as dots, in the colour and with the marker of a place in the order of conditions.
+def draw_dots(ax: Axes, x: ArrayLike, y: ArrayLike, look: int | Mark, *, size: float, zorder: float = 2) -> None:
+    """Draw single results as dots, with the colour and the marker of a name, or of a place in the order of conditions.
 
     Args:
         ax: axes to draw in.
         x: `[S]`.
         y: `[S]`.
-        place: 0 for the first condition; colours and markers return after the seventh.
+        look: of the name, or its place: 0 for the first; colours and markers return after the seventh.
         size: points squared.
         zorder: higher is in front.
     """
     theme = current()
+    if isinstance(look, int):
+        look = Mark(theme.accents[look % len(theme.accents)], MARKERS[look % len(MARKERS)], "-")
     ax.scatter(
         x,
         y,
         s=size,
-        marker=MARKERS[place % len(MARKERS)],
-        facecolors=theme.accents[place % len(theme.accents)],
+        marker=look.marker,
+        facecolors=look.color,
         edgecolors=theme.paper,
         linewidths=0.4,
         zorder=zorder,
@@ -63,17 +66,19 @@ def plot_gain(
     intervals: Mapping[str, tuple[float, float]],
     *,
     quantity: str = "gain in Pearson r",
+    over: str = "over",
 ) -> Figure:
     """Plot differences between pairs, seed by seed, with their mean and its interval against zero.
 
     Args:
-        differences: for each label the differences `[S]` by seed.
+        differences: for each label the differences `[S]` by seed; labels are names of the registry of looks.
         intervals: for each label the lower and the upper end of the mean's confidence interval.
         quantity: what the differences are; names the axis.
+        over: what the labels are; names the other axis.
 
     Raises:
         ValueError: there are no labels, or differences are not a row of finite numbers.
-        KeyError: a label has no interval.
+        KeyError: a label has no interval, or no look (`nbutils.plotting.marks`).
     """
     if not differences:
         raise ValueError("expected differences under at least one label, got none")
@@ -86,7 +91,7 @@ def plot_gain(
     for row, (label, gains) in enumerate(differences.items()):
         gains = expect_shape(label, gains, ("S",))
         low, high = intervals[label]
-        draw_dots(ax, gains, jitter(row, len(gains)), row, size=14)
+        draw_dots(ax, gains, jitter(row, len(gains)), mark(label), size=18)
         ax.plot(
             [low, high],
             [row + 0.2] * 2,
@@ -99,5 +104,6 @@ def plot_gain(
         ax.plot(gains.mean(), row + 0.2, marker="D", color=theme.ink, markerfacecolor=theme.paper, markersize=6)
         note_row(ax, row, f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
     name_rows(ax, list(differences), below=0.45)
+    ax.set_ylabel(over)
     ax.set_xlabel(f"{quantity}; diamond: mean with its interval")
     return fig

@@ -9,8 +9,8 @@ is read by screen readers, and lets nbval compare the words; a caption stands ab
 in `image/png`, which nbval never compares; an `<img>` in `text/html` would keep its alt text everywhere but
 put those bytes into a compared output.
 
-Plotly figures are displayed as plotly's JSON. Their PNG files and their entry in the manifest are made where
-plotly finds an image backend; they are no part of the output, which must be the same on every machine.
+A plotly figure is displayed as plotly's JSON beside the picture of its twin, which matplotlib draws: GitHub, print
+and a page without scripts show that one. Plotly's own pictures would need a browser, and differ from one to the next.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import html
 import json
 import re
 import sys
+import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,7 +50,6 @@ VISIBLE_SHIFT = 8  # of 255, in the worst channel
 COMFORTABLE_BYTES = 60_000
 MAX_BYTES = 300_000
 
-_backend_warned = False
 _entering = Lock()  # an entry is added to what the file holds
 
 
@@ -59,6 +59,7 @@ def show(
     /,
     alt: str | None = None,
     *,
+    twin: Callable[[], Figure] | Figure | None = None,
     caption: str | None = None,
     data: pd.DataFrame | None = None,
     stem: str | None = None,
@@ -76,6 +77,8 @@ def show(
         name: file name without suffix: lower-case letters, digits, hyphens and underscores. Without `alt` it is an
             entry of the notebook's `figures.toml`, which may have places for values (see `nbutils.plotting.texts`).
         alt: what a sighted reader takes from the figure, for figures without such an entry.
+        twin: what stands for a plotly figure where scripts do not run, as on GitHub and in print: a matplotlib
+            figure, or a function that draws it. A plotly figure without one has no files and no picture, and warns.
         caption: what is shown, for everyone; `$…$` is a formula. The entry's caption where None.
         data: the numbers behind the figure, written beside it as CSV with six significant digits.
         stem: the notebook's stem; the one given to `claims.begin` when not given.
@@ -85,7 +88,8 @@ def show(
     Raises:
         KeyError: there is neither `alt` nor an entry, or the entry asks for another value.
         ValueError: `alt` or `caption` is empty, `name` is not a file name, or a file would exceed 300 kB.
-        TypeError: `fig` is neither a figure nor a function that returns one, or `data` is no data frame.
+        TypeError: `fig` is neither a figure nor a function that returns one, `data` is no data frame, or `twin` is
+            not matplotlib's or given with a figure that is.
 
     >>> import nbutils as nb, os
     >>> from matplotlib.figure import Figure
@@ -106,25 +110,45 @@ def show(
         bundle[LIVE] = {"figure": name}
         bundle[WIDGET_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": fig.widget(label).model_id}
         fig = fig.static
-    for look in (LIGHT, DARK):
-        with themes.use(look), _drawn(fig, look) as figure:
-            if not _is_matplotlib(figure):
-                if look is LIGHT:
-                    bundle[PLOTLY] = json.loads(figure.to_json())  # arrays stay packed as base64
-                    metadata[PLOTLY] = {"alt": alt}
-                picture = _plotly_png(figure)
-            else:
-                picture = _compact(png(figure, PIXELS_PER_INCH))
-                width = width or round(figure.get_figwidth() * SCREEN_PIXELS_PER_INCH)
-        if picture is not None:
-            files[look.name] = _checked(picture, f"figure {name!r} ({look.name})")
-
-    if {"light", "dark"} <= set(files):
+    light: _Picture | dict[str, Any] | None = _rendered(fig, LIGHT)
+    if isinstance(light, dict):
+        bundle[PLOTLY], metadata[PLOTLY] = light, {"alt": alt}
+        fig, light = twin, None if twin is None else _picture(twin, LIGHT)
+    elif twin is not None:
+        raise TypeError(f"figure {name!r} is matplotlib's and needs no twin")
+    if light:
+        for look, picture in ((LIGHT, light), (DARK, _picture(fig, DARK))):
+            files[look.name] = _checked(picture.content, f"figure {name!r} ({look.name})")
         _enter(layout.assets(stem), name, Texts(alt, caption, claims.source()), files)
-        if PLOTLY not in bundle:
-            bundle["image/png"] = b64encode(files["light"]).decode()
-            metadata["image/png"] = {"alt": alt, "width": width}
+        bundle["image/png"] = b64encode(light.content).decode()
+        metadata["image/png"] = {"alt": alt, "width": width or light.width}
+    else:
+        warnings.warn(f"figure {name!r} has no picture for where scripts do not run; give it a twin", stacklevel=2)
     _display(bundle, metadata, alt, caption)
+
+
+class _Picture(NamedTuple):
+    """A PNG and its width on screen, in CSS pixels."""
+
+    content: bytes
+    width: int
+
+
+def _rendered(fig: Any, look: Theme) -> _Picture | dict[str, Any]:
+    """Return the picture of a matplotlib figure, or the JSON of a plotly figure."""
+    with themes.use(look), _drawn(fig, look) as figure:
+        if not _is_matplotlib(figure):
+            live: dict[str, Any] = json.loads(figure.to_json())  # arrays stay packed as base64
+            return live
+        width = round(figure.get_figwidth() * SCREEN_PIXELS_PER_INCH)
+        return _Picture(_compact(png(figure, PIXELS_PER_INCH)), width)
+
+
+def _picture(fig: Any, look: Theme) -> _Picture:
+    picture = _rendered(fig, look)
+    if isinstance(picture, dict):
+        raise TypeError("expected a matplotlib figure, or a function that returns one, got one of plotly")
+    return picture
 
 
 class Texts(NamedTuple):
@@ -190,21 +214,6 @@ def show_recorded(name: str, which: str = "real", *, stem: str | None = None) ->
         _show_kept(folder, name, stem, f"recorded-{name}", "Recorded on {source}. ")
     else:
         _show_kept(folder, name, stem, f"recorded-{which}-{name}", "Recorded in the full profile on {source}. ")
-
-
-def show_from(other: str, name: str, *, stem: str | None = None) -> None:
-    """Display a committed figure of another notebook, and enter it among this run's as `<other>-<name>`.
-
-    Args:
-        other: the other notebook's stem.
-        name: the figure's name there.
-        stem: the notebook's stem; the one given to `claims.begin` when not given.
-
-    Raises:
-        KeyError: it has no such figure.
-    """
-    folder = layout.root() / "large-assets" / other
-    _show_kept(folder, name, stem or claims.stem(), f"{other}-{name}", "")
 
 
 def _show_kept(folder: Path, name: str, stem: str, entered_as: str, before: str) -> None:
@@ -305,19 +314,6 @@ def _plotly_in(figure: go.Figure) -> go.Figure:
     import plotly.io as pio
 
     return go.Figure(figure).update_layout(template=pio.templates[pio.templates.default])
-
-
-def _plotly_png(figure: go.Figure) -> bytes | None:
-    """Return the static picture, or None with one warning line per session where no backend can make it."""
-    global _backend_warned
-    try:
-        return _compact(figure.to_image(format="png", scale=PIXELS_PER_INCH / SCREEN_PIXELS_PER_INCH))
-    except Exception as error:  # plotly and kaleido raise whatever the absent package or browser makes of it
-        if not _backend_warned:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(",:")
-            print(f"no static copies of plotly figures: {reason}", file=sys.stderr)
-            _backend_warned = True
-        return None
 
 
 _SUFFIXES = {"light": ".png", "dark": ".dark.png", "data": ".csv", "live": ".live.json"}

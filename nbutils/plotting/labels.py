@@ -130,7 +130,7 @@ def name_rows(ax: Axes, names: Sequence[str], *, above: float = 0.5, below: floa
     ax.grid(axis="x")
 
 
-def note_row(ax: Axes, row: int, note: str, *, at: float = 1.01, fontsize: float = FONT_SIZE) -> None:
+def note_row(ax: Axes, row: float, note: str, *, at: float = 1.01, fontsize: float = FONT_SIZE) -> None:
     """Write a note beside a row, at a share of the axes' width; 1 is the right edge."""
     ax.annotate(
         note,

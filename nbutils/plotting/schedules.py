@@ -85,6 +85,9 @@ def _mark_keys(ax: Axes, keys: Sequence[tuple[int, float]], floor: float, *, col
 def plot_timeline(timeline: Timeline, sheet: Dopesheet) -> Figure:
     """Plot a schedule: weights in the upper panel, the learning rate `lr` on a logarithmic axis in the lower one.
 
+    A rate that never changes is written into the upper panel instead. Names of phases that would overlap stand one
+    above the other.
+
     Args:
         timeline: the resolved schedule.
         sheet: the sheet it was resolved from; its keys are marked, its phases named above the panels.
@@ -94,26 +97,44 @@ def plot_timeline(timeline: Timeline, sheet: Dopesheet) -> Figure:
     """
     rate = [name for name in timeline.parameters if name == "lr"]
     weights = [name for name in timeline.parameters if name != "lr"]
+    constant = bool(rate and weights) and timeline.frame()["lr"].nunique() == 1
+    rate = [] if constant else rate
     panels = [(names, log) for names, log in ((weights, False), (rate, True)) if names]
     if not panels:
         raise ValueError("expected a timeline with at least one parameter, got none")
-    fig = Figure(figsize=(8.0, 2.0 + 1.5 * len(panels)), layout="constrained")
+    fig = Figure(figsize=(8.0, (1.6 if constant else 2.0) + 1.5 * len(panels)), layout="constrained")
     axes = fig.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[3, 2][: len(panels)])
     for ax, (names, log) in zip(axes[:, 0], panels, strict=True):
         ax.set_ylabel("learning rate" if log else "weight")
         draw_timeline(ax, timeline, sheet, names, log=log)
         ax.label_outer()
-    for keyframe in sheet.keyframes:
-        if keyframe.phase:
-            axes[0, 0].annotate(
-                keyframe.phase,
-                (keyframe.step, 1.02),
-                xycoords=axes[0, 0].get_xaxis_transform(),
-                color=current().muted,
-                fontsize=FONT_SIZE,
-                annotation_clip=False,
-            )
+    _name_phases(axes[0, 0], [(keyframe.step, keyframe.phase) for keyframe in sheet.keyframes if keyframe.phase])
+    if constant:
+        axes[-1, 0].set_xlabel(f"step; learning rate {timeline[0]['lr']:g} throughout")
     return fig
+
+
+def _name_phases(ax: Axes, phases: Sequence[tuple[int, str]]) -> None:
+    """Write the names of phases `(first step, name)` above the axes, on a second line where the first is taken."""
+    low, high = ax.get_xlim()
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    inches = 0.85 * figure.get_figwidth() / (high - low)  # a step, about
+    ends = [-np.inf, -np.inf]  # of the last name on each line
+    for step, name in phases:
+        start = (step - low) * inches
+        line = int(start < ends[0] + 0.1)
+        ends[line] = start + len(name) * FONT_SIZE * 0.62 / 72
+        ax.annotate(
+            name,
+            (step, 1.0),
+            (0, 3 + 1.25 * FONT_SIZE * line),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            color=current().ink,
+            fontsize=FONT_SIZE,
+            annotation_clip=False,
+        )
 
 
 def _set_scale(ax: Axes, keyed: np.ndarray, log: bool) -> float:

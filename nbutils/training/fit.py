@@ -143,15 +143,22 @@ def _split(
         some = plan.select(share)
         tasks[share] = some, part, some.identity(identifier) if part else {}, every
     results: dict[range, _Share] = {}
-    with progress.bar(members, f"{label} ({workers} processes)") as bar:
+    steps, notes = len(plan.timeline), progress.Notes()
+
+    def done(bar: Any) -> None:
+        told = {share: n for share, (_, n, _) in notes.read().items()} | dict.fromkeys(results, steps)
+        bar.n = sum(n * len(share) for share, n in told.items())
+
+    with progress.bar(steps * members, f"{label} ({workers} processes)", asks=done) as bar:
 
         def keep(share: range, outcome: _Share | Exception) -> None:
             if isinstance(outcome, Exception):
                 raise outcome
             results[share] = outcome
-            bar.update(len(share))
+            done(bar)
+            bar.refresh()
 
-        processes.compute(_train_share, tasks, keep, executor, min(workers, cores))
+        processes.compute(_train_share, tasks, keep, executor, min(workers, cores), notes)
     states, rows, failures = zip(*(results[share] for share in shares), strict=True)
     state = {name: torch.cat([each[name] for each in states]).to(plan.ensemble.device) for name in states[0]}
     plan.ensemble.load(state)
@@ -168,7 +175,7 @@ def _train_share(plan: Plan, part: Path | None, identity: Mapping[str, Any], eve
     torch.set_num_threads(1)  # the processes use the cores
     try:
         loop = Loop(plan)
-        loop.run(part, identity, every, label=None)  # the caller shows one bar for all
+        loop.run(part, identity, every, "training" if progress.is_told() else None)  # the caller shows one bar for all
     finally:
         torch.set_num_threads(threads)  # a thread of the caller's own process is an executor, too
     # Clones, because a view is pickled with all the memory it shares: the whole ensemble, once for every parameter.

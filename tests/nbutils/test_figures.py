@@ -171,41 +171,41 @@ def test_show_takes_figures_only(assets):
         figures.show(lambda: np.zeros(3), "growth", ALT)
 
 
-def test_plotly_without_an_image_backend_warns_once_and_goes_on(assets, monkeypatch, capsys):
-    displayed = []
-    monkeypatch.setattr(figures, "_display", lambda *output: displayed.append(output))
-    monkeypatch.setattr(figures, "_backend_warned", False)
-
-    def fail(*_, **__):
-        raise RuntimeError("no browser here\nlong advice")
-
-    monkeypatch.setattr(go.Figure, "to_image", fail)
-    for name in ("turn", "turn-again"):
-        figures.show(lambda: go.Figure(go.Scatter(y=np.arange(3.0))), name, ALT)
-    assert capsys.readouterr().err == "no static copies of plotly figures: no browser here\n"
-    assert not assets.exists()  # a manifest must not list files that are not there
-    bundle, metadata, alt, _ = displayed[0]
-    assert (bundle["text/plain"], alt, metadata[figures.PLOTLY]["alt"]) == (ALT, ALT, ALT)
-    assert bundle[figures.PLOTLY]["layout"]["template"]["layout"]["paper_bgcolor"] == theme.LIGHT.paper
+def turning() -> go.Figure:
+    return go.Figure(go.Scatter(y=np.arange(3.0)))
 
 
-def test_plotly_with_an_image_backend_writes_both_looks_but_displays_the_same(assets, monkeypatch):
-    displayed = []
-    monkeypatch.setattr(figures, "_display", lambda *output: displayed.append(output))
-    papers = []
+@pytest.fixture
+def displayed(monkeypatch):
+    outputs = []
+    monkeypatch.setattr(figures, "_display", lambda *output: outputs.append(output))
+    return outputs
 
-    def picture(figure, **_):
-        papers.append(figure.layout.template.layout.paper_bgcolor)
-        from io import BytesIO
 
-        Image.new("RGB", (8, 8), papers[-1]).save(out := BytesIO(), format="PNG")
-        return out.getvalue()
+def test_a_plotly_figure_is_displayed_beside_its_twin_of_matplotlib(assets, displayed):
+    figures.show(turning, "turn", ALT, twin=lines)
+    figures.show(lines, "growth", ALT)
+    entries, (twinned, plain) = figures.manifest("07-example"), displayed
+    assert [entries["turn"][look]["sha256"] for look in ("light", "dark")] == [
+        entries["growth"][look]["sha256"] for look in ("light", "dark")
+    ]
+    assert {mime: twinned[0][mime] for mime in plain[0]} == plain[0]
+    assert twinned[0][figures.PLOTLY]["layout"]["template"]["layout"]["paper_bgcolor"] == theme.LIGHT.paper
+    assert twinned[1] == {**plain[1], figures.PLOTLY: {"alt": ALT}}
 
-    monkeypatch.setattr(go.Figure, "to_image", picture)
-    figures.show(go.Figure(go.Scatter(y=[1, 2])), "turn", ALT)
-    assert papers == [theme.LIGHT.paper, theme.DARK.paper]
-    assert set(figures.manifest("07-example")) == {"turn"}
+
+def test_a_plotly_figure_without_a_twin_says_that_it_has_no_picture(assets, displayed):
+    with pytest.warns(UserWarning, match="figure 'turn' has no picture for where scripts do not run; give it a twin"):
+        figures.show(turning(), "turn", ALT)
     assert set(displayed[0][0]) == {"text/plain", figures.PLOTLY}
+    assert not assets.exists()  # a manifest must not list files that are not there
+
+
+@pytest.mark.parametrize(("fig", "twin"), [(turning, turning), (turning, "turn.png"), (lines, lines)])
+def test_a_twin_is_a_matplotlib_figure_beside_one_of_plotly(assets, fig, twin):
+    with pytest.raises(TypeError, match=r"got one of plotly|got str|needs no twin"):
+        figures.show(fig, "turn", ALT, twin=twin)
+    assert not assets.exists()
 
 
 def test_use_restores_what_was_before_even_after_an_exception():

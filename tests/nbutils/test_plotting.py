@@ -48,6 +48,13 @@ def test_the_timeline_shows_every_step_every_key_and_every_name():
 def test_a_timeline_without_logarithmic_parameters_has_one_panel():
     sheet = Dopesheet.from_text("STEP,a\n0,1\n9,2\n")
     assert len(plot_timeline(Timeline(sheet), sheet).axes) == 1
+    constant = Dopesheet.from_text("STEP,PHASE,lr,a\n0,first,0.1,1\n1,rehabilitate,,2\n2,third,,1\n99,,,\n")
+    (ax,) = plot_timeline(Timeline(constant), constant).axes
+    assert "learning rate 0.1 throughout" in ax.get_xlabel(), "a rate that never changes has no panel"
+    names = [text for text in ax.texts if text.get_text() in ("first", "rehabilitate", "third")]
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in names]
+    assert boxes[0].y1 <= boxes[1].y0, "names that would overlap stand one above the other"
     empty = Dopesheet.from_text("STEP\n9\n")
     with pytest.raises(ValueError, match="at least one parameter"):
         plot_timeline(Timeline(empty), empty)

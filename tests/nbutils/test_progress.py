@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from nbutils import progress
+from nbutils import bars, processes, progress
 
 
 def pretend_terminal(monkeypatch, **streams):
@@ -47,3 +48,43 @@ def test_a_silent_bar_still_counts(capsys):
         bar.update()
         assert bar.total == 3
     assert capsys.readouterr() == ("", "")
+
+
+def slow_work():
+    """Advance three bars as a worker does."""
+    assert list(progress.bar("abc", "letters")) == ["a", "b", "c"]
+    with progress.bar(4, "steps") as bar:
+        bar.set_postfix_str("unseen")
+        bar.update(4)
+    list(progress.bar([1], "in a callback", show=False))
+    return progress.is_told()
+
+
+def test_a_worker_tells_its_bars_to_who_waits(monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "silent", lambda: False)
+    notes = progress.Notes()
+    assert notes.read() == {}
+    assert processes._work(notes.of("task"), slow_work)
+    assert notes.of("task") != notes.of("other")
+    assert notes.read() == {"task": ("steps", 0, 4)}  # its first word; the next one would come half a second later
+    monkeypatch.setattr(progress, "silent", lambda: True)
+    assert progress.Notes().of("task") is None
+    assert not processes._work(None, slow_work)
+    assert bars.noted(tmp_path / "none") is None
+    (tmp_path / "half").write_text("steps\t1")
+    assert bars.noted(tmp_path / "half") is None
+
+
+def test_a_clock_goes_on_between_two_steps(monkeypatch):
+    monkeypatch.setattr(bars, "PERIOD", 0.01)
+    shown, asked = [], []
+    monkeypatch.setattr(bars.Bar, "display", lambda self, msg=None, pos=None: shown.append(self.n))
+    with bars.Bar(total=3, desc="steps", asks=asked.append) as bar:
+        bar.update()
+        while len(asked) < 3:
+            time.sleep(0.01)
+    assert len(shown) > 3
+    time.sleep(0.03)
+    count = len(shown)
+    time.sleep(0.05)
+    assert len(shown) == count  # it ends with the bar

@@ -108,7 +108,7 @@ def lab(lab_folder) -> Iterator[str]:
     }
     environment |= {"IPYTHONDIR": str(home / "ipython"), layout.OUT_VARIABLE: str(home / "out")}
     environment.pop("PYTEST_VERSION", None)  # kernels are to behave as a reader's
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command = [sys.executable, "-m", "nbutils.notebook.lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
     options = {
         "ServerApp.port": port,
         "ServerApp.port_retries": 0,

@@ -311,3 +311,31 @@ def test_print_has_the_same_numbers_and_code_in_an_appendix(project):
     assert html.index("show()") > appendix > html.index("Figure 08.1.")
     written = render_all([document.path for document in documents], out, pdf=True)
     assert [path.name for path in written][-3:] == ["07-cited.pdf", "08-other.pdf", "supplement.pdf"]
+
+
+def test_the_index_shows_thumbnails_in_both_looks_and_no_hidden_code(project):
+    kept = project.parent / "large-assets" / "07-cited"
+    thumbnail = (
+        '<table class="cards"><tr><td><img src="../large-assets/07-cited/growth.png" alt="Growth."></td></tr></table>'
+    )
+    cells = [
+        new_markdown_cell("# 00 · All\n\nWords."),
+        new_code_cell("hidden = 1", metadata={"jupyter": {"source_hidden": True}}, execution_count=1),
+        new_code_cell(
+            "cards()",
+            metadata={"jupyter": {"source_hidden": True}},
+            execution_count=2,
+            outputs=[shown({"text/html": thumbnail})],
+        ),
+        new_code_cell("seen = 1", execution_count=3),
+    ]
+    nbformat.write(new_notebook(cells=cells), project / "00-all.ipynb")
+    main = rendered(project)["index"].main
+    assert [code.get_text().strip() for code in main.select("details.code .highlight")] == ["seen = 1"]
+    assert main.select_one("table.cards picture source")["srcset"].endswith(base64.b64encode(DARK).decode())
+    assert not main.select(".outcome")  # its cards count those of all
+
+    (kept / "growth.dark.png").unlink()  # a picture without a dark version stays as it is
+    main = rendered(project)["index"].main
+    assert main.select_one("table.cards picture img")
+    assert not main.select("table.cards picture source")

@@ -19,7 +19,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from nbutils import layout
-from nbutils.notebook import readme
 
 ROOT = layout.root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -164,69 +163,6 @@ def test_no_committed_file_names_a_machine_or_an_index(tmp_path):
     for host in HOSTS:
         sample.write_text(f"--index-url https://{host}/simple\n", encoding="utf-8")
         assert private_lines(sample), host
-
-
-def test_readme_table_is_current(monkeypatch):
-    monkeypatch.delenv(layout.OUT_VARIABLE, raising=False)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme.refreshed(text, readme.table()) == text, "run `python -m nbutils.notebook.readme`"
-
-
-def test_readme_table_shows_numbers_failures_and_missing_runs(tmp_path):
-    def write_notebook(stem: str, template: str) -> None:
-        rows = [{"label": "r", "format": template, "source": ".931"}]
-        notebook = {
-            "cells": [
-                {"cell_type": "markdown", "metadata": {}, "source": [f"# {stem[:2]} · Title | of it\n", "verdict"]}
-            ],
-            "metadata": {"nbutils": {"readme": {"question": "Does it?", "rows": rows}}},
-            "nbformat": 4,
-            "nbformat_minor": 4,
-        }
-        (tmp_path / "notebooks" / f"{stem}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-
-    (tmp_path / "notebooks").mkdir()
-    write_notebook("01-first", "{r_mean:.3f} ± {r_std:.3f}")
-    write_notebook("02-second", "{r_mean:.3f}")
-    results = tmp_path / "large-assets" / "01-first" / "results.json"
-    results.parent.mkdir(parents=True)
-    record = {
-        "stem": "01-first",
-        "profile": "quick",
-        "source": "generated",
-        "versions": {},
-        "claims": {"good": {"value": 1.0, "holds": True}, "bad": {"value": 0.0, "holds": False}},
-        "metrics": {"r_mean": 0.93041, "r_std": None},
-    }
-    results.write_text(json.dumps(record), encoding="utf-8")
-    real = record | {"claims": {"good": {"value": 1.0, "holds": True}}, "metrics": {"poisoned.asr": 0.98412}}
-    results.with_name("results.real.json").write_text(json.dumps(real), encoding="utf-8")
-    path = tmp_path / "notebooks" / "01-first.ipynb"
-    content = json.loads(path.read_text())
-    entry = {"label": "ASR", "format": "{poisoned.asr:.3f}", "record": "real"}
-    content["metadata"]["nbutils"]["readme"]["rows"].append(entry)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-    first, second = readme.table(tmp_path).splitlines()[2:]
-    assert r"[01 · Title \| of it](notebooks/01-first.ipynb)" in first
-    verdict = "1 of 2 hold; fails: `bad`; on real data 1 of 1 hold"
-    assert f"| r 0.930 ± nan<br>ASR 0.984 | .931<br>– | {verdict} |" in first
-    assert "not run" in second
-
-    write_notebook("01-first", "{unheard_of:.3f}")
-    with pytest.raises(ValueError, match=r"01-first.*unheard_of.*recorded metrics: r_mean, r_std"):
-        readme.table(tmp_path)
-
-    for rows in ("none", ["none"], [{"label": "r"}], [{"label": "r", "format": "", "record": "fake"}]):
-        content["metadata"]["nbutils"]["readme"]["rows"] = rows
-        path.write_text(json.dumps(content), encoding="utf-8")
-        with pytest.raises(ValueError, match=r"^01-first\.ipynb.*, got "):
-            readme.table(tmp_path)
-
-    stale = f"top\n{readme.BEGIN}\nold\n{readme.END}\nbottom\n"
-    assert readme.refreshed(stale, "new") == f"top\n{readme.BEGIN}\n\nnew\n\n{readme.END}\nbottom\n"
-    with pytest.raises(ValueError, match="README needs one line"):
-        readme.refreshed("no markers", "new")
 
 
 # Stands in for an interpreter: answers what the Makefile asks, logs what it is told to do, installs nothing.

@@ -14,7 +14,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from nbutils import layout
+from nbutils import bars, layout
 from nbutils.notebook.hygiene import HYGIENE, MAX_FIGURE_BYTES, MAX_NOTEBOOK_BYTES, hygiene
 
 NOTEBOOKS = layout.notebooks()
@@ -128,6 +128,22 @@ SPOILT: dict[str, tuple[Callable[[Example], object], str]] = {
     "a large notebook": (
         lambda e: output_of(e).update(text="x" * MAX_NOTEBOOK_BYTES),
         "a notebook stays under 1,000,000",
+    ),
+    "stderr": (
+        lambda e: e.notebook.cells[3].outputs.append(new_output("stream", name="stderr", text="a warning\n")),
+        "cell 3: stderr is stored: 'a warning'",
+    ),
+    "a bar": (
+        lambda e: e.notebook.cells[3].outputs.append(new_output("display_data", data={}, metadata=bars.MARK)),
+        "cell 3: a progress bar is stored",
+    ),
+    "a link to nothing": (
+        lambda e: e.notebook.cells[0].update(source="# 07 · A\n[a](../none.md#part)"),
+        "cell 0: ../none.md is no file of the project",
+    ),
+    "a link to a folder": (
+        lambda e: e.notebook.cells[0].update(source="# 07 · A\n[a](../large-assets) [b](https://example.org)"),
+        "cell 0: ../large-assets is no file of the project",
     ),
     "widget state": (lambda e: e.notebook.metadata.update(widgets={}), "metadata.widgets"),
     "a path in an output": (

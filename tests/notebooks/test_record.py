@@ -52,11 +52,6 @@ def test_a_run_on_real_data_is_kept_with_its_command_and_shown_again(study, proj
     assert (entry["source"], entry["alt"]) == ("mnist", "Recorded on mnist. A line, kept.")
     with pytest.raises(KeyError, match=r"no figure 'other' in real; there are kept"):
         figures.show_recorded("other")
-    (project.root / "large-assets" / "01-first").mkdir()
-    for file in real.iterdir():
-        (project.root / "large-assets" / "01-first" / file.name).write_bytes(file.read_bytes())
-    figures.show_from("01-first", "kept")
-    assert figures.manifest("02-study")["01-first-kept"]["alt"] == "A line, kept."
 
 
 def test_a_full_run_on_embedded_data_is_kept_beside_the_one_on_real_data(study, project, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def stream(text: str, name: str = "stdout") -> dict[str, object]:
         ([], [stream("a\n")], False),
         ([bundle(png="AA", plain="a")], [bundle(png="BB", plain="a")], True),
         ([bundle(png="AA", plain="a")], [bundle(plain="a")], False),
-        ([bundle(plotly={}, png="AA")], [bundle(plotly={})], True),
+        ([bundle(plotly={}, png="AA")], [bundle(plotly={})], False),
         ([bundle(widget={"model_id": "1"}, plain="a")], [bundle(widget={"model_id": "2"}, plain="b")], True),
         ([bundle(widget={"model_id": "1"}, plain="a")], [bundle(plain="a")], False),
         ([bundle(plotly={"x": [1, True]})], [bundle(plotly={"x": [1, 1]})], False),

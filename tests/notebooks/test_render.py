@@ -24,7 +24,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from plotly.offline import get_plotlyjs
 
 from nbutils.notebook.document import PLOTLY, WIDGET_VIEW
-from nbutils.notebook.offline import external_references
+from nbutils.notebook.offline import PACKED, external_references, packed
 from nbutils.notebook.render import render_all
 
 ALT = 'Error grows with "strength" & then levels off'
@@ -128,6 +128,7 @@ def test_one_page_a_notebook_and_an_index_that_load_nothing(pages: dict[str, Pat
         '<script src="https://cdn.example.org/MathJax.js"></script>',
         "<script>require(['x']); fetch('data.json')</script>",
         '<script type="module">import "./x.js"</script>',
+        f'<script type="{PACKED}">{packed("alert()")}</script>',
         '<link rel="stylesheet" href="style.css">',
         '<img src="//example.org/a.png" alt="">',
         '<img src="figure.png" alt="">',
@@ -149,7 +150,7 @@ def test_the_scan_passes_links_and_what_is_embedded() -> None:
     page = (
         '<a href="https://example.org">x</a><a href="#y">y</a><img src="data:image/png;base64,AA==" alt="z">'
         '<math xmlns="http://www.w3.org/1998/Math/MathML"></math><style>a { background: url(data:,) }</style>'
-        f'<script type="application/json">"fetch(1)"</script><script>{get_plotlyjs()}</script>'
+        f'<script type="application/json">"fetch(1)"</script><script type="{PACKED}">{packed(get_plotlyjs())}</script>'
     )
     assert external_references(page) == []
 
@@ -191,7 +192,7 @@ def test_links_lead_to_pages_or_are_text(first: BeautifulSoup) -> None:
 
 
 def test_plotly_is_embedded_once_and_only_where_it_is_used(pages: dict[str, Path], first: BeautifulSoup) -> None:
-    count = {name: page.read_text().count(get_plotlyjs()) for name, page in pages.items()}
+    count = {name: page.read_text().count(packed(get_plotlyjs())) for name, page in pages.items()}
     assert count == {"index.html": 0, "07-first.html": 1, "08-second.html": 0}
     box = first.find(class_="plotly-figure")
     assert box["aria-label"] == "Three points"
@@ -229,6 +230,37 @@ def test_what_would_load_is_taken_out(tmp_path: Path) -> None:
     page = render_all([one_output(tmp_path, html)], tmp_path / "out")[1].read_text()
     assert "example.org" not in page
     assert "a cat" in page
+
+
+UNSHOWN = {
+    "a control that needs a kernel": {WIDGET_VIEW: {"model_id": "a"}, "text/plain": "IntSlider(value=3)"},
+    "application/javascript": {"application/javascript": "draw()", "text/plain": "<Javascript object>"},
+    "application/x-nobody": {"application/x-nobody": "01", "text/plain": "Nobody's chart"},
+    "<audio>": {"text/html": "<audio controls src='data:audio/wav;base64,AA=='></audio>"},
+    "<iframe>": {"text/html": "<div><iframe src='https://example.org'><object></object></iframe></div>"},
+    "what only scripts draw": {"text/html": "<div id='a'></div><script>draw()</script>"},
+    "a picture that is none": {"image/png": base64.b64encode(LIGHT[:60]).decode(), "text/plain": "<Figure>"},
+    "a cat": {"text/html": '<img alt="a cat" src="data:image/jpeg;base64,AAAA">'},
+    "a picture that is none: a dog": {"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'><g"},
+    "a figure that only scripts draw: a dog": {PLOTLY: {"data": [], "layout": {}}},
+    "a map, which needs a network, or no figure of plotly: a dog": {PLOTLY: "nothing"},
+}
+
+
+def test_what_cannot_be_shown_is_a_gap_and_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {kind: {"alt": "a dog"} for kind in ("image/svg+xml", PLOTLY)}
+    cells = [
+        new_code_cell("x", execution_count=n, outputs=[shown(data, {k: told[k] for k in data if k in told})])
+        for n, data in enumerate(UNSHOWN.values(), start=1)
+    ]
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# 09 · Odd"), *cells]), path := tmp_path / "09-odd.ipynb")
+    page = BeautifulSoup(render_all([path], tmp_path / "out")[1].read_text(), "html.parser")
+    steps = page.select("section.step")
+    assert [step.select_one(".gap").text for step in steps] == [f"[Not shown: {what}]" for what in UNSHOWN]
+    warned = [f"09-odd.ipynb, cell {n}: not shown: {what}" for n, what in enumerate(UNSHOWN, start=1)]
+    assert capsys.readouterr().err.splitlines() == warned
+    assert "Nobody's chart" in steps[2].text
+    assert "IntSlider" not in page.text
 
 
 def test_an_unknown_formula_is_refused_by_name(tmp_path: Path) -> None:

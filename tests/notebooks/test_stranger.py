@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -21,7 +22,7 @@ from test_render import CHROMIUM
 
 from nbutils.notebook import clean, export, pdf
 from nbutils.notebook.document import PLOTLY, Document, read
-from nbutils.notebook.offline import external_references
+from nbutils.notebook.offline import PACKED, external_references
 from nbutils.notebook.render import render_all
 from nbutils.notebook.screen import Screen
 
@@ -258,8 +259,9 @@ def test_a_page_with_all_of_it_names_its_scripts_and_nothing_else_runs(stranger:
         assert external_references(text) == []
         soup = BeautifulSoup(text, "html.parser")
         policy = soup.find("meta", attrs={"http-equiv": "Content-Security-Policy"})["content"]
-        run = [tag for tag in soup.find_all("script") if tag.get("type") != "application/json"]
-        hashes = [base64.b64encode(hashlib.sha256(tag.string.encode()).digest()).decode() for tag in run]
+        run = [tag.string.encode() for tag in soup.find_all("script") if not tag.get("type")]
+        run += [gzip.decompress(base64.b64decode(tag.string)) for tag in soup.find_all("script", type=PACKED)]
+        hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in run]
         assert re.findall(r"'sha256-([^']+)'", policy) == hashes
         assert "script-src 'none'" not in policy  # the page's own run
         assert policy.startswith("default-src 'none'; ")

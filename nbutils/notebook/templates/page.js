@@ -33,7 +33,7 @@
   document.querySelectorAll("main figure").forEach((figure) => {
     const picture = figure.querySelector("picture");
     const tools = figure.querySelector(".tools");
-    if (!picture || !tools || figure.querySelector(".plotly-figure")) return;
+    if (!picture || !tools) return;
     const image = picture.querySelector("img");
     const keep = make("a", "Picture", { download: figure.id || "figure" });
     keep.onclick = () => { keep.href = image.currentSrc; };

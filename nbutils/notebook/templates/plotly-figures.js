@@ -1,4 +1,10 @@
-(() => {
+(async () => {
+  const library = atob(document.querySelector("script#plotly").textContent);
+  if (!self.DecompressionStream) return; // an older browser: the pictures stay
+  const packed = new Blob([Uint8Array.from(library, (byte) => byte.charCodeAt(0))]).stream();
+  const text = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(Object.assign(document.createElement("script"), { textContent: text }));
+
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const theme = JSON.parse(document.querySelector("script#dark-theme").textContent);
   // Theme colours change with the scheme; the colours of single points are data and stay.
@@ -10,6 +16,7 @@
     return Object.fromEntries(Object.entries(node).map(([k, v]) => [k, isData(k, v) ? v : recolour(v)]));
   };
   const draw = (box) => {
+    box.hidden = false; // in place of its picture
     const figure = JSON.parse(box.nextElementSibling.textContent);
     const { data, layout } = dark.matches ? recolour(figure) : figure;
     if (dark.matches) layout.template = { ...layout.template, layout: theme.layout };

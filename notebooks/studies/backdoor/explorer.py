@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from nbutils.plotting import theme as themes
-from nbutils.plotting.distributions import MARKERS, draw_change
+from nbutils.plotting.distributions import draw_change
 from nbutils.plotting.expect import expect_keys
 from nbutils.plotting.explorers import Result, View, redrawn
 from nbutils.plotting.labels import FONT_SIZE, name_rows
+from nbutils.plotting.marks import mark
 from studies.backdoor.plots.digits import draw_digits
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ def view_units(view: Result) -> Figure:
     """Draw what ablation does: each measure before (open) and after (filled), and examples whose answer changes.
 
     Args:
-        view: `before` and `after`, measure -> share in [0, 1]; `images` `[N, height, width]`, normalised, with
-            `answers_before`, `answers_after` and `labels` `[N]`, where N may be 0.
+        view: `before` and `after`, measure (names of the registry) -> share in [0, 1]; `images` `[N, height, width]`,
+            normalised, with `answers_before`, `answers_after` and `labels` `[N]`, where N may be 0.
 
     Raises:
-        KeyError: one of these is missing, or a measure is.
+        KeyError: one of these is missing, or a measure is, here or in the registry.
         ValueError: the shapes differ.
     """
     expect_keys(view, UNIT_KEYS)
@@ -45,18 +45,18 @@ def view_units(view: Result) -> Figure:
             "expected images [N, height, width] with two answers and a label each, "
             f"got {[list(array.shape) for array in (images, first, then, labels)]}"
         )
-    theme = themes.current()
     fig = Figure(figsize=(9.0, 3.0))
     fig.set_layout_engine("none")
-    ax = fig.add_axes((0.16, 0.2, 0.24, 0.68))
+    ax = fig.add_axes((0.175, 0.2, 0.225, 0.68))
     for row, name in enumerate(before):
-        colour = theme.accents[row % len(theme.accents)]
-        draw_change(ax, row, before[name], after[name], colour=colour, marker=MARKERS[row % len(MARKERS)])
+        look = mark(name)
+        draw_change(ax, row, before[name], after[name], colour=look.color, marker=look.marker)
         ax.text(0.02, row - 0.28, f"{before[name]:.1%} → {after[name]:.1%}", fontsize=FONT_SIZE)
     name_rows(ax, list(before), above=0.65, fontsize=FONT_SIZE)
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set_xlabel("open: before, filled: after", fontsize=FONT_SIZE)
+    ax.set_ylabel("measure", fontsize=FONT_SIZE)
     right = fig.add_axes((0.44, 0.05, 0.55, 0.83))
     if not len(images):
         right.text(0.5, 0.5, "no answer changes", ha="center", va="center", transform=right.transAxes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 
-from nbutils.notebook.readme import filled
+from nbutils.notebook.cards import filled
 
 PARAGRAPHS = {
     "Few units": (

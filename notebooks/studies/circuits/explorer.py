@@ -34,7 +34,7 @@ def view_circuit(view: Result) -> Figure:
     theme, curve, kept = themes.current(), view["curve"], view["kept"]
     fig = Figure(figsize=(9.0, 3.2), layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=(2, 3))
-    draw_faithfulness(left, curve.assign(method="this"))
+    draw_faithfulness(left, curve.assign(method="exact"))
     value = _find_row(view).ratio_of_means
     # A value beyond the axis is marked where it leaves it.
     inside = np.clip(value, *left.get_ylim())

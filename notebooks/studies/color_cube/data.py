@@ -222,3 +222,30 @@ class ColorBatches:
         return {"input": color, "target": color} | {
             label: (degree(color, label) == 1).to(dtype) for label in self.labels
         }
+
+
+@dataclass(frozen=True)
+class BatchesByMember(ColorBatches):
+    """`ColorBatches` for members that each have a concept of their own, under the one name `label`.
+
+    Regimes that differ in the concept alone then train as one ensemble (`Ensemble.across`). Each member meets what it
+    meets alone, because colours and labels are drawn from streams of their own.
+
+    Attributes:
+        concepts: of each member, among `labels`.
+
+    Raises:
+        ValueError: a concept is not drawn.
+    """
+
+    concepts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.concepts or not set(self.concepts) <= set(self.labels):
+            raise ValueError(f"expected a concept of each member, among {self.labels}; got {self.concepts}")
+
+    def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return `input`, `target` `[members, batch, 3]` and `label` `[members, batch]`, as `ColorBatches.batch`."""
+        own = torch.stack([drawn[concept][member] for member, concept in enumerate(self.concepts)])
+        batch = super().batch(drawn, dtype)
+        return {"input": batch["input"], "target": batch["target"], "label": own.to(dtype)}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from studies.color_cube.data import ColorBatches
+from studies.color_cube.data import BatchesByMember
 from studies.color_cube.network import ColorMLP
 
 
@@ -36,13 +36,13 @@ class RoutedMLP(ColorMLP):
 
 
 @dataclass(frozen=True)
-class RoutedBatches(ColorBatches):
-    """`ColorBatches` whose input carries the first label as a fourth channel."""
+class RoutedBatches(BatchesByMember):
+    """`BatchesByMember` whose input carries the member's label as a fourth channel."""
 
     def batch(self, drawn: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return what `ColorBatches.batch` does, with `input` `[members, batch, 4]`."""
+        """Return what `BatchesByMember.batch` does, with `input` `[members, batch, 4]`."""
         batch = super().batch(drawn, dtype)
-        return batch | {"input": torch.cat([batch["input"], batch[self.labels[0]][..., None]], dim=-1)}
+        return batch | {"input": torch.cat([batch["input"], batch["label"][..., None]], dim=-1)}
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,14 @@ def view_ablation(curves: pd.DataFrame, control: str, k: int) -> Figure:
     if missing := [key for key in needed if key not in table.index]:
         raise KeyError(f"the sweep has no {missing[0]}")
     theme = themes.current()
-    colour, _, marker = shortcuts.style(control)
-    fig = Figure(figsize=(7.0, 1.1 + 0.6 * len(sets)), layout="constrained")
+    look = shortcuts.style(control)
+    fig = Figure(figsize=(shortcuts.WIDTH, 1.1 + 0.5 * len(sets)), layout="constrained")
     ax = fig.subplots()
     for row, group in enumerate(sets):
         before, after = (table.loc[(control, group, number), "mean"] for number in (0, k))
         low, high = table.loc[(chance, group, k), ["low", "high"]]
         ax.barh(row, high - low, left=low, height=0.44, color=theme.muted, alpha=0.35, linewidth=0)
-        draw_change(ax, row, before, after, colour=colour, marker=marker)
+        draw_change(ax, row, before, after, colour=look.color, marker=look.marker)
         note_row(ax, row, f"{before:.1%} → {after:.1%}", at=1.03)
     name_rows(ax, sets)
     ax.set_xlim(0, 1)

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nbutils.plotting.distributions import MARKERS
+from nbutils.plotting.distributions import jitter
 from nbutils.plotting.expect import expect_columns
-from nbutils.plotting.labels import FONT_SIZE, label_ends
-from nbutils.plotting.theme import LINE_STYLES, current
+from nbutils.plotting.labels import FONT_SIZE, label_ends, note_row
+from nbutils.plotting.marks import Mark, mark
+from nbutils.plotting.theme import current
 from studies.shortcut.controls import MATCHED, RANDOM
-from studies.shortcut.recovery import twin_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 LINEAR_BELOW = 4  # the axis of K is linear up to here, logarithmic beyond, as in the source
-# Their places fix their colours; red, green and grey are the source's. `shortcut` is its word for `coefficient`.
-CONTROLS = ("pattern × weight", "shortcut", "morphology", "pattern", "oracle", MATCHED, RANDOM, "head weight")
+WIDTH = 9.06  # inches, 870 pixels on screen
 
 
 def plot_tile_sheet(
@@ -89,7 +88,7 @@ def plot_ablation_effect(sweep: pd.DataFrame, *, known: str = "ID", unseen: str 
     expect_columns(sweep, ("control", "set", "k", "mean", "sd"))
     theme = current()
     both = bool((sweep["set"] == known).any())
-    fig = Figure(figsize=(5.0 + 4.5 * both, 3.7), layout="constrained")
+    fig = Figure(figsize=(WIDTH if both else 5.0, 3.5), layout="constrained")
     axes = fig.subplots(1, 1 + both, squeeze=False)
     left, base = axes[0, 0], None
     for control in ("shortcut", RANDOM, "morphology"):
@@ -112,17 +111,23 @@ def plot_ablation_effect(sweep: pd.DataFrame, *, known: str = "ID", unseen: str 
     for ax in panels:
         _k_axis(ax, sorted(sweep["k"].unique()))
         ax.legend(fontsize=FONT_SIZE - 1)
-    left.set_ylabel("accuracy of the head")
+        ax.set_ylabel("accuracy of the head")
     return fig
 
 
 def plot_dose_response(
-    curves: pd.DataFrame, *, by: str = "set", banded: Sequence[str] = ("shortcut", MATCHED), share: bool = True
+    curves: pd.DataFrame,
+    *,
+    quantity: str = "accuracy",
+    by: str = "set",
+    banded: Sequence[str] = ("shortcut", MATCHED),
+    share: bool = True,
 ) -> Figure:
     """Plot a quantity over the number of ablated channels, a panel for each set, a line for every control.
 
     Args:
         curves: `control`, `k`, `mean`, `low`, `high`, and the column `by`, whose values get a panel each.
+        quantity: what the values are; names the axis.
         by: the name of that column.
         banded: controls whose `low` to `high` is drawn as a band; the others have bars at each K.
         share: the values are shares in [0, 1], whose panels have one scale.
@@ -133,7 +138,7 @@ def plot_dose_response(
     """
     expect_columns(curves, ("control", by, "k", "mean", "low", "high"))
     panels = list(dict.fromkeys(curves[by]))
-    fig = Figure(figsize=(1.6 + 3.3 * len(panels), 3.7), layout="constrained")
+    fig = Figure(figsize=(min(WIDTH, 1.6 + 3.7 * len(panels)), 3.5), layout="constrained")
     axes = fig.subplots(1, len(panels), sharey=share, squeeze=False)
     for ax, panel in zip(axes[0], panels, strict=True):
         own = curves[curves[by] == panel]
@@ -142,7 +147,7 @@ def plot_dose_response(
             rows = own[own["control"] == control].sort_values("k")
             if rows["k"].tolist() != ks:
                 raise ValueError(f"expected {control} once for each K of {ks} in {panel}, got {rows['k'].tolist()}")
-            colour, _, _ = style(control)
+            colour = style(control).color
             _line(ax, rows, control)
             if control in banded:
                 ax.fill_between(rows["k"], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0)
@@ -155,50 +160,85 @@ def plot_dose_response(
         ax.tick_params(labelleft=True)
     if share:
         axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes[0, 0].set_ylabel(quantity)
     label_ends(axes[0, -1], ends)
     return fig
 
 
-def plot_recovery(curves: pd.DataFrame, controls: Sequence[str], measures: Sequence[str]) -> Figure:
-    """Plot what ablation by each ranking does to each measure, over the range of random channels as strong.
+def plot_recovery(gaps: pd.DataFrame) -> Figure:
+    """Plot what ablation by each ranking does to each measure beyond random channels as strong, around 0.
+
+    The first measure has the upper row to itself. The axis is that of `dose_response.area_under_k`, so that the mean
+    height of a line is its area there. An interval that leaves its panel is cut off.
 
     Args:
-        curves: `control`, `measure`, `k`, `mean`, `low`, `high`; of every control and of its twin
-            (`recovery.twin_of`).
-        controls: a column of panels each.
-        measures: a row of panels each; all are shares, on one scale.
+        gaps: as `recovery.differences` returns them; shares, on one scale.
 
     Raises:
-        KeyError: a missing column or curve.
+        KeyError: a missing column.
     """
-    expect_columns(curves, ("control", "measure", "k", "mean", "low", "high"))
-    fig = Figure(figsize=(0.8 + 2.25 * len(controls), 0.7 + 1.75 * len(measures)), layout="constrained")
-    axes = fig.subplots(len(measures), len(controls), sharex=True, sharey=True, squeeze=False)
-    for row, measure in zip(axes, measures, strict=True):
-        own = curves[curves["measure"] == measure]
-        for ax, control in zip(row, controls, strict=True):
-            twins, found = (own[own["control"] == name].sort_values("k") for name in (twin_of(control), control))
-            if twins.empty or found.empty:
-                raise KeyError(f"no curve of {control!r} and its twin for {measure!r}")
-            ax.fill_between(twins["k"], twins["low"], twins["high"], color=current().muted, alpha=0.35, linewidth=0)
-            _line(ax, twins, MATCHED, label="random, as strong", dashed=True, filled=False)
-            _line(ax, found, control, label="first K by score", dashed=False)
-            _k_axis(ax, sorted(own["k"].unique()))
-            ax.set_xlabel("")
-        row[0].set_ylabel(measure)
-        row[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    for ax, control in zip(axes[0], controls, strict=True):
-        ax.set_title(control)
-    for ax in axes[-1]:
+    expect_columns(gaps, ("control", "measure", "k", "mean", "low", "high"))
+    controls, measures = list(dict.fromkeys(gaps["control"])), list(dict.fromkeys(gaps["measure"]))
+    ks = sorted(gaps["k"].unique())
+    fig = Figure(figsize=(WIDTH, 3.2 + 2.4 * (len(measures) > 1)), layout="constrained")
+    layout = [[measures[0]] * max(len(measures) - 1, 1), *([measures[1:]] if len(measures) > 1 else [])]
+    axes = fig.subplot_mosaic(layout, sharey=True, height_ratios=[3, 2][: len(layout)])
+    least, most = min(0.0, gaps["mean"].min()), max(0.0, gaps["mean"].max())
+    room = max(0.35 * (most - least), 0.01)
+    for measure, ax in axes.items():
+        ax.axhline(0, color=current().ink, linewidth=1)
+        for place, control in enumerate(controls):
+            own = gaps[(gaps["measure"] == measure) & (gaps["control"] == control)].sort_values("k")
+            at = np.log2(1 + own["k"]) + 0.09 * (place - (len(controls) - 1) / 2)
+            look = style(control)
+            ax.vlines(at, own["low"], own["high"], color=look.color, linewidth=1.3)
+            ax.plot(at, own["mean"], **look._asdict(), markersize=5.5, linewidth=1.4, label=control)
+        ax.set_xticks(np.log2(1 + np.asarray(ks)), [str(k) for k in ks], fontsize=FONT_SIZE - 1)
+        ax.set_xlim(-0.3, np.log2(1 + ks[-1]) + 0.3)
+        ax.set_ylim(least - room, most + room)
+        ax.set_title(measure)
         ax.set_xlabel("K, channels ablated")
-        ticks = ax.get_xticks().tolist()
-        ax.set_xticks(ticks, [f"{k:g}" if place % 2 == 0 else "" for place, k in enumerate(ticks)])
-    axes[0, 0].legend(fontsize=FONT_SIZE - 1, loc="upper left")
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" pp"))
+        ax.tick_params(labelleft=True)
+        ax.grid()
+    fig.supylabel("score less random channels as strong", fontsize=FONT_SIZE + 1)
+    axes[measures[0]].legend(fontsize=FONT_SIZE, loc="upper left")
+    return fig
+
+
+def plot_areas(areas: pd.DataFrame, *, quantity: str) -> Figure:
+    """Plot a quantity by condition and control against zero: a dot per seed, the mean, its interval, in words as well.
+
+    Args:
+        areas: `condition`, `control`, `seed`, `value`, and `low` and `high` of the mean, the same for all seeds.
+        quantity: names the axis.
+
+    Raises:
+        KeyError: a missing column.
+    """
+    expect_columns(areas, ("condition", "control", "seed", "value", "low", "high"))
+    theme = current()
+    groups = list(areas.groupby(["condition", "control"], sort=False))
+    fig = Figure(figsize=(WIDTH, 0.7 + 0.29 * (len(groups) + areas["condition"].nunique())), layout="constrained")
+    ax = fig.subplots()
+    ax.axvline(0, color=theme.ink, linewidth=1)
+    for place, ((_, control), own) in zip(_rows(ax, [key for key, _ in groups]), groups, strict=True):
+        look, (low, high), mean = style(control), own[["low", "high"]].iloc[0], own["value"].mean()
+        heights = jitter(0, len(own)) * 0.6 + place - 0.16
+        ax.scatter(own["value"], heights, s=15, marker=look.marker, color=look.color, linewidths=0)
+        ax.plot([low, high], [place + 0.18] * 2, color=look.color, linestyle="-", linewidth=2, marker="|")
+        ax.plot(mean, place + 0.18, marker=look.marker, color=look.color, markeredgecolor=theme.ink, markersize=6.5)
+        note_row(ax, place, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", fontsize=FONT_SIZE - 1)
+    ax.set_xlabel(quantity)
+    ax.grid(axis="x")
     return fig
 
 
 def plot_grid(changes: pd.DataFrame, *, measures: Sequence[str]) -> Figure:
     """Plot changes by score and basis, a panel for each measure: a dot per seed, filled, and the control's, open.
+
+    A line marks either mean.
 
     Args:
         changes: `score`, `basis`, `measure`, `seed`, `value`, `control`; a control that is NaN is left out.
@@ -210,25 +250,26 @@ def plot_grid(changes: pd.DataFrame, *, measures: Sequence[str]) -> Figure:
     expect_columns(changes, ("score", "basis", "measure", "seed", "value", "control"))
     theme = current()
     rows = list(changes[["basis", "score"]].drop_duplicates().itertuples(index=False, name=None))
-    fig = Figure(figsize=(1.9 + 3.6 * len(measures), 0.9 + 0.34 * len(rows)), layout="constrained")
+    bases = len({basis for basis, _ in rows})
+    fig = Figure(figsize=(WIDTH, 1.0 + 0.31 * (len(rows) + bases)), layout="constrained")
     axes = fig.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    places = _rows(axes[0], rows)
     for ax, measure in zip(axes, measures, strict=True):
-        for place, (basis, score) in enumerate(rows):
+        for place, (basis, score) in zip(places, rows, strict=True):
             own = changes[(changes.basis == basis) & (changes.score == score) & (changes.measure == measure)]
-            colour, _, marker = style(score)
-            height = np.linspace(-0.14, 0.14, len(own)) if len(own) > 1 else np.zeros(1)
-            ax.scatter(own["value"], place - 0.12 + height, s=20, marker=marker, color=colour, linewidths=0)
+            look = style(score)
+            height = place - 0.16 + jitter(0, len(own)) * 0.5
+            filled = {"marker": look.marker, "color": look.color, "linewidths": 0}
+            ax.scatter(own["value"], height, s=24, **filled)
             edge = {"facecolors": theme.paper, "edgecolors": theme.ink}
-            ax.scatter(own["control"], place + 0.2 + height / 2, s=16, marker="o", linewidths=0.9, **edge)
-        for end in range(3, len(rows), 3):
-            ax.axhline(end - 0.5, color=theme.muted, linewidth=0.6)
-        ax.axvline(0, color=theme.muted, linestyle=":", linewidth=1)
+            ax.scatter(own["control"], height + 0.42, s=16, marker="o", linewidths=0.9, **edge)
+            for column, middle, colour in (("value", -0.14, look.color), ("control", 0.28, theme.ink)):
+                ax.vlines(own[column].mean(), place + middle - 0.2, place + middle + 0.2, color=colour, linewidth=1.6)
+        ax.axvline(0, color=theme.ink, linewidth=0.8)
         ax.set_title(measure)
-        ax.set_xlabel("change; filled: by the score, open: by chance")
+        ax.set_xlabel("change; filled: by the score, open: its control")
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(axis="x")
-    axes[0].set_yticks(range(len(rows)), [f"{score}, {basis}" for basis, score in rows], fontsize=FONT_SIZE - 1)
-    axes[0].set_ylim(len(rows) - 0.4, -0.6)
     return fig
 
 
@@ -249,30 +290,30 @@ def plot_probe_curves(
     expect_columns(curves, ("target", "control", "k", "probe", "value"))
     theme = current()
     targets = list(dict.fromkeys(curves["target"]))
-    fig = Figure(figsize=(1.6 + 3.6 * len(targets), 3.7), layout="constrained")
+    fig = Figure(figsize=(min(WIDTH, 1.0 + 4.1 * len(targets)), 4.4), layout="constrained")
     axes = fig.subplots(1, len(targets), sharey=True, squeeze=False)
     for ax, target in zip(axes[0], targets, strict=True):
         own = curves[curves["target"] == target]
-        ends = []
         for control in dict.fromkeys(own["control"]):
             for probe in ("fixed", "refitted"):
                 rows = own[(own["control"] == control) & (own["probe"] == probe)]
                 means = rows.groupby("k", as_index=False)["value"].mean().rename(columns={"value": "mean"})
-                _line(ax, means, control, dashed=probe == "fixed", filled=probe == "refitted")
-                ends.append((float(means["mean"].iloc[-1]), f"{control}, {probe}", style(control)[0]))
+                look = {"dashed": probe == "fixed", "filled": probe == "refitted"}
+                _line(ax, means, control, label=f"{control}, {probe}", **look)
         low, high = np.min(floors[target]), np.max(floors[target])
         ax.axhspan(low, high, color=theme.muted, alpha=0.3, linewidth=0)
-        ax.annotate("shuffled", (0.02, high), xycoords=ax.get_yaxis_transform(), fontsize=FONT_SIZE - 1, va="bottom")
+        note = {"xycoords": ax.get_yaxis_transform(), "fontsize": FONT_SIZE}
+        ax.annotate("fitted to shuffled labels", (0.02, (low + high) / 2), va="center", **note)
         if ceilings and target in ceilings:
             ax.axhline(ceilings[target], color=theme.ink, linestyle=":", linewidth=1.2)
-            at = 0.98, ceilings[target]
-            text = "erased linearly"
-            ax.annotate(text, at, xycoords=ax.get_yaxis_transform(), fontsize=FONT_SIZE - 1, ha="right", va="top")
+            ax.annotate("erased linearly, fitted again", (0.02, ceilings[target] - 0.01), va="top", **note)
         _k_axis(ax, sorted(own["k"].unique()))
         ax.set_title(f"{target} probe")
-    axes[0, 0].set_ylabel("accuracy on slides it was not fitted on")
+        ax.set_ylabel("accuracy on slides it was not fitted on")
+        ax.tick_params(labelleft=True)
     axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    label_ends(axes[0, -1], ends)
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    fig.legend(lines, names, loc="outside lower center", ncols=max(len(lines) // 2, 1), fontsize=FONT_SIZE)
     return fig
 
 
@@ -285,7 +326,7 @@ def plot_scores(
         scores: name -> `[C]`.
         truth: `[C]`.
         quantity: name of the truth, for the axis.
-        marked: name -> indices of channels drawn as diamonds, such as those ablated first.
+        marked: name -> indices of channels drawn large, such as those ablated first.
 
     Raises:
         ValueError: no scores, or not one for each channel.
@@ -296,30 +337,33 @@ def plot_scores(
         shapes = {name: list(score.shape) for name, score in columns.items()}
         raise ValueError(f"expected scores {list(truth.shape)}, got {shapes}")
     theme = current()
-    fig = Figure(figsize=(0.8 + 3.1 * len(columns), 3.3), layout="constrained")
+    fig = Figure(figsize=(min(WIDTH, 0.8 + 3.1 * len(columns)), 3.2), layout="constrained")
     axes = fig.subplots(1, len(columns), sharey=True, squeeze=False)
     height = _ranks(truth)
-    for place, (ax, (name, score)) in enumerate(zip(axes[0], columns.items(), strict=True)):
-        colour = theme.accents[place % len(theme.accents)]
+    for ax, (name, score) in zip(axes[0], columns.items(), strict=True):
+        look = style(name)
         rest = np.ones(len(truth), dtype=bool)
         if marked and name in marked:
             rest[np.asarray(marked[name])] = False
         at = _ranks(score)
-        ax.scatter(at[rest], height[rest], s=9, facecolors=colour, edgecolors="none", alpha=0.55)
-        ax.scatter(at[~rest], height[~rest], s=34, marker="D", facecolors=colour, edgecolors=theme.ink, linewidths=0.9)
+        ax.scatter(at[rest], height[rest], s=4, color=look.color, linewidths=0)
+        big = {"facecolors": look.color, "edgecolors": theme.ink, "linewidths": 0.9}
+        ax.scatter(at[~rest], height[~rest], s=34, marker=look.marker, **big)
         ax.set_title(f"rank correlation {np.corrcoef(at, height)[0, 1]:+.2f}")
         ax.set_xlabel(f"rank by {name}")
+        ax.tick_params(labelleft=True)
         ax.grid()
     axes[0, 0].set_ylabel(f"rank by {quantity}")
     return fig
 
 
-def style(control: str) -> tuple[str, str | tuple[int, tuple[int, ...]], str]:
-    """Return a control's colour, line style and marker, the same in every figure of the theme in force."""
-    control = "shortcut" if control == "coefficient" else control
-    place = CONTROLS.index(control) if control in CONTROLS else len(CONTROLS)
-    accents = current().accents
-    return accents[place % len(accents)], LINE_STYLES[place % len(LINE_STYLES)], MARKERS[place % len(MARKERS)]
+def style(control: str) -> Mark:
+    """Return how a control is drawn; `shortcut` is the source's word for `coefficient`, twins are matched random.
+
+    Raises:
+        KeyError: the registry of marks has no such control.
+    """
+    return mark(MATCHED if control.endswith(", matched") else "coefficient" if control == "shortcut" else control)
 
 
 def _line(
@@ -333,7 +377,7 @@ def _line(
     spread: bool = False,
 ) -> None:
     """Draw a curve; its own line style where `dashed` is None, a band of one `sd` either side for `spread`."""
-    colour, line, marker = style(control)
+    colour, marker, line = style(control)
     ax.plot(
         rows["k"],
         rows["mean"],
@@ -365,6 +409,26 @@ def _k_axis(ax: Axes, ks: Sequence[int]) -> None:
     ax.set_xlim(min(ks), max(ks) * 1.05)
     ax.set_xlabel("K, channels ablated")
     ax.grid()
+
+
+def _rows(ax: Axes, keys: Sequence[tuple[str, str]]) -> list[float]:
+    """Name rows (group, name) from the top, each group under its name in bold; return their places."""
+    places: list[float] = []
+    ticks: dict[float, tuple[str, str]] = {}
+    at, last = 0.0, None
+    for group, name in keys:
+        if group != last:
+            ticks[at] = group, "bold"
+            at, last = at + 0.9, group
+        ticks[at] = name, "normal"
+        places.append(at)
+        at += 1
+    ax.set_yticks(list(ticks), [text for text, _ in ticks.values()], fontsize=FONT_SIZE)
+    for label, (_, weight) in zip(ax.get_yticklabels(), ticks.values(), strict=True):
+        label.set_fontweight(weight)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(at - 0.4, -0.5)
+    return places
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

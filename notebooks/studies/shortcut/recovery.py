@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nbutils.seeding import generator
+from nbutils.stats.uncertainty import seed_interval
 from studies.shortcut.controls import RANDOM, matched_masks, random_masks, top
 from studies.shortcut.dose_response import area_under_k
 from studies.shortcut.margins import Margins, judged
@@ -71,6 +72,33 @@ def recoveries(
         gap = area_under_k(ks, np.moveaxis(right[:, 0] - right[:, 1:].mean(1), 0, -1))
         gaps.append(pd.DataFrame({"slide": names, "gap": gap, "n": tiles}).assign(control=control))
     return {"curves": pd.DataFrame(curves), "areas": pd.concat(areas), "slides": pd.concat(gaps)}
+
+
+def differences(curves: pd.DataFrame, controls: Sequence[str]) -> pd.DataFrame:
+    """Return what ablation by each ranking does beyond random channels as strong, with its interval over seeds.
+
+    Args:
+        curves: `control`, `measure`, `k`, `seed`, `mean`; of every control and of its twin (`twin_of`).
+        controls: the rankings.
+
+    Returns:
+        `control`, `measure`, `k`, `mean`, `low`, `high` (95 %, Student's t; NaN of a single seed).
+
+    Raises:
+        KeyError: no curve of a control or its twin.
+    """
+    import pandas as pd
+
+    table = curves.pivot_table(index=["control", "measure", "k"], columns="seed", values="mean", sort=False)
+    rows = []
+    for control in controls:
+        if not {control, twin_of(control)} <= {*table.index.unique("control")}:
+            raise KeyError(f"no curve of {control!r} and its twin")
+        for (measure, k), gaps in (table.loc[control] - table.loc[twin_of(control)]).iterrows():
+            ends = seed_interval(gaps.to_numpy()) if len(gaps) > 1 else None
+            low, high = (ends.low, ends.high) if ends else (np.nan, np.nan)
+            rows.append((control, measure, k, gaps.mean(), low, high))
+    return pd.DataFrame(rows, columns=["control", "measure", "k", "mean", "low", "high"])
 
 
 def _with_twins(order: Tensor, strength: Tensor, k: int, draws: int, seed: int) -> Tensor:

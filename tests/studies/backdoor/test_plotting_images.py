@@ -9,8 +9,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
 from nbutils.plotting import theme
-from studies.backdoor.plots.activations import CHANGE, plot_activation_maps, plot_features
+from studies.backdoor.plots.activations import CHANGE, plot_activation_maps, plot_kernels
 from studies.backdoor.plots.digits import plot_digits
+from studies.backdoor.plots.grids import Grid, fit, make_figure
 from studies.backdoor.plots.triggers import plot_recovered_triggers, plot_visible
 from studies.backdoor.trigger import Trigger
 from studies.backdoor.trigger_recovery import RecoveredTriggers
@@ -133,18 +134,25 @@ def test_recovered_triggers_show_what_is_painted_and_what_is_left():
         plot_recovered_triggers({"poisoned": found, "control": fewer})
 
 
-def test_features_are_symmetric_around_no_change_and_keep_their_sign_in_grey():
-    changes = RNG.normal(size=(3, 4, 4))
-    mean = RNG.random((4, 4))
-    ax, start, _ = plot_features(changes, ["a", "b", "c"], mean=(mean - MEAN) / STD, columns=2).axes
-    grid = drawn(ax, 2, 2, 4, 4)
-    np.testing.assert_array_equal(grid.reshape(4, 4, 4)[:3], changes)
-    assert ax.images[0].get_clim() == (-np.abs(changes).max(), np.abs(changes).max())
-    np.testing.assert_allclose(start.images[0].get_array(), mean)
-    assert (words(ax), words(start)) == (["a", "b", "c"], ["start"])
+def test_kernels_share_a_scale_around_0_and_keep_their_sign_in_grey():
+    kernels = {name: RNG.normal(size=(3, 3, 3)) for name in ("clean", "poisoned")}
+    ax, bar = plot_kernels(kernels, ["a", "b", "c"], [list("123"), list("456")]).axes
+    np.testing.assert_array_equal(drawn(ax, 2, 3, 3, 3), np.stack(list(kernels.values())))
+    limit = max(np.abs(values).max() for values in kernels.values())
+    assert ax.images[0].get_clim() == (-limit, limit)
+    assert (ticks(ax.xaxis), ticks(ax.yaxis), words(ax)) == (list("abc"), ["clean", "poisoned"], list("123456"))
+    assert bar.get_ylabel() == "weight"
     lightness = CHANGE(np.linspace(0, 1, 64))[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(lightness) > 0).all(), "grey tells more from less"
-    assert len(plot_features(changes, ["a", "b", "c"]).axes) == 2
+
+
+@pytest.mark.parametrize("columns", [1, 8, 16])
+def test_a_grid_with_its_labels_is_at_most_870_pixels_wide(columns):
+    labels = ["poisoned network, triggered digits"]
+    inches = fit(columns, 11, labels, right=0.75, most=0.9)
+    fig, _ = make_figure([Grid(1, columns, 11, 11, inches)], labels, right=0.75)
+    assert fig.get_figwidth() <= 870 / 96
+    assert (inches == 0.9) == (columns == 1), "images are shrunk only where they must be"
 
 
 def test_visible_pixels_of_the_trigger_are_told_apart_by_shape(look):
@@ -178,7 +186,7 @@ def test_visible_pixels_of_the_trigger_are_told_apart_by_shape(look):
         (lambda: plot_digits(np.zeros((2, 3, 3)), outline=np.ones((2, 2))), r"outline of shape \[3, 3\]"),
         (lambda: plot_activation_maps({}), "at least one condition"),
         (lambda: plot_activation_maps({"a": np.zeros((2, 3, 3)), "b": np.zeros((2, 3, 4))}), r"b of shape \[2, 3, 3\]"),
-        (lambda: plot_features(np.zeros((2, 3, 3)), ["a"]), r"changes of shape \[1, height, width\]"),
+        (lambda: plot_kernels({"a": np.zeros((2, 3, 3))}, ["1"], [["x"]]), r"a of shape \[1, height, width\]"),
         (lambda: plot_visible(np.zeros((3, 3)), np.ones((3, 3))), "at least one pixel"),
     ],
 )

@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RNG = np.random.default_rng(0)
-METRICS = ("clean accuracy", "attack success", "robust accuracy")
+METRICS = ("clean accuracy", "ASR", "robust accuracy")
 BASELINE = pd.DataFrame({"metric": METRICS, "value": [0.96, 0.99, 0.01], "n": [100, 90, 90]})
 
 
@@ -63,7 +63,7 @@ def test_the_heat_map_and_its_twin_show_the_same_changes():
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == pytest.approx((-limit, limit))
     assert [label.get_text() for label in twin.axes[0].get_yticklabels()] == [
         "clean accuracy, 96.0%",
-        "attack success, 99.0%",
+        "ASR, 99.0%",
         "robust accuracy, 1.0%",
     ]
 
@@ -115,7 +115,7 @@ def test_sweeps_that_are_not_whole_are_refused():
             draw(sweep.drop(columns="value"), BASELINE)
 
 
-def path(seed: int, values: list[float], search: str = "conv1", metric: str = "attack success") -> pd.DataFrame:
+def path(seed: int, values: list[float], search: str = "conv1", metric: str = "ASR") -> pd.DataFrame:
     return pd.DataFrame({"search": search, "seed": seed, "step": range(len(values)), "metric": metric, "value": values})
 
 
@@ -123,13 +123,20 @@ def test_a_search_that_ended_stays_in_the_median():
     paths = [path(0, [0.9, 0.1]), path(1, [0.8, 0.5, 0.2]), path(2, [0.7, 0.6, 0.3])]
     fig = plot_greedy(pd.concat([*paths, path(0, [0.9, 0.0], "fc1")]))
     first, second = fig.axes
+    assert fig.get_figwidth() <= 870 / 96
+    assert (first.get_ylim(), first.get_xlim()) == (second.get_ylim(), second.get_xlim()), "slopes can be compared"
     *faint, strong = first.lines
     assert strong.get_ydata() == pytest.approx([0.8, 0.5, 0.2]), "without the ended one: 0.25"
     assert [line.get_ydata().tolist() for line in faint] == [[0.9, 0.1, 0.1], [0.8, 0.5, 0.2], [0.7, 0.6, 0.3]]
     (only,) = second.lines
     assert only.get_ydata().tolist() == [0.9, 0.0]
     assert (first.get_title("left"), second.get_title("left")) == ("conv1", "fc1")
-    assert words(second) == ["attack success"]
+    (legend,) = fig.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ASR"]
+    six = pd.concat([path(0, [0.9] * (place % 2 + 1), f"search {place}") for place in range(5)])
+    *panels, empty = plot_greedy(six).axes
+    assert [words(ax) for ax in panels] == [["takes no unit"], [], ["takes no unit"], [], ["takes no unit"]]
+    assert empty.get_legend() is not None, "the sixth panel, which is empty, explains the others"
     own = plot_greedy(pd.concat(paths), strong_seed=1).axes[0].lines[-1]
     assert own.get_ydata().tolist() == [0.8, 0.5, 0.2]
     with pytest.raises(ValueError, match="several"):
@@ -153,11 +160,11 @@ def swapped(seeds: int = 1) -> pd.DataFrame:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_swaps_stand_in_the_order_of_a_metric_over_the_layers_they_took(seeds, look):
     swaps = swapped(seeds)
-    upper, lower = plot_layer_swaps(swaps, by="attack success", metrics=["attack success", "clean accuracy"]).axes
+    upper, lower = plot_layer_swaps(swaps, by="ASR", metrics=["ASR", "clean accuracy"]).axes
     median = swaps.groupby(["conv1", "fc1", "metric"])["value"].median().unstack()
-    order = median.sort_values("attack success")
+    order = median.sort_values("ASR")
     attack, clean = upper.lines
-    np.testing.assert_allclose(attack.get_ydata(), order["attack success"])
+    np.testing.assert_allclose(attack.get_ydata(), order["ASR"])
     np.testing.assert_allclose(clean.get_ydata(), order["clean accuracy"])
     assert clean.get_color() == look.accents[0], "the colour that it has beside all metrics"
     opened, filled = lower.collections[:2]
@@ -169,7 +176,7 @@ def test_swaps_stand_in_the_order_of_a_metric_over_the_layers_they_took(seeds, l
     assert len(upper.collections) == (2 if seeds == 1 else 4)
     if seeds > 1:
         faint = upper.collections[0].get_offsets()
-        rows = swaps[swaps["metric"] == "attack success"]
+        rows = swaps[swaps["metric"] == "ASR"]
         expected = [(order.index.get_loc((row.conv1, row.fc1)), row.value) for row in rows.itertuples()]
         np.testing.assert_allclose(faint, expected)
 
@@ -179,9 +186,9 @@ def test_swaps_that_lack_something_are_refused():
     with pytest.raises(KeyError, match="speed"):
         plot_layer_swaps(swaps, by="speed")
     with pytest.raises(ValueError, match="before `metric`"):
-        plot_layer_swaps(swaps.drop(columns=["conv1", "fc1"]), by="attack success")
+        plot_layer_swaps(swaps.drop(columns=["conv1", "fc1"]), by="ASR")
     with pytest.raises(ValueError, match="gaps"):
-        plot_layer_swaps(swaps[1:], by="attack success")
+        plot_layer_swaps(swaps[1:], by="ASR")
 
 
 def test_weight_changes_rank_the_found_units():

@@ -26,8 +26,8 @@ def words(ax) -> list[str]:
 def ablated(sites: dict[str, tuple[int, ...]], changed: int = 3) -> dict[str, object]:
     removed = sum(map(len, sites.values()))
     return {
-        "before": {"clean accuracy": 0.97, "attack success": 0.99},
-        "after": {"clean accuracy": 0.97 - removed / 100, "attack success": 0.99 / (1 + removed)},
+        "before": {"clean accuracy": 0.97, "ASR": 0.99},
+        "after": {"clean accuracy": 0.97 - removed / 100, "ASR": 0.99 / (1 + removed)},
         "images": np.zeros((changed, 28, 28)),
         "answers_before": np.full(changed, 8),
         "answers_after": np.arange(changed),
@@ -37,7 +37,7 @@ def ablated(sites: dict[str, tuple[int, ...]], changed: int = 3) -> dict[str, ob
 
 def test_the_units_view_shows_before_after_and_the_answers_that_change(look):
     left, right = view_units(ablated({"conv1": (9,)})).axes
-    assert [label.get_text() for label in left.get_yticklabels()] == ["clean accuracy", "attack success"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["clean accuracy", "ASR"]
     before, after = left.collections[2:]
     assert (before.get_offsets()[0, 0], after.get_offsets()[0, 0]) == (0.99, 0.495)
     assert to_rgb(before.get_facecolor()[0]) == to_rgb(look.paper) != to_rgb(after.get_facecolor()[0])
@@ -49,7 +49,7 @@ def test_the_units_view_shows_before_after_and_the_answers_that_change(look):
     assert words(view_units(ablated({}, changed=0)).axes[1]) == ["no answer changes"]
     with pytest.raises(KeyError, match="labels"):
         view_units({key: value for key, value in ablated({}).items() if key != "labels"})
-    with pytest.raises(KeyError, match="attack success"):
+    with pytest.raises(KeyError, match="ASR"):
         view_units(ablated({}) | {"after": {"clean accuracy": 1.0}})
     with pytest.raises(ValueError, match="two answers and a label"):
         view_units(ablated({}) | {"labels": np.zeros(2)})
@@ -70,7 +70,7 @@ def test_the_unit_explorer_evaluates_all_chosen_units_and_shows_the_view():
     assert [(units.description, len(units.options)) for units in lists.children] == [("conv1", 32), ("fc1", 16)]
     assert "several" in hint.value
     first = picture.value
-    assert "clean accuracy 96.0%, attack success 49.5%" in first
+    assert "clean accuracy 96.0%, ASR 49.5%" in first
     fc1.value = (1, 5)
     assert "conv1 9, fc1 1 5 ablated (zero)" in status.value
     assert picture.value != first

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
 from studies.circuits.explorer import circuit_explorer, view_circuit
-from studies.circuits.plots.faithfulness import plot_faithfulness, plot_methods
+from studies.circuits.plots.faithfulness import plot_faithfulness, plot_sorted
 from studies.circuits.plots.graphs import plot_circuit
 from studies.circuits.plots.heat_maps import plot_attention, plot_edge_scores
 from studies.circuits.plots.pairs import plot_pairs
@@ -83,13 +83,14 @@ def test_faithfulness_has_a_panel_per_type_and_a_line_per_method():
     ]
     frame = pd.DataFrame(rows)
     fig = plot_faithfulness(frame)
-    for ax, title in zip(fig.axes, ("zero", "mean"), strict=True):
+    *panels, key = (ax for ax in fig.axes if ax.axison or ax.get_legend())
+    for ax, title in zip(panels, ("zero", "mean"), strict=True):
         assert ax.get_title(loc="left") == title
         lines = [line for line in ax.lines if len(line.get_xdata()) == 3]
         assert len(lines) == 2
         assert len({line.get_linestyle() for line in lines}) == len({line.get_marker() for line in lines}) == 2
         np.testing.assert_array_equal(lines[0].get_ydata(), [0, 0.5, 1])
-    assert [text.get_text() for text in fig.legends[0].texts] == ["exact", "random"]
+    assert [text.get_text() for text in key.get_legend().texts] == ["exact", "random"]
     with pytest.raises(ValueError, match="columns method"):
         plot_faithfulness(frame.drop(columns="method"))
     with pytest.raises(ValueError, match="need the columns weight"):
@@ -107,21 +108,20 @@ def test_attention_is_shown_as_it_is_with_its_tokens():
         assert [label.get_text() for label in ax.get_xticklabels()] == ["7", "5", "7"]
 
 
-def test_every_row_of_a_choice_shows_all_methods_once():
-    choices = {"set": ("sufficient", "necessary"), "value": ("zero", "mean", "resample")}
-    index = pd.MultiIndex.from_product([["found", "known"], *choices.values()], names=["circuit", *choices])
-    values = pd.Series(np.linspace(-0.5, 1, 12), index=index)
-    left, right = plot_methods(values, choices, circuits=["known", "found"]).axes
-    assert right.get_title("left") == "found\n−0.50 to 0.18"
-    assert [label.get_text() for label in left.get_yticklabels()][:3] == [
-        "set: sufficient",
-        "set: necessary",
-        "value: zero",
-    ]
-    points = [dots.get_offsets() for dots in right.collections]
-    assert [len(own) for own in points] == [3, 3, 2, 2, 2]
-    np.testing.assert_allclose(points[2][:, 0], values["found"].xs("zero", level="value"))
-    assert all((np.abs(own[:, 1] - row) < 0.5).all() for row, own in enumerate(points))
+def test_sorted_curves_rise_and_lose_no_method():
+    values = {"textbook": [0.9, 1.0, 0.8], "random": [0.5, -0.1, 0.0]}
+    panels = {"sufficient?": values, "least by network": {name: found[:2] for name, found in values.items()}}
+    left, right = plot_sorted(panels, {"sufficient?": "methods", "least by network": "networks"}).axes
+    for ax, label, count in ((left, "methods", 3), (right, "networks", 2)):
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (label, "faithfulness")
+        lines = [line for line in ax.lines if line.get_marker() != "None"]
+        for line, found in zip(lines, values.values(), strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), range(1, count + 1))
+            np.testing.assert_array_equal(line.get_ydata(), sorted(found[:count]))
+    with pytest.raises(KeyError, match="'unknown'"):
+        plot_sorted({"panel": {"unknown": [1.0]}}, {"panel": "methods"})
+    with pytest.raises(ValueError, match="one panel"):
+        plot_sorted({}, {})
 
 
 def view(kept=3):

@@ -15,9 +15,9 @@ from studies.color_cube.data import HsvCube
 from studies.color_cube.explorer import color_cube_explorer, view_cube, view_sphere
 from studies.color_cube.plots.cubes import draw_error_by_hue, plot_cube_slices, plot_error_vs_similarity
 from studies.color_cube.plots.distributions import plot_power_sweep, plot_seed_distribution
-from studies.color_cube.plots.frontier import plot_frontiers, plot_losses
+from studies.color_cube.plots.frontier import plot_frontiers, plot_losses, tabulate_frontiers
 from studies.color_cube.plots.latents import ColorLatents, plot_latent_grid, plot_stacked
-from studies.color_cube.plots.sphere import latent_sphere
+from studies.color_cube.plots.sphere import EYE, latent_sphere, sphere_picture
 from studies.color_cube.plots.tables import LATEX_PREAMBLE, color_table_html, color_table_latex
 
 RNG = np.random.default_rng(0)
@@ -58,13 +58,15 @@ def test_error_lines_have_the_colours_whose_error_they_show():
 
 def test_error_against_similarity_draws_each_colour_where_it_belongs():
     similarity, error, rgb = RNG.random(50), RNG.random(50), RNG.random((50, 3))
-    (ax,) = plot_error_vs_similarity(similarity, error, rgb, label="similarity, power 3", r=0.93).axes
-    (dots,) = scatters(ax)
-    np.testing.assert_array_equal(dots.get_offsets(), np.column_stack([similarity, error]))
-    np.testing.assert_array_equal(dots.get_facecolors()[:, :3], rgb)
-    assert (ax.get_xlabel(), ax.get_title("left")) == ("similarity, power 3", "r = 0.930")
-    x, y = ax.lines[-1].get_data()
-    np.testing.assert_allclose(y, np.poly1d(np.polyfit(similarity, error, 1))(x))
+    words = {"powers": {"a": 3, "b": 1}, "titles": {"a": "a, r = 0.9", "b": "b"}}
+    ax, other = plot_error_vs_similarity(similarity, {"a": error, "b": 2 * error}, rgb, **words).axes
+    for panel, x, y in ((ax, similarity**3, error), (other, similarity, 2 * error)):
+        (dots,) = scatters(panel)
+        np.testing.assert_array_equal(dots.get_offsets(), np.column_stack([x, y]))
+        np.testing.assert_array_equal(dots.get_facecolors()[:, :3], rgb)
+        ends, line = panel.lines[-1].get_data()
+        np.testing.assert_allclose(line, np.poly1d(np.polyfit(x, y, 1))(ends))
+    assert (ax.get_xlabel(), ax.get_title("left")) == ("similarity to red, power 3", "a, r = 0.9")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,10 @@ def test_error_against_similarity_draws_each_colour_where_it_belongs():
     [
         (lambda a: plot_cube_slices(a((2, 3, 4, 3)), a((2, 3, 5, 3)), ""), r"truth of shape \[2, 3, 4, 3\]"),
         (lambda a: plot_cube_slices(a((2, 3, 4, 3)) + 1, a((2, 3, 4, 3)), ""), r"RGB in \[0, 1\] in recon"),
-        (lambda a: plot_error_vs_similarity(a(5), a(4), a((5, 3)), label="", r=0), r"error of shape \[5\]"),
+        (
+            lambda a: plot_error_vs_similarity(a(5), {"a": a(4)}, a((5, 3)), powers={"a": 1}, titles={"a": ""}),
+            r"error of shape \[5\]",
+        ),
         (lambda a: ColorLatents(a((5, 4)) * np.nan, a((5, 3))), "finite numbers in latents"),
         (lambda a: ColorLatents(a((5, 4)), a((4, 3))), r"rgb of shape \[5, 3\]"),
         (lambda a: ColorLatents(a((5, 4)), a((5, 3)), (np.ones(3), 1.0)), r"cone's direction of shape \[4\]"),
@@ -142,14 +147,19 @@ def test_what_becomes_of_a_colour_is_drawn_within_it():
 
 def test_frontiers_join_medians_and_keep_a_methods_colour_over_panels():
     x, y = np.linspace(0, 1, 6) * np.ones((5, 1)), RNG.random((5, 6)) + 0.1
-    fig = plot_frontiers({"red": {"a": (x, y), "b": (x, 2 * y)}, "blue": {"b": (x, y)}}, level=0.1)
+    a, b = "anchored, e₀", "plain, LEACE"
+    panels = {"red": {a: (x, y), b: (x, 2 * y)}, "blue": {b: (x, y)}}
+    fig = plot_frontiers(panels, level=0.1)
     first, second = fig.axes
     drawn = {line.get_label(): line for line in first.get_lines()}
-    np.testing.assert_allclose(drawn["a"].get_xydata(), np.column_stack([x[0], np.median(y, axis=0)]))
-    np.testing.assert_allclose(drawn["b"].get_ydata(), 2 * np.median(y, axis=0))
-    again = {line.get_label(): line for line in second.get_lines()}["b"]
-    assert (again.get_color(), again.get_marker()) == (drawn["b"].get_color(), drawn["b"].get_marker())
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["a", "b"]
+    np.testing.assert_allclose(drawn[a].get_xydata(), np.column_stack([x[0], np.median(y, axis=0)]))
+    np.testing.assert_allclose(drawn[b].get_ydata(), 2 * np.median(y, axis=0))
+    again = {line.get_label(): line for line in second.get_lines()}[b]
+    assert (again.get_color(), again.get_marker()) == (drawn[b].get_color(), drawn[b].get_marker())
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [a, b]
+    table = tabulate_frontiers(panels).set_index(["concept", "method"])
+    np.testing.assert_allclose(table.loc[("red", a), "high"], np.quantile(y, 0.75, axis=0))
+    assert len(table) == 3 * 6
     with pytest.raises(ValueError, match="at least one panel"):
         plot_frontiers({}, level=0.1)
 
@@ -212,6 +222,20 @@ def test_the_sphere_is_compact_and_keeps_its_data():
     assert np.ptp(axis.x) == np.ptp(axis.z) == 0
     assert axis.line.width > traces["dimension 1"].line.width
     assert len(fig.to_json()) < 60_000
+
+
+def test_the_picture_of_the_sphere_is_seen_from_where_the_camera_stands():
+    eye = np.array(EYE) / np.linalg.norm(EYE)
+    side = np.cross([0, 0, 1], eye) / np.linalg.norm(np.cross([0, 0, 1], eye))
+    points, rgb = np.array([eye, side, -eye, -side]), RNG.random((4, 3))
+    (ax,) = sphere_picture(ColorLatents(points, rgb)).axes
+    (dots,) = scatters(ax)
+    np.testing.assert_allclose(dots.get_offsets(), [[0, 0], [1, 0], [-1, 0], [0, 0]], atol=1e-12)  # far ones first
+    np.testing.assert_array_equal(dots.get_facecolors()[[0, -1], :3], rgb[[2, 0]])
+    assert (np.diff(dots.get_sizes())[[0, -1]] > 0).all()
+    assert set(words(ax)) == {"dimension 0", "dimension 1", "dimension 2"}
+    with pytest.raises(IndexError, match="from 0 to 2"):
+        sphere_picture(ColorLatents(points, rgb), (0, 1, 3))
 
 
 COLORS = pd.DataFrame(
@@ -292,17 +316,18 @@ def test_the_distribution_shows_every_seed_the_band_and_the_marked_ones():
 def test_the_power_sweep_shows_means_bands_and_choices():
     powers = [1, 2, 3]
     table = pd.DataFrame(
-        [("a", p, p / 10, p / 10 - 0.01, p / 10 + 0.02) for p in (3, 1, 2)] + [("b", p, 0.3, 0.2, 0.4) for p in powers],
+        [("ablated", p, p / 10, p / 10 - 0.01, p / 10 + 0.02) for p in (3, 1, 2)]
+        + [("post hoc", p, 0.3, 0.2, 0.4) for p in powers],
         columns=["plan", "power", "mean", "low", "high"],
     )
-    (ax,) = plot_power_sweep(powers, table, chosen={"a": 3}).axes
+    (ax,) = plot_power_sweep(powers, table, chosen={"ablated": 3}).axes
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [(1, 0.1), (2, 0.2), (3, 0.3)])
     band = ax.collections[0].get_paths()[0].vertices
     assert {(1.0, 0.09), (1.0, 0.12), (3.0, 0.29), (3.0, 0.32)} <= {tuple(v) for v in band.round(9)}
     (ring,) = scatters(ax)
     np.testing.assert_allclose(ring.get_offsets(), [(3, 0.3)])
-    assert sorted(words(ax)) == ["a", "b"]
-    with pytest.raises(ValueError, match=r"expected the powers \[1.0, 2.0, 3.0\] for b, got \[1, 2\]"):
+    assert sorted(words(ax)) == ["ablated", "post hoc"]
+    with pytest.raises(ValueError, match=r"expected the powers \[1.0, 2.0, 3.0\] for post hoc, got \[1, 2\]"):
         plot_power_sweep(powers, table.iloc[:-1])
     with pytest.raises(KeyError, match="low"):
         plot_power_sweep(powers, table.drop(columns="low"))

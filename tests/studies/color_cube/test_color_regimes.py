@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from nbutils.schedules import Dopesheet
+from nbutils.schedules import Dopesheet, Timeline
 from nbutils.training.ensemble import Ensemble
-from studies.color_cube.data import CONCEPTS, ColorBatches, concept_hsv, degree, rgb_grid
+from nbutils.training.fit import fit
+from studies.color_cube.data import CONCEPTS, BatchesByMember, ColorBatches, concept_hsv, degree, rgb_grid
 from studies.color_cube.network import ColorMLP
 from studies.color_cube.regimes import build_objective, build_routed_objective, check_choices, check_comparison
 from studies.color_cube.routing import RoutedBatches, RoutedMLP
@@ -36,7 +39,7 @@ def test_a_second_label_changes_no_draw_of_the_first():
 
 def test_routing_masks_gradients_and_nothing_else():
     ensemble = Ensemble(RoutedMLP, [0, 1])
-    batch = RoutedBatches(label_rate=1.0, label_power=1.0, labels=("blue",))
+    batch = RoutedBatches(label_rate=1.0, label_power=1.0, labels=("blue",), concepts=("blue", "blue"))
     drawn = {key: torch.stack([value[0]] * 2) for key, value in batch.draw(0, 0).items()}
     full = batch.batch(drawn, torch.float64)
     same = Ensemble(ColorMLP, [0, 1])
@@ -49,9 +52,26 @@ def test_routing_masks_gradients_and_nothing_else():
         rows = ensemble.gradients["encoder.4.weight"].abs().sum(-1) > 0  # (members, K)
         assert [k for k in range(5) if rows[:, k].all()] == learning
         assert [k for k in range(5) if rows[:, k].any()] == learning
-    assert full["input"][..., 3].sum() == full["blue"].sum() > 0
+    assert full["input"][..., 3].sum() == full["label"].sum() > 0
     (term,) = build_routed_objective().terms
     assert term(seen, {}).shape == (2,)
+
+
+def test_a_member_among_those_of_other_concepts_is_the_network_of_its_own():
+    seeds, concepts = [0, 1], ("red", "blue")
+    timeline = Timeline(Dopesheet.from_text("STEP,lr,anchor\n0,0.01,0.1\n5,,\n"))
+
+    def trained(ensemble, batches, label):
+        batches = replace(batches, label_rate=1.0, label_power=1.0)
+        return fit(ensemble, batches, build_objective(["anchor"], 5, {label: 1.0}), timeline).ensemble
+
+    together = Ensemble(ColorMLP, seeds).across(concepts)
+    together = trained(together, BatchesByMember(labels=concepts, concepts=together.variants), "label")
+    alone = trained(Ensemble(ColorMLP, seeds), ColorBatches(labels=("blue",)), "blue")
+    assert torch.equal(together.flat[2:], alone.flat)
+    assert not torch.equal(together.flat[:2], alone.flat)
+    with pytest.raises(ValueError, match="a concept of each member, among"):
+        BatchesByMember(labels=concepts, concepts=("green",))
 
 
 def test_labels_are_anchored_to_axes_in_their_order():

@@ -10,19 +10,23 @@ from matplotlib.collections import PathCollection
 from nbutils.plotting import theme
 from studies.credit.perturbation import PerturbationCorrelation
 from studies.credit.plots import (
+    lengths_over_training,
     plot_accuracy,
-    plot_power_law,
+    plot_power_laws,
     plot_precision,
     plot_predictions,
     plot_rho_by_layer,
     plot_settling,
     plot_steps,
+    shown_predictions,
 )
+from studies.credit.slopes import Slope
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RNG = np.random.default_rng(0)
+LOOKS = {"BP": "BP", "DFA": "DFA", "frozen": "frozen", "weak": "penalty 1", "strong": "penalty 2"}
 
 
 @pytest.fixture(autouse=True, params=[theme.LIGHT, theme.DARK], ids=lambda look: look.name)
@@ -48,8 +52,8 @@ def table():
 
 
 def test_each_panel_shows_every_seed_the_mean_and_the_band(table):
-    fig = plot_rho_by_layer(table, columns=2)
-    panels = [ax for ax in fig.axes if ax.get_visible()]
+    fig = plot_rho_by_layer(table, LOOKS, columns=2)
+    panels = [ax for ax in fig.axes if ax.axison]
     assert [ax.get_title("left") for ax in panels] == ["BP", "DFA", "frozen"]
     for ax in panels:
         part = table[table.regime == ax.get_title("left")]
@@ -80,22 +84,23 @@ def test_precision_shows_lost_measurements_as_hollow():
 
 def test_a_power_law_is_drawn_with_its_fit_and_the_expectation():
     x = np.array([1.0, 10, 100, 1000])
-    table = pd.DataFrame({"h": x, "g": 2 * x**-0.5, "regime": ["a", "a", "b", "b"]})
-    line = {"slope": -0.5, "intercept": np.log10(2), "expected": -1.0}
-    (ax,) = plot_power_law(table, "h", "g", ("‖h‖", "‖g‖"), **line).axes
-    np.testing.assert_array_equal(np.concatenate(dots(ax)), table[["h", "g"]])
+    table = pd.DataFrame({"‖h‖": x, "‖g‖": 2 * x**-0.5, "regime": ["DFA", "DFA", "weak", "weak"]})
+    panel = table, ("‖h‖", "‖g‖"), Slope(-0.5, -0.6, -0.4, np.log10(2), 4)
+    ax, other = plot_power_laws([panel, panel], LOOKS, expected=-1.0).axes
+    assert other.get_title("left") == "slope −0.50 [−0.60, −0.40]"
+    np.testing.assert_array_equal(np.concatenate(dots(ax)), table[["‖h‖", "‖g‖"]])
     expected, fitted = [line.get_xydata() for line in ax.lines]
     np.testing.assert_allclose(fitted, [[1, 2], [1000, 2 * 1000**-0.5]])
     assert np.log10(expected[1, 1] / expected[0, 1]) == pytest.approx(-3)
     assert np.sqrt(expected[:, 1].prod()) == pytest.approx(np.sqrt(fitted[:, 1].prod()))  # through the same centre
     with pytest.raises(ValueError, match="above 0"):
-        plot_power_law(table.assign(g=0.0), "h", "g", ("‖h‖", "‖g‖"), **line)
+        plot_power_laws([(0 * table[["‖h‖", "‖g‖"]].assign(regime=1), *panel[1:])], LOOKS, expected=-1.0)
 
 
 def test_accuracies_stand_beside_the_baseline():
     values = {"BP": RNG.random(5), "frozen": RNG.random(5)}
     intervals = {"BP": (0.2, 0.3), "frozen": (0.4, 0.6)}
-    (ax,) = plot_accuracy(values, intervals, baseline="frozen", published={"BP": 0.615}).axes
+    (ax,) = plot_accuracy(values, intervals, LOOKS, baseline="frozen", published={"BP": 0.615}).axes
     for points, results in zip(dots(ax), values.values(), strict=True):
         np.testing.assert_array_equal(points[:, 0], results)
     assert ax.patches[0].get_x() == 0.4
@@ -103,7 +108,7 @@ def test_accuracies_stand_beside_the_baseline():
     assert [0.2, 0.3] in [list(x) for x in drawn]
     assert any(line.get_marker() == "x" and line.get_xdata()[0] == 0.615 for line in ax.lines)
     with pytest.raises(KeyError, match="'other'"):
-        plot_accuracy(values, intervals, baseline="other")
+        plot_accuracy(values, intervals, LOOKS, baseline="other")
 
 
 def test_predictions_are_drawn_with_the_line_on_which_they_agree():
@@ -112,13 +117,18 @@ def test_predictions_are_drawn_with_the_line_on_which_they_agree():
     results = {"float64": found, "float32": PerturbationCorrelation(found.predicted, 0 * found.actual)}
     left, right = plot_predictions(results).axes
     np.testing.assert_array_equal(dots(left)[0], np.column_stack([predicted.ravel(), actual.ravel()]))
-    assert left.get_title("left") == f"float64\nρ = {found.rho:+.3f}"
+    assert left.get_title("left") == f"float64\nρ = {found.rho:+.3f}".replace("-", "−")
+    few = shown_predictions(results, shown=100)
+    assert few.groupby("measurement").size().tolist() == [100, 100]
+    np.testing.assert_array_equal(few.predicted[few.measurement == "float64"], predicted.ravel()[::4])
     assert "undefined" in right.get_title("left")
     with pytest.raises(ValueError, match="at least one"):
         plot_predictions({})
 
 
-@pytest.mark.parametrize("draw", [plot_rho_by_layer, lambda t: plot_precision(t, (np.ones(1), np.ones(1)))])
+@pytest.mark.parametrize(
+    "draw", [lambda t: plot_rho_by_layer(t, LOOKS), lambda t: plot_precision(t, (np.ones(1), np.ones(1)))]
+)
 def test_a_table_without_a_column_or_a_row_is_named(table, draw):
     table = table.assign(gradient_rms=1.0, float32_ceiling=1.0)
     with pytest.raises(KeyError, match="ceiling"):
@@ -150,6 +160,7 @@ def test_settling_shows_lengths_by_strength_and_their_slope():
         for term in ("hidden norm", "total")
     ]
     slopes = pd.DataFrame({"step": [0, 9], "slope": [0.0, -0.5], "low": [-0.1, -0.6], "high": [0.1, -0.4]})
-    left, right = plot_settling(pd.DataFrame(rows), {"weak": 0.01, "strong": 0.1}, slopes).axes
+    lengths = lengths_over_training(pd.DataFrame(rows), {"weak": 0.01, "strong": 0.1})
+    left, right = plot_settling(lengths, LOOKS, slopes).axes
     np.testing.assert_allclose([line.get_ydata() for line in left.lines], [[4.0, 4.0], [2.0, 2.0]])
     assert list(right.lines[0].get_ydata()) == [0.0, -0.5]

@@ -8,6 +8,7 @@ import pytest
 from studies.shortcut.explorer import shortcut_explorer, view_ablation, view_stain
 from studies.shortcut.plots import (
     plot_ablation_effect,
+    plot_areas,
     plot_dose_response,
     plot_grid,
     plot_probe_curves,
@@ -77,7 +78,8 @@ def test_the_sources_figure_without_known_hospitals_or_morphology():
 
 def test_dose_response_draws_every_control_in_every_panel():
     frame = curves()
-    fig = plot_dose_response(frame)
+    fig = plot_dose_response(frame, quantity="share right")
+    assert fig.axes[0].get_ylabel() == "share right"
     mean = frame.set_index(["set", "control", "k"])["mean"]
     for ax, group in zip(fig.axes, ("ID", "OOD"), strict=True):
         assert title(ax) == group
@@ -111,7 +113,9 @@ def test_probe_curves_average_models_and_show_floor_and_ceiling():
 
 def test_scores_are_plotted_by_rank_with_their_correlation():
     truth = np.array([10.0, 1.0, 100.0, 5.0])
-    fig = plot_scores({"right": truth**2, "wrong": -truth}, truth, quantity="the truth", marked={"right": [2]})
+    fig = plot_scores(
+        {"pattern": truth**2, "coefficient": -truth}, truth, quantity="the truth", marked={"pattern": [2]}
+    )
     right, wrong = fig.axes
     assert [re.search(r"[+-]\d\.\d\d", title(ax))[0] for ax in (right, wrong)] == ["+1.00", "-1.00"]
     rest, marked = (points.get_offsets().tolist() for points in right.collections)
@@ -174,22 +178,43 @@ def test_the_shortcut_explorer_redraws_and_says_what_went_wrong():
         view_stain(np.zeros((2, 8, 8, 3)), [0.5], labels=["normal", "tumour"])
 
 
-def test_recovery_sets_each_score_beside_its_own_twins():
+def test_recovery_is_drawn_around_0_where_its_area_is_taken():
     rows = [
-        (name, measure, k, 0.5 + k / 1000 + 0.1 * place, 0.4 + 0.1 * place, 0.7 + 0.1 * place)
-        for place, name in enumerate(("pattern", "pattern, matched", "oracle", "oracle, matched"))
+        (name, measure, k, k / 1000 * place, -1.0, 1.0)
+        for place, name in enumerate(("pattern", "oracle"))
         for measure in ("accuracy", "area under ROC")
         for k in KS
     ]
     frame = pd.DataFrame(rows, columns=["control", "measure", "k", "mean", "low", "high"])
-    fig = plot_recovery(frame, ("pattern", "oracle"), ("accuracy", "area under ROC"))
-    assert [title(ax) for ax in fig.axes[:2]] == ["pattern", "oracle"]
-    for ax, place in zip(fig.axes, (0, 2, 0, 2), strict=True):
+    fig = plot_recovery(frame)
+    assert [title(ax) for ax in fig.axes] == ["accuracy", "area under ROC"]
+    for ax in fig.axes:
         lines = drawn(ax)
-        assert lines["first K by score"][:, 1].tolist() == pytest.approx([0.5 + k / 1000 + 0.1 * place for k in KS])
-        assert lines["random, as strong"][0, 1] == pytest.approx(0.6 + 0.1 * place)
-    with pytest.raises(KeyError, match="no curve of 'coefficient' and its twin"):
-        plot_recovery(frame, ("coefficient",), ("accuracy",))
+        assert lines["oracle"][:, 1].tolist() == [k / 1000 for k in KS]
+        assert lines["pattern"][:, 0] == pytest.approx(np.log2(1 + np.array(KS)), abs=0.1)
+        low, high = ax.get_ylim()
+        assert low < 0 < 0.064 < high < 0.2  # intervals do not set the scale
+    with pytest.raises(KeyError, match="none called \\['low'\\]"):
+        plot_recovery(frame.drop(columns="low"))
+
+
+def test_areas_have_a_dot_per_seed_and_a_mean_in_the_controls_colour():
+    rows = [
+        (name, control, seed, 0.1 * place + 0.02 * seed, 0.1 * place - 0.05, 0.1 * place + 0.07)
+        for name in ("ρ = 0.9", "ρ = 0")
+        for place, control in enumerate(("coefficient", "oracle"))
+        for seed in (0, 1)
+    ]
+    frame = pd.DataFrame(rows, columns=["condition", "control", "seed", "value", "low", "high"])
+    (ax,) = plot_areas(frame, quantity="area").axes
+    dots = [dots.get_offsets()[:, 0].tolist() for dots in ax.collections]
+    assert dots == [pytest.approx(row) for row in ([0, 0.02], [0.1, 0.12])] * 2
+    assert [dots.get_facecolor()[0].tolist() for dots in ax.collections[:2]] == [
+        dots.get_facecolor()[0].tolist() for dots in ax.collections[2:]
+    ]
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["ρ = 0.9", "coefficient", "oracle", "ρ = 0", "coefficient", "oracle"]
+    assert [text.get_text() for text in ax.texts][:2] == ["+0.010 [-0.050, +0.070]", "+0.110 [+0.050, +0.170]"]
 
 
 def test_the_grid_has_a_dot_per_seed_and_its_control():
@@ -203,4 +228,5 @@ def test_the_grid_has_a_dot_per_seed_and_its_control():
     (ax,) = plot_grid(pd.DataFrame(rows, columns=columns), measures=("accuracy",)).axes
     dots = [dots.get_offsets()[:, 0].filled(np.nan).tolist() for dots in ax.collections if len(dots.get_offsets()) == 2]
     assert dots[0] == [0, 0.1]
-    assert next(text.get_text() for text in ax.get_yticklabels()) == "coefficient, channels"
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["channels", "coefficient", "pattern", "LEACE direction", "coefficient", "pattern"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from studies.shortcut.dose_response import area_under_k
 from studies.shortcut.margins import margins
 from studies.shortcut.planted import plant_features
 from studies.shortcut.pooled import Pool
-from studies.shortcut.recovery import OWN, recoveries, twin_of
+from studies.shortcut.recovery import OWN, differences, recoveries, twin_of
 from studies.shortcut.sweeps import sweep
 
 KS = (0, 2, 6, 12)
@@ -50,3 +51,19 @@ def test_what_is_won_is_the_rankings_and_not_chance():
     weighted = slides.apply(lambda table: (table.gap * table.n).sum() / table.n.sum())
     assert weighted["shortcut"] == pytest.approx(areas["shortcut", OWN] - twins.mean()["shortcut"])
     assert {twin_of("shortcut"), "random", "reversed"} <= {*found["curves"].control}
+
+
+def test_the_area_under_differences_is_the_difference_of_areas():
+    *_, found = tables(draws=5)
+    curves = pd.concat([found["curves"].assign(seed=seed) for seed in (0, 1)])
+    gaps = differences(curves, ("shortcut", "reversed"))
+    own = gaps[(gaps.control == "shortcut") & (gaps.measure == "accuracy")]
+    areas = found["areas"].query("control == 'shortcut' and measure == 'accuracy'").set_index("draw").area
+    assert area_under_k(KS, own["mean"]) == pytest.approx(areas[OWN] - areas.drop(OWN).mean())
+    assert (own["low"] == own["mean"]).all()  # two seeds that agree leave no interval
+    curves.loc[(curves.seed == 1) & (curves.control == "shortcut"), "mean"] += 0.1
+    apart = differences(curves, ("shortcut",))
+    assert (apart["high"] > apart["mean"] + 0.1).all()  # Student's t of two seeds is wide
+    assert differences(curves[curves.seed == 0], ("shortcut",))["low"].isna().all()
+    with pytest.raises(KeyError, match="no curve of 'oracle' and its twin"):
+        differences(curves, ("oracle",))

@@ -1,4 +1,4 @@
-"""Pictures of what units answer to: maps of their activation, and images that raise it."""
+"""Pictures of what units answer to: maps of their activation, and kernels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from nbutils.plotting.expect import expect_shape
-from studies.backdoor.plots.digits import to_pixels
 from studies.backdoor.plots.grids import (
     Grid,
     Labels,
     add_colour_bar,
-    break_captions,
-    break_images,
     count_lines,
     draw_images,
+    fit,
     make_figure,
 )
 
@@ -63,7 +61,7 @@ def plot_activation_maps(
     columns = min(columns, len(units))
     blocks = [units[start : start + columns] for start in range(0, len(units), columns)]
     height, width = stack.shape[2:]
-    grid = Grid(len(maps), columns, height, width, min(0.9, 6.3 / columns))
+    grid = Grid(len(maps), columns, height, width, fit(columns, width, list(maps), right=0.75, most=0.9))
     fig, axes = make_figure([grid] * len(blocks), list(maps), right=0.75)
     shown = stack[:, units]
     # The square root shows what goes on everywhere beside a unit that one spot drives hard.
@@ -86,44 +84,26 @@ def plot_activation_maps(
     return fig
 
 
-def plot_features(
-    changes: ArrayLike,
-    labels: Sequence[str],
-    *,
-    mean: ArrayLike | None = None,
-    columns: int = 8,
-    quantity: str = "change",
-) -> Figure:
-    """Plot what units answer to: the change of an image that raises each, dark below 0, light above.
+def plot_kernels(kernels: Mapping[str, ArrayLike], units: Sequence[str], captions: Sequence[Sequence[str]]) -> Figure:
+    """Plot the kernels of some units in several networks: a row per network, a column per unit, one scale for all.
 
     Args:
-        changes: `[units, height, width]`; all share one scale.
-        labels: text below each, such as the unit and its gain.
-        mean: the start of the changes, a normalised image `[height, width]`; drawn first, in its own greys.
-        columns: units per row.
-        quantity: what the images show; names the colour bar.
+        kernels: network -> `[units, height, width]`.
+        units: names of the columns.
+        captions: for each network and unit the text below the kernel.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: no networks, or shapes do not fit.
     """
-    changes = expect_shape("changes", changes, (len(labels), "height", "width"))
-    images, _ = break_images(changes, columns)
-    grid = Grid.of(images, min(0.95, 7.2 / images.shape[1]), count_lines(labels))
-    if mean is None:
-        fig, (ax,) = make_figure([grid], above=False, right=0.85)
-    else:
-        start = to_pixels(expect_shape("mean", mean, changes.shape[1:]))[None, None]
-        first = Grid.of(start, grid.inches, grid.lines)
-        fig, (ax, before) = make_figure([grid], above=False, right=0.85, first=first)
-        draw_images(before, start, inches=grid.inches, labels=Labels(captions=[["start"]]))
-    limit = float(np.abs(changes).max()) or 1.0
-    picture = draw_images(
-        ax,
-        images,
-        inches=grid.inches,
-        cmap=CHANGE,
-        norm=Normalize(-limit, limit),
-        labels=Labels(captions=break_captions(labels, images)),
-    )
-    add_colour_bar(fig, picture, [ax], quantity)
+    if not kernels:
+        raise ValueError("expected kernels of at least one network, got none")
+    shape = (len(units), "height", "width")
+    images = np.stack([expect_shape(name, values, shape) for name, values in kernels.items()])
+    inches = fit(len(units), images.shape[3], list(kernels), right=0.85, most=0.8)
+    grid = Grid.of(images, inches, count_lines(text for row in captions for text in row))
+    fig, (ax,) = make_figure([grid], list(kernels), right=0.85)
+    limit = float(np.abs(images).max()) or 1.0
+    labels = Labels(list(kernels), units, captions)
+    picture = draw_images(ax, images, inches=inches, cmap=CHANGE, norm=Normalize(-limit, limit), labels=labels)
+    add_colour_bar(fig, picture, [ax], "weight")
     return fig

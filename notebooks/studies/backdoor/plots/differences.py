@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from nbutils.plotting.distributions import GOLDEN, MARKERS
+from nbutils.plotting.distributions import GOLDEN
 from nbutils.plotting.expect import expect_columns
 from nbutils.plotting.labels import FONT_SIZE, label_ends, name_rows, note_row
+from nbutils.plotting.marks import mark
 from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
@@ -31,25 +32,25 @@ def plot_layer_swaps(
             `value`, `n`. Several rows for one mixture and metric, such as seeds, are drawn faint with their median
             strong.
         by: the metric by whose median the mixtures are ordered.
-        metrics: the ones to draw; all when not given.
+        metrics: the ones to draw, names of the registry (see `nbutils.plotting.marks`); all when not given.
         names: the models that False and True stand for.
 
     Raises:
-        KeyError: a column or a metric is missing.
+        KeyError: a column or a metric is missing, or the registry lacks it.
         ValueError: no columns of booleans before `metric`, or a mixture lacks a metric.
     """
     table = _tabulate_mixtures(swaps, by, metrics)
-    layers, present = list(table.index.names), list(swaps["metric"].unique())
-    fig = Figure(figsize=(2.6 + 0.36 * len(table), 2.5 + 0.3 * len(layers)), layout="constrained")
+    layers = list(table.index.names)
+    fig = Figure(figsize=(min(2.6 + 0.36 * len(table), 9.0), 2.5 + 0.3 * len(layers)), layout="constrained")
     upper, lower = fig.subplots(2, 1, height_ratios=[2.0, 0.3 * len(layers) + 0.1], sharex=True)
     ends = []
     every = swaps.set_index(layers)
-    for name in list(metrics) or present:
-        place = present.index(name)  # so that a metric looks the same whichever others are drawn
-        colour = _draw_metric(upper, table[name], every[every["metric"] == name], place)
+    for name in list(metrics) or list(swaps["metric"].unique()):
+        colour = _draw_metric(upper, table[name], every[every["metric"] == name])
         ends.append((float(table[name].iloc[-1]), name, colour))
     upper.set_ylim(0, 1)
     upper.yaxis.set_major_formatter(PercentFormatter(1))
+    upper.set_ylabel("share of the images")
     upper.grid()
     upper.tick_params(axis="x", length=0)
     _draw_sources(lower, table, names)
@@ -73,16 +74,16 @@ def _tabulate_mixtures(swaps: pd.DataFrame, by: str, metrics: Sequence[str]) -> 
     return table.sort_values(by, kind="stable")
 
 
-def _draw_metric(ax: Axes, medians: pd.Series, rows: pd.DataFrame, place: int) -> str:
+def _draw_metric(ax: Axes, medians: pd.Series, rows: pd.DataFrame) -> str:
     """Draw a metric of all mixtures, single values faint where there are several; return its colour."""
-    theme = current()
-    colour, marker = theme.accents[place % len(theme.accents)], MARKERS[place % len(MARKERS)]
+    colour, marker, style = mark(str(medians.name))
     at = np.arange(len(medians))
     if len(rows) > len(medians):
         x = medians.index.get_indexer(rows.index)
         ax.scatter(x, rows["value"], s=10, marker=marker, color=colour, alpha=0.35, linewidths=0)
-    ax.plot(at, medians, color=colour, linestyle=":", linewidth=0.8)
-    ax.scatter(at, medians, s=46, marker=marker, facecolors=colour, edgecolors=theme.paper, zorder=3, clip_on=False)
+    ax.plot(at, medians, color=colour, linestyle=style, linewidth=0.8)
+    dots = ax.scatter(at, medians, s=46, marker=marker, facecolors=colour, zorder=3, clip_on=False)
+    dots.set_edgecolor(current().paper)
     return colour
 
 
@@ -99,6 +100,7 @@ def _draw_sources(ax: Axes, table: pd.DataFrame, names: tuple[str, str]) -> None
             y = np.full(len(x), row)
             ax.scatter(x, y, s=62, facecolors=face, edgecolors=theme.ink, linewidths=1.1, label=label)
     ax.set_yticks(range(len(layers)), layers)
+    ax.set_ylabel("layer")
     ax.set_ylim(len(layers) - 0.5, -0.5)
     ax.set_xlim(-0.5, len(table) - 0.5)
     ax.set_xticks(at, [])
@@ -138,8 +140,8 @@ def plot_weight_changes(changes: pd.DataFrame, *, quantity: str = "relative chan
         ax.scatter(x[still], y[still], s=16, facecolors="none", edgecolors=colour, linewidths=1.0, zorder=2)
         some = ~found & ~still
         ax.scatter(x[some], y[some], s=16, facecolors=colour, edgecolors=theme.paper, linewidths=0.4, zorder=2)
-        mark, line = theme.accents[1], theme.ink
-        ax.scatter(x[found], y[found], s=64, marker="D", facecolors=mark, edgecolors=line, linewidths=1, zorder=3)
+        face, line = theme.accents[1], theme.ink
+        ax.scatter(x[found], y[found], s=64, marker="D", facecolors=face, edgecolors=line, linewidths=1, zorder=3)
         ranked = list(zip((np.flatnonzero(found) + 1).tolist(), rows["unit"][found].tolist(), strict=True))
         texts = [f"{unit}: rank {rank} of {len(rows)}" for rank, unit in ranked]
         more = [f"and {len(texts) - RANKS} more"] if len(texts) > RANKS else []
@@ -150,4 +152,5 @@ def plot_weight_changes(changes: pd.DataFrame, *, quantity: str = "relative chan
         (sizes == 0).any()
     )
     ax.set_xlabel(quantity + notes)
+    ax.set_ylabel("layer")
     return fig

@@ -20,6 +20,7 @@ from studies.backdoor.plots.grids import (
     break_images,
     count_lines,
     draw_images,
+    fit,
     make_figure,
 )
 
@@ -90,7 +91,8 @@ def plot_digits(
     texts = list(captions) or texts
     if len(texts) not in (0, np.prod(shape)):
         raise ValueError(f"expected {np.prod(shape)} captions, got {len(texts)}")
-    grid = Grid.of(grid_images, min(0.82, 8.0 / grid_images.shape[1]), count_lines(texts))
+    inches = fit(grid_images.shape[1], grid_images.shape[3], row_labels, most=0.82)
+    grid = Grid.of(grid_images, inches, count_lines(texts))
     fig, (ax,) = make_figure([grid], row_labels, above=bool(len(column_labels)))
     draw_images(
         ax,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 GAP = 0.08  # between images, of their width
 CAPTION_SIZE = FONT_SIZE - 1  # points
 FRAME = 2.2  # width of a heavy one, points
+WIDEST = 9.06  # inches: 870 pixels on screen
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,6 @@ def make_figure(
     above: bool = True,
     below: float = 0.0,
     right: float = 0.0,
-    first: Grid | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with axes of the exact size of grids, one below the other.
 
@@ -288,13 +288,10 @@ def make_figure(
         row_labels: labels to leave room for on the left.
         above: leave room for a line of labels above each grid.
         below, right: inches to leave free there.
-        first: a grid to the left of the others; its axes come last.
     """
-    letters = max((len(line) for label in row_labels for line in label.split("\n")), default=0)
-    left = 0.1 + letters * 0.56 * FONT_SIZE / 72 + (0.1 if letters else 0)
-    start = 0 if first is None else first.size[0] + 0.15
+    left = _room(row_labels)
     line = 0.24 if above else 0.05
-    width = left + start + grids[0].size[0] + right
+    width = left + grids[0].size[0] + right
     height = sum(line + grid.size[1] for grid in grids) + below + 0.03
     fig = Figure(figsize=(width, height))
     fig.set_layout_engine("none")
@@ -304,11 +301,28 @@ def make_figure(
 
     axes, y = [], 0.0
     for grid in grids:
-        axes.append(place(grid, left + start, y + line))
+        axes.append(place(grid, left, y + line))
         y += line + grid.size[1]
-    if first is not None:
-        axes.append(place(first, left, line))
     return fig, axes
+
+
+def fit(columns: int, pixels: int, row_labels: Sequence[str] = (), *, right: float = 0.0, most: float) -> float:
+    """Return the inches an image may be wide in a figure of `make_figure`, so that it is at most `WIDEST`.
+
+    Args:
+        columns: images side by side.
+        pixels: their width in pixels of theirs.
+        row_labels, right: as for `make_figure`.
+        most: inches for an image where there is room enough.
+    """
+    room = WIDEST - _room(row_labels) - right
+    return min(most, room / columns / (1 + max(1, round(GAP * pixels)) / pixels))
+
+
+def _room(row_labels: Sequence[str]) -> float:
+    """Return the inches that labels of rows take."""
+    letters = max((len(line) for label in row_labels for line in label.split("\n")), default=0)
+    return 0.1 + letters * 0.56 * FONT_SIZE / 72 + (0.1 if letters else 0)
 
 
 def add_colour_bar(fig: Figure, picture: AxesImage, axes: Sequence[Axes], label: str) -> None:

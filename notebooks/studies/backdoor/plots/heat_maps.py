@@ -61,6 +61,7 @@ def unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units =
     for title in fig.layout.annotations[: len(values)]:
         title.update(x=0, xanchor="left", yshift=4)
     fig.update_xaxes(title_text="unit", row=len(values), col=1)
+    fig.update_yaxes(title_text="measure", col=1)
     scale = _diverging()(np.linspace(0, 1, 11))
     fig.update_layout(
         coloraxis={
@@ -88,6 +89,7 @@ def plot_unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Un
     for ax, (site, table) in zip(axes[:, 0], values.items(), strict=True):
         picture = _draw_panel(ax, site, table, before, limit, _found(found, site))
     axes[-1, 0].set_xlabel("unit", fontsize=FONT_SIZE)
+    fig.supylabel("measure, and its value with all units", fontsize=FONT_SIZE)
     bar = fig.colorbar(picture, ax=axes[:, 0].tolist(), fraction=0.03, pad=0.01, aspect=30)
     bar.set_label("change without the unit, percentage points", fontsize=FONT_SIZE)
     bar.ax.yaxis.set_major_formatter(

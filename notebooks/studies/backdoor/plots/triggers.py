@@ -18,7 +18,7 @@ from nbutils.plotting.expect import expect_shape
 from nbutils.plotting.labels import FONT_SIZE
 from nbutils.plotting.theme import current
 from studies.backdoor.plots.digits import to_pixels
-from studies.backdoor.plots.grids import Grid, Labels, draw_images, make_figure, trace_edges
+from studies.backdoor.plots.grids import Grid, Labels, draw_images, fit, make_figure, trace_edges
 from studies.backdoor.trigger_recovery import ANOMALY_THRESHOLD
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def plot_recovered_triggers(
             ]
         )
     stack = np.stack(images)  # (models, labels, height, width)
-    grid = Grid.of(stack, min(0.82, 8.0 / len(targets)), lines=2)
+    grid = Grid.of(stack, fit(len(targets), stack.shape[3], list(recovered), most=0.82), lines=2)
     fig, (ax,) = make_figure([grid], list(recovered), below=0.22)
     names = [f"▶ {label}" if label == target else str(label) for label in targets]
     draw_images(

@@ -44,12 +44,16 @@ def plot_edge_scores(scores: pd.DataFrame, *, rows: int = _ROWS, quantity: str =
     values = values[order]
     limit = np.abs(values).max() or 1.0
     colours = LinearSegmentedColormap.from_list("scores", [theme.accents[0], theme.paper, theme.accents[1]])
-    fig = Figure(figsize=(2.6 + 0.78 * values.shape[1], 1.7 + 0.235 * len(values)), layout="constrained")
+    fig = Figure(figsize=(min(2.6 + 0.78 * values.shape[1], 9.06), 1.7 + 0.235 * len(values)), layout="constrained")
     ax = fig.subplots()
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto")
     ax.set_yticks(range(len(values)), [str(scores.index[i]) for i in order], fontsize=FONT_SIZE - 1)
     names = [
-        str(column).replace(", ", ",\n").replace(" over ", "\nover ").replace(" and ", "\nand ")
+        str(column)
+        .replace("tokenwise ", "tokenwise\n")
+        .replace(", ", ",\n")
+        .replace(" over ", "\nover ")
+        .replace(" and ", "\nand ")
         for column in scores.columns
     ]
     ax.set_xticks(range(values.shape[1]), names, fontsize=FONT_SIZE - 1)
@@ -80,7 +84,7 @@ def plot_attention(patterns: Mapping[str, ArrayLike | Tensor], tokens: Sequence[
         ax.set_xticks(range(len(tokens)), tokens, fontsize=7)
         ax.set_yticks(range(len(tokens)), tokens, fontsize=7)
         ax.set_xlabel("to")
-    axes[0].set_ylabel("from")
+        ax.set_ylabel("from")
     return fig
 
 

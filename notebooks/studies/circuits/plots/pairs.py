@@ -37,7 +37,7 @@ def plot_pairs(
         raise ValueError(f"a format and a direction per panel; got {len(panels)}, {len(formats)} and {len(worse)}")
     theme = current()
     shades = LinearSegmentedColormap.from_list("pairs", [theme.paper, theme.accents[0]])
-    fig = Figure(figsize=(9.2, 4.3), layout="constrained")
+    fig = Figure(figsize=(9.06, 4.3), layout="constrained")
     axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (title, table), form, sign in zip(axes, panels.items(), formats, worse, strict=True):
         values = np.where(np.tri(len(table), dtype=bool), table.to_numpy(dtype=float), np.nan)

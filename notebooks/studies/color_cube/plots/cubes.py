@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -148,37 +148,52 @@ def draw_error_by_hue(ax: Axes, cube: HsvCube, mse: np.ndarray, *, max_error: fl
 
 
 def plot_error_vs_similarity(
-    similarity: np.ndarray, error: np.ndarray, rgb: np.ndarray, *, label: str, r: float
+    similarity: np.ndarray,
+    errors: Mapping[str, np.ndarray],
+    rgb: np.ndarray,
+    *,
+    powers: Mapping[str, float],
+    titles: Mapping[str, str],
 ) -> Figure:
-    """Plot the errors of colours against their similarities to a reference, one dot of its own colour for each.
+    """Plot the errors of colours against powers of their similarities, one dot of its own colour for each.
 
-    The line is that of least squares, whose fit the correlation measures.
+    A panel for each intervention, two in a row. The line is that of least squares, whose fit the correlation measures.
 
     Args:
-        similarity: similarities `[N]`.
-        error: squared errors `[N]`.
+        similarity: similarities to red `[N]`.
+        errors: for each intervention squared errors `[N]`.
         rgb: the colours `[N, 3]`.
-        label: label of the x axis, with the power of the similarity.
-        r: the correlation, for the title.
+        powers: for each intervention the power of similarity.
+        titles: for each the title of its panel.
 
     Raises:
-        ValueError: the shapes differ, or a colour lies outside [0, 1].
+        KeyError: an intervention has no power or no title.
+        ValueError: there is no intervention, the shapes differ, or a colour lies outside [0, 1].
     """
+    if not errors:
+        raise ValueError("expected the errors of at least one intervention, got none")
     similarity = expect_shape("similarity", similarity, ("N",))
-    error = expect_shape("error", error, similarity.shape)
     rgb = expect_rgb("rgb", rgb, (*similarity.shape, 3))
-    fig = Figure(figsize=(7.0, 4.4), layout="constrained")
-    ax = fig.subplots()
-    ax.scatter(similarity, error, s=13, c=rgb, edgecolors=current().muted, linewidths=0.25, clip_on=False)
-    slope, offset = np.polyfit(similarity, error, 1)
-    ends = np.array([similarity.min(), similarity.max()])
-    ax.plot(ends, offset + slope * ends, color=current().paper, linestyle="-", linewidth=3.4)
-    ax.plot(ends, offset + slope * ends, color=current().ink, linestyle="--", linewidth=1.6)
-    ax.set_xlabel(label)
-    ax.set_ylabel("squared error")
-    ax.set_ylim(bottom=0)
-    ax.set_title(f"r = {r:.3f}", loc="left")
-    ax.grid()
+    theme = current()
+    across = min(len(errors), 2)
+    down = -(-len(errors) // across)
+    fig = Figure(figsize=(4.3 * across, 0.3 + 3.3 * down), layout="constrained")
+    axes = fig.subplots(down, across, squeeze=False, sharey=True)
+    for ax in axes.flat[len(errors) :]:
+        ax.remove()
+    for ax, (name, error) in zip(axes.flat, errors.items(), strict=False):
+        x, y = similarity ** powers[name], expect_shape("error", error, similarity.shape)
+        ax.scatter(x, y, s=13, c=rgb, edgecolors=theme.muted, linewidths=0.25, clip_on=False)
+        slope, offset = np.polyfit(x, y, 1)
+        ends = np.array([x.min(), x.max()])
+        ax.plot(ends, offset + slope * ends, color=theme.paper, linestyle="-", linewidth=3.4)
+        ax.plot(ends, offset + slope * ends, color=theme.ink, linestyle="--", linewidth=1.6)
+        ax.set_xlabel(f"similarity to red, power {powers[name]:g}")
+        ax.set_ylabel("squared error")
+        ax.set_ylim(bottom=0)
+        ax.set_title(titles[name], loc="left")
+        ax.grid()
+        ax.tick_params(labelleft=True)
     return fig
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from nbutils.plotting.distributions import MARKERS, draw_dots, jitter
+from nbutils.plotting.distributions import draw_dots, jitter
 from nbutils.plotting.expect import expect_columns, expect_shape
 from nbutils.plotting.labels import FONT_SIZE, label_curves, label_ends, name_rows
-from nbutils.plotting.theme import LINE_STYLES, current
+from nbutils.plotting.marks import mark
+from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ def draw_seed_distribution(
 
     Args:
         ax: axes to draw in; values run to the right.
-        values: for each label the results `[S]` by seed.
+        values: for each label, a name of the registry of looks, the results `[S]` by seed.
         reference: for some labels a published mean and standard deviation.
         highlight: for each name (`"median"`, `"best"`) the index of the seed, marked in every row.
 
@@ -42,10 +43,11 @@ def draw_seed_distribution(
         if reference and label in reference:
             _draw_band(ax, row, *reference[label])
         heights = jitter(row, len(results))
-        draw_dots(ax, results, heights, row, size=16)
-        _draw_box(ax, row, results)
+        draw_dots(ax, results, heights, mark(label), size=16)
+        _draw_box(ax, row, results, mark(label).color)
         _mark_seeds(ax, row, {name: (results[index], heights[index]) for name, index in (highlight or {}).items()})
     name_rows(ax, list(values), above=0.62, below=0.55)
+    ax.set_ylabel("plan")
 
 
 def plot_seed_distribution(
@@ -73,20 +75,18 @@ def plot_seed_distribution(
         for name, index in (highlight or {}).items():
             if not 0 <= index < len(results):
                 raise IndexError(f"expected {name} among the {len(results)} seeds of {label}, got {index}")
-    theme = current()
     fig = Figure(figsize=(8.5, 1.5 + 1.15 * len(values)), layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=[3, 2])
     draw_seed_distribution(left, values, reference=reference, highlight=highlight)
     left.set_xlabel(quantity + ("; band: published mean ± sd" if reference else ""))
     curves = []
-    for row, (label, results) in enumerate(values.items()):
-        colour = theme.accents[row % len(theme.accents)]
-        style = LINE_STYLES[row % len(LINE_STYLES)]
+    for label, results in values.items():
+        look = mark(label)
         ordered = np.sort(np.asarray(results, dtype=float))
         x = np.concatenate([ordered[:1], ordered])
         y = np.arange(len(x)) / len(ordered)
-        right.step(x, y, where="post", color=colour, linestyle=style, linewidth=1.8)
-        curves.append((np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1], label, colour))
+        right.step(x, y, where="post", color=look.color, linestyle=look.linestyle, linewidth=1.8)
+        curves.append((np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1], label, look.color))
     right.set_ylim(-0.03, 1.03)
     right.set_xlabel(quantity)
     right.set_ylabel("share of seeds at or below")
@@ -106,7 +106,8 @@ def plot_power_sweep(
 
     Args:
         powers: the powers, increasing; ticks of the axis.
-        table: one row for each plan and power, with columns `plan`, `power`, `mean`, `low`, `high`.
+        table: one row for each plan and power, with columns `plan` (a name of the registry of looks), `power`,
+            `mean`, `low`, `high`.
         chosen: for some plans the chosen power, marked by a ring.
         quantity: what the mean is of; names the axis.
 
@@ -120,25 +121,17 @@ def plot_power_sweep(
     fig = Figure(figsize=(7.5, 3.8), layout="constrained")
     ax = fig.subplots()
     ends = []
-    for place, (plan, rows) in enumerate(table.groupby("plan", sort=False)):
+    for plan, rows in table.groupby("plan", sort=False):
         rows = rows.sort_values("power")
         if not np.array_equal(rows["power"], x):
             raise ValueError(f"expected the powers {x.tolist()} for {plan}, got {rows['power'].tolist()}")
-        colour = theme.accents[place % len(theme.accents)]
-        ax.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0)
-        ax.plot(
-            x,
-            rows["mean"],
-            color=colour,
-            linestyle=LINE_STYLES[place % len(LINE_STYLES)],
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=5,
-            linewidth=1.8,
-        )
+        look = mark(str(plan))
+        ax.fill_between(x, rows["low"], rows["high"], color=look.color, alpha=0.2, linewidth=0)
+        ax.plot(x, rows["mean"], **look._asdict(), markersize=5, linewidth=1.8)
         if chosen and plan in chosen:
             at = rows["mean"].to_numpy()[np.flatnonzero(x == chosen[plan])]
             ax.scatter([chosen[plan]] * len(at), at, s=130, facecolors="none", edgecolors=theme.ink, linewidths=1.4)
-        ends.append((rows["mean"].iloc[-1], str(plan), colour))
+        ends.append((rows["mean"].iloc[-1], str(plan), look.color))
     ax.set_xticks(x, [f"{power:g}" for power in x])
     ax.set_xlabel("power of the similarity" + ("; ring: chosen" if chosen else ""))
     ax.set_ylabel(quantity)
@@ -157,8 +150,8 @@ def _draw_band(ax: Axes, row: int, mean: float, std: float) -> None:
     ax.plot([mean, mean], [row - 0.42, row + 0.42], color=theme.ink, linestyle=":", linewidth=1.2)
 
 
-def _draw_box(ax: Axes, row: int, results: np.ndarray) -> None:
-    """Draw a box plot of all results; its whiskers reach the extremes."""
+def _draw_box(ax: Axes, row: int, results: np.ndarray, colour: str) -> None:
+    """Draw a box plot of all results, the median in a colour; its whiskers reach the extremes."""
     theme = current()
     ink = {"color": theme.ink, "linewidth": 1.1, "linestyle": "-"}
     ax.boxplot(
@@ -169,7 +162,7 @@ def _draw_box(ax: Axes, row: int, results: np.ndarray) -> None:
         whis=(0, 100),
         patch_artist=True,
         boxprops={"edgecolor": theme.ink, "facecolor": theme.paper, "linewidth": 1.1},
-        medianprops={"color": theme.accents[row % len(theme.accents)], "linewidth": 2.2, "linestyle": "-"},
+        medianprops={"color": colour, "linewidth": 2.2, "linestyle": "-"},
         whiskerprops=ink,
         capprops=ink,
         manage_ticks=False,
