@@ -23,7 +23,7 @@ from studies.circuits.transformer import Transformer
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytest.importorskip("anywidget", reason="needs anywidget")
 
-STATES, MOVES = 20, 20
+STATES, MOVES = 20, 30
 STEM, NAME, ALT = "05-source-ablations", "live-circuit", "A circuit and its faithfulness. Eight edges are kept."
 
 pytestmark = [

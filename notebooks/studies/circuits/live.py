@@ -68,7 +68,7 @@ STAND_INS: Mapping[str, StandIn] = {
 # Pixels, and points of type, of the two panels.
 CIRCUIT, ROWS, GAP = (500, 400), (358, 400), 12
 TITLE, FIRST_ROW, ROW, TYPE = 16, 62, 36, 9.0
-BARS, DOTS = (112, 214), (262, 324)  # from where to where scores and faithfulness are drawn
+BARS, DOTS = (112, 214), (258, 312)  # from where to where scores and faithfulness are drawn
 WIDEST, NARROWEST, CUT_WIDTH = 8.0, 0.9, 1.1
 LOW, HIGH = -0.2, 1.2  # of faithfulness; what lies beyond stands at the end
 SCREEN = 96  # pixels per inch
@@ -263,7 +263,9 @@ def _draw_circuit(ax: Axes, scores: np.ndarray, places: Mapping[str, Any], cut: 
         ax.text(x + 4 * bool(node["inputs"]), y, node["name"], **name)
         for letter, at in node["inputs"]:
             ax.text(x - half + 5, at, letter, ha="left", va="center", fontsize=TYPE - 1, zorder=4)
-    ax.text(CIRCUIT[0] / 2, 8, "edges kept, as wide as their score; dotted: cut", ha="center", va="center", fontsize=TYPE)
+    ax.text(
+        CIRCUIT[0] / 2, 8, "edges kept, as wide as their score; dotted: cut", ha="center", va="center", fontsize=TYPE
+    )
 
 
 def _draw_rows(
