@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from live_pages import CHROMIUM, SCREENSHOTS, heap, opened, page_of
+
 from nbutils.graphs.patch import patch_edges
 from studies.circuits.graph import transformer_graph
-from studies.circuits.live import STAND_INS, Network, live_circuit, task_of
+from studies.circuits.live import CIRCUIT, STAND_INS, Network, first_view, live_circuit, task_of
 from studies.circuits.sequences import induction
 from studies.circuits.transformer import Transformer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytest.importorskip("anywidget", reason="needs anywidget")
 
-STATES, MOVES = 20, 30
+STATES, MOVES = 1000, 300
 STEM, NAME, ALT = "05-source-ablations", "live-circuit", "A circuit and its faithfulness. Eight edges are kept."
 
 pytestmark = [
@@ -110,6 +110,17 @@ def test_what_the_page_computes_is_pytorchs(page):
         assert np.mean(far) > 0.5
 
 
+def test_the_first_view_is_the_static_pictures(page):
+    found = page.evaluate("""() => {
+        const { faithfulness, state, data } = document.querySelector('.live-figure').live;
+        return data.standIns.map(({ name }) => faithfulness({ ...state, standIn: name }));
+    }""")
+    kept = NETWORKS[0].scores["resample"].abs().argsort(descending=True)[:8].tolist()
+    cut = [edge for edge in range(len(GRAPH.edges)) if edge not in kept]
+    expected = first_view(NETWORKS[0], GRAPH, PROMPTS, ELSEWHERE, cut)
+    np.testing.assert_allclose(found, list(expected.values()), rtol=1e-5)
+
+
 def test_every_control_moves_300_times(page):
     random = np.random.default_rng(1)
     figure = page.locator(".live-figure")
@@ -143,28 +154,49 @@ def test_every_control_moves_300_times(page):
     assert page.evaluate(kept) == len(GRAPH.edges) - 8  # of the first view
 
 
+STATE = "() => ({...document.querySelector('.live-figure').live.state})"
+
+
+def middle(page, edge: int) -> tuple[float, float]:
+    """Return where on the screen the middle of an edge is."""
+    canvas = page.locator(".live-figure canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    path = page.evaluate("i => [...document.querySelector('.live-figure').live.data.places.paths[i]]", edge)
+    x, y = np.array(path).reshape(-1, 2)[[0, -1]].mean(0) * box["width"] / CIRCUIT[0]
+    return box["x"] + x, box["y"] + y
+
+
 def test_an_edge_is_pinned_and_cut_by_hand_and_by_key(page):
-    state = "() => ({...document.querySelector('.live-figure').live.state})"
-    circuit = page.locator(".live-figure canvas").first
-    circuit.scroll_into_view_if_needed()
-    box = circuit.bounding_box()
-    before = page.evaluate(state)
-    paths = page.evaluate("() => document.querySelector('.live-figure').live.data.places.paths.map((one) => [...one])")
+    before = page.evaluate(STATE)
     edge = GRAPH.edges.index(("a1.1", "logits"))
-    x, y = np.array(paths[edge]).reshape(-1, 2)[[0, -1]].mean(0) * box["width"] / 500
-    page.mouse.move(box["x"] + x, box["y"] + y)
-    assert page.evaluate(state) == before  # it only shows
-    page.mouse.click(box["x"] + x, box["y"] + y)
-    pinned = page.evaluate(state)
+    place = middle(page, edge)
+    page.mouse.move(*place)
+    assert page.evaluate(STATE) == before  # it only shows
+    page.mouse.click(*place)
+    pinned = page.evaluate(STATE)
     assert pinned == before | {"pinned": edge}
-    page.mouse.click(box["x"] + x, box["y"] + y)
-    cut = page.evaluate(state)
+    page.mouse.click(*place)
+    cut = page.evaluate(STATE)
     assert set(cut["cut"].split(".")) ^ set(before["cut"].split(".")) == {str(edge)}
-    circuit.focus()
+    page.locator(".live-figure canvas").first.focus()
     page.keyboard.press("Space")
-    assert page.evaluate(state) == pinned
+    assert page.evaluate(STATE) == pinned
     page.keyboard.press("ArrowUp")
-    assert page.evaluate(state)["pinned"] == edge - 1
+    assert page.evaluate(STATE)["pinned"] == edge - 1
+
+
+def test_an_edge_is_pinned_and_cut_by_touch(browser, page_file):
+    context = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    before, edge = page.evaluate(STATE), GRAPH.edges.index(("a1.1", "logits"))
+    for expected in (set(), {str(edge)}):
+        page.touchscreen.tap(*middle(page, edge))
+        after = page.evaluate(STATE)
+        assert after["pinned"] == edge
+        assert set(after["cut"].split(".")) ^ set(before["cut"].split(".")) == expected
+    context.close()
 
 
 def test_the_address_holds_the_view_and_nonsense_does_no_harm(page, page_file):

@@ -114,7 +114,7 @@ const plain = (value) => (Number.isFinite(value) ? value.toFixed(2).replace(/^-(
 const CIRCUIT = { width: 500, height: 400 }, ROWS = { width: 358, height: 400 };
 const FIRST_ROW = 62, ROW = 36, BARS = [112, 214], DOTS = [258, 312], LOW = -0.2, HIGH = 1.2; // as in the static picture
 const WIDEST = 8, NARROWEST = 0.9, CUT_WIDTH = 1.1, NEAR = 12; // pixels
-const MILLISECONDS = 9; // of a frame, for stand-ins that are not the chosen one
+const MILLISECONDS = 6; // of a frame, for stand-ins that are not the chosen one
 
 export default {
   render({ model, el }) {

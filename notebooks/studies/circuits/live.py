@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).with_name("circuit.js")
 ANOTHER = "resample, another prompt"
 ABOUT = """
-The transformer runs in this page. Tap an edge to see its score under every stand-in; tap it again to cut it, and the
-dots show how much of the behaviour the circuit keeps: under one stand-in it may be all, under another nothing.
+A transformer that continues repeated sequences runs in this page. Tap an edge to see its score under every stand-in,
+tap it again to cut or restore it. The dots show how much of its logit difference the circuit keeps: under one stand-in
+it may be all, under another nothing.
 """
 
 
@@ -160,7 +161,8 @@ def task_of(network: Network, name: str, graph: ResidualGraph, prompts: Prompts,
         prompts, name = replace(prompts, corrupt=another), AblationType.RESAMPLE.value
     loader = PairLoader(prompts, len(prompts))
     if name != "optimal":
-        return EdgeTask(network.model, graph, loader, AblationType(name), logit_difference)
+        kind = next(kind for kind in AblationType if kind.value == name)
+        return EdgeTask(network.model, graph, loader, kind, logit_difference)
     values = network.constants.expand(-1, *prompts.clean.shape, -1)
     return EdgeTask(network.model, graph, loader, {batch.key: values for batch in loader}, logit_difference)
 
@@ -220,7 +222,8 @@ def plot_first_view(
         pinned: the edge whose scores are shown.
     """
     width, height = CIRCUIT[0] + GAP + ROWS[0], CIRCUIT[1]
-    fig = Figure(figsize=(width / SCREEN, height / SCREEN), layout="none")
+    fig = Figure(figsize=(width / SCREEN, height / SCREEN))
+    fig.set_layout_engine("none")  # pixels are the canvases'
     panels = []
     for left, across in ((0, CIRCUIT[0]), (CIRCUIT[0] + GAP, ROWS[0])):
         ax = fig.add_axes((left / width, 0, across / width, 1))
@@ -263,9 +266,8 @@ def _draw_circuit(ax: Axes, scores: np.ndarray, places: Mapping[str, Any], cut: 
         ax.text(x + 4 * bool(node["inputs"]), y, node["name"], **name)
         for letter, at in node["inputs"]:
             ax.text(x - half + 5, at, letter, ha="left", va="center", fontsize=TYPE - 1, zorder=4)
-    ax.text(
-        CIRCUIT[0] / 2, 8, "edges kept, as wide as their score; dotted: cut", ha="center", va="center", fontsize=TYPE
-    )
+    title = "edges kept, as wide as their score; dotted: cut"
+    ax.text(CIRCUIT[0] / 2, 8, title, ha="center", va="center", fontsize=TYPE)
 
 
 def _draw_rows(
@@ -330,7 +332,10 @@ def _packed(network: Network) -> dict[str, Any]:
         "label": network.label,
         "embedding": model.embedding.weight.float(),
         "positions": model.positions.weight.float(),
-        "blocks": [{name: block.attention.get_parameter(name).float() for name in weights} for block in model.blocks],
+        "blocks": [
+            {name: block.get_submodule("attention").get_parameter(name).float() for name in weights}
+            for block in model.blocks
+        ],
         "unembed": model.unembed.weight.float(),
         "constants": {"optimal": network.constants[:, 0, 0].float()},
         "scores": torch.stack([network.scores[name] for name in STAND_INS]).float(),

@@ -1,4 +1,4 @@
-"""What the live circuit's page is given suffices: networks, stand-ins and prompts, run from it, answer as PyTorch does."""
+"""What the live circuit's page is given suffices: networks, stand-ins and prompts answer as PyTorch does."""
 
 from __future__ import annotations
 
