@@ -109,7 +109,10 @@ const averaged = (runs, length, width, over) => {
 };
 
 const MINUS = "\u2212", DASH = "\u2013";
-const signed = (value) => (Math.abs(value) < 0.0005 ? "0" : `${value < 0 ? MINUS : "+"}${Math.abs(value).toFixed(1)}`);
+const signed = (value) => {
+  const size = Math.abs(value);
+  return size < 0.005 ? "0" : `${value < 0 ? MINUS : "+"}${size.toFixed(size < 0.095 ? 2 : 1)}`;
+};
 const plain = (value) => (Number.isFinite(value) ? value.toFixed(2).replace(/^-(?=0\.00$)/, "").replace("-", MINUS) : DASH);
 const CIRCUIT = { width: 500, height: 400 }, ROWS = { width: 358, height: 400 };
 const FIRST_ROW = 62, ROW = 36, BARS = [112, 214], DOTS = [258, 312], LOW = -0.2, HIGH = 1.2; // as in the static picture

@@ -312,8 +312,8 @@ def _draw_rows(
 
 
 def signed(value: float) -> str:
-    """Return a score as the figure writes it: one decimal, and a sign unless it is 0."""
-    return "0" if abs(value) < 0.0005 else f"{value:+.1f}".replace("-", "−")
+    """Return a score as the figure writes it: one decimal, two of small ones, and a sign unless it is 0."""
+    return "0" if abs(value) < 0.005 else f"{value:+.{2 if abs(value) < 0.095 else 1}f}".replace("-", "−")
 
 
 def plain(value: float) -> str:

@@ -131,5 +131,5 @@ def test_what_the_page_could_not_run_is_refused():
 
 
 def test_numbers_are_written_alike():
-    assert [signed(value) for value in (-4.52, 0.0002, 0.04)] == ["−4.5", "0", "+0.0"]
+    assert [signed(value) for value in (-4.52, 0.0002, 0.04)] == ["−4.5", "0", "+0.04"]
     assert [plain(value) for value in (1.0, -0.001, -0.4, float("nan"))] == ["1.00", "0.00", "−0.40", "–"]
