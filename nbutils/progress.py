@@ -65,6 +65,7 @@ class Notes:
     def __init__(self) -> None:
         self._folder = None if silent() else TemporaryDirectory(prefix="nbutils-notes-")
         self._files: dict[Hashable, Path] = {}
+        self._words: dict[Hashable, tuple[str, int, int]] = {}
 
     def of(self, task: Hashable) -> Path | None:
         """Return the file of a task, for `told`."""
@@ -73,11 +74,15 @@ class Notes:
         return self._files.setdefault(task, Path(self._folder.name) / str(len(self._files)))
 
     def read(self) -> dict[Any, tuple[str, int, int]]:
-        """Return activity, steps done and number of steps (0: unknown) of each task that has said something."""
+        """Return activity, steps done and number of steps (0: unknown) of each task that has said something.
+
+        While a file is being written, its last words hold.
+        """
         from nbutils.bars import noted
 
         found = {task: noted(file) for task, file in [*self._files.items()]}
-        return {task: words for task, words in found.items() if words}
+        self._words.update({task: words for task, words in found.items() if words})
+        return dict(self._words)
 
 
 @contextmanager

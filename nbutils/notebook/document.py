@@ -158,7 +158,7 @@ def alt_text(output: Mapping[str, Any]) -> str:
 
 def first_sentence(text: str) -> str:
     """Return the first sentence of an alt text, with the next one where the first says only where it was recorded."""
-    sentences = re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.strip())
+    sentences = re.split(r"(?<=[.!?])\s+(?=\w)", text.strip())
     return " ".join(sentences[: 2 if text.startswith("Recorded ") else 1])
 
 

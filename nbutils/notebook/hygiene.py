@@ -20,12 +20,14 @@ from nbutils.notebook.compare import DATA_URI, stored_fault
 from nbutils.notebook.document import PLOTLY, Document, alt_text, code_cells, is_bar, read, tags
 from nbutils.notebook.screen import Screen
 from nbutils.plotting import texts
+from nbutils.plotting.figures import PIXELS_PER_INCH, SCREEN_PIXELS_PER_INCH
 from nbutils.plotting.live import MAX_LIVE_BYTES
 from nbutils.plotting.manifests import files_of, manifest_of
 
 MAX_NOTEBOOK_BYTES = 1_000_000
 MAX_FIGURE_BYTES = 300_000
 MAX_CELL_LINES = 30
+MAX_PIXELS = 870 * PIXELS_PER_INCH // SCREEN_PIXELS_PER_INCH + 1  # 870 CSS pixels, in those of the files
 FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".webp")
 
 
@@ -166,6 +168,27 @@ def _file_fault(file: Path, sha256: str, most: int) -> str | None:
     return None
 
 
+def check_shown(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
+    """Yield the figures that are wider than the page, have no caption, or are shown by scripts alone."""
+    for i, cell in code_cells(notebook):
+        for output in cell.outputs:
+            if PLOTLY in output.get("data", {}) and "image/png" not in output["data"]:
+                yield f"cell {i}: a plotly figure has no picture; give nb.show a twin"
+    for folder in (assets, *(assets / which for which in layout.RECORDED)):
+        try:
+            entries = manifest_of(folder)
+        except ValueError:
+            return  # told by `check_figures`
+        for name, entry in entries.items():
+            figure = f"figure {name}" if folder == assets else f"figure {folder.name}/{name}"
+            if folder == assets and not entry.get("caption", "").strip():
+                yield f"{figure}: no caption"
+            file = folder / entry["light"]["file"]
+            width = int.from_bytes(file.read_bytes()[16:20]) if file.is_file() else 0  # of a PNG
+            if width > MAX_PIXELS:
+                yield f"{figure}: {width} pixels wide; at most {MAX_PIXELS} fit the page"
+
+
 def check_heading(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[str]:
     """Yield a fault where the first heading is not `# NN · …` with the number of the file name."""
     number = path.stem.split("-")[0]
@@ -267,6 +290,7 @@ HYGIENE: dict[str, Check] = {
     "alt text": check_alt_text,
     "figures": check_figures,
     "figure texts": check_figure_texts,
+    "figures shown": check_shown,
     "heading": check_heading,
     "parameters": check_parameters,
     "cell length": check_cell_length,

@@ -15,6 +15,7 @@ from nbutils.notebook.document import Figure
 from nbutils.notebook.export import Exporter
 
 LONG_FORMULA = 40  # characters of TeX, from which a narrow page must be able to move it sideways
+LONG_HEADER = 12  # characters of a row's header, which wide tables would squeeze into as many lines as it has words
 
 
 class Screen(Exporter):
@@ -51,11 +52,15 @@ class Screen(Exporter):
         return f'<pre tabindex="0">{ansi2html(text)}</pre>'
 
     def finish(self, soup: BeautifulSoup) -> None:
-        for tag in soup.select("span.math.inline"):
-            tag["tabindex"] = "0"
+        for tag in soup.select("span.math.inline, math[display=block]"):
+            if len(str(tag.get("alttext", ""))) > LONG_FORMULA or tag.name == "span":
+                tag["tabindex"] = "0"
         for tag in soup.find_all("th"):
             if not tag.get_text().strip():
                 tag.name = "td"  # a header that says nothing is none
+        for tag in soup.select("tbody th"):
+            if len(tag.get_text()) > LONG_HEADER:
+                tag["class"] = "long"
         for tag in soup.find_all("table"):
             tag.attrs.pop("border", None)
             label = {"role": "group", "aria-label": "Table", "tabindex": "0"}

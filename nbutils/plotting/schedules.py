@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from nbutils.schedules import Dopesheet, Timeline
 
+FLAT = 100.0  # times a parameter's largest value is another's: on a linear axis it would lie on 0
 DECADES = 1000.0  # keys below the largest divided by this are marked at the floor of a logarithmic axis
 
 
@@ -32,7 +33,8 @@ def draw_timeline(
         sheet: the sheet it was resolved from; its keys are marked.
         parameters: names of the parameters to draw.
         log: draw the values on a logarithmic axis. Keys under a thousandth of the largest are marked by a
-            triangle at the floor with their value, so that a tiny start does not flatten the rest.
+            triangle at the floor with their value, so that a tiny start does not flatten the rest. Otherwise the axis
+            is linear; where parameters differ a hundredfold, only as far as the smallest one goes.
 
     Raises:
         KeyError: the timeline has no parameter of such a name.
@@ -49,7 +51,7 @@ def draw_timeline(
     ax.set_xlim(-0.01 * len(timeline), 1.01 * len(timeline))
     ax.set_xlabel("step")
     ax.grid(axis="y")
-    floor = _set_scale(ax, np.array([value for key in keys.values() for _, value in key]), log)
+    floor = _set_scale(ax, [np.array([value for _, value in key]) for key in keys.values()], log)
     curves = []
     for name in parameters:
         place = timeline.parameters.index(name)
@@ -137,12 +139,18 @@ def _name_phases(ax: Axes, phases: Sequence[tuple[int, str]]) -> None:
         )
 
 
-def _set_scale(ax: Axes, keyed: np.ndarray, log: bool) -> float:
-    """Set the y axis for keyed values `[keys]`; return the floor below which none can be drawn in place."""
+def _set_scale(ax: Axes, each: Sequence[np.ndarray], log: bool) -> float:
+    """Set the y axis for each parameter's values `[keys]`; return the floor below which none can be drawn in place."""
+    keyed = np.concatenate(each)
+    peaks = [peak for peak in (np.abs(values).max(initial=0) for values in each) if peak]
     if not log or keyed.max() <= 0:
         low, high = min(keyed.min(), 0), max(keyed.max(), 0)
         margin = 0.06 * (high - low) or 1.0
         ax.set_ylim(low - margin / 2, high + 2 * margin)
+        if peaks and max(peaks) > FLAT * min(peaks):
+            ax.set_yscale("symlog", linthresh=min(peaks))
+            ax.set_ylim(3 * low - min(peaks) / 3, 3 * high + min(peaks) / 3)
+            ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         return -np.inf
     floor = keyed[keyed >= keyed.max() / DECADES].min() / 2
     ax.set_yscale("log")

@@ -25,6 +25,8 @@ from typing import Any
 
 from nbutils import layout
 
+TAKEN = {"alt", "caption", "data", "stem", "twin", "width"}  # what `figures.show` takes for itself: no names of values
+
 
 def find(stem: str) -> Path | None:
     """Return the `figures.toml` that names this notebook, None where there is none.
@@ -147,8 +149,9 @@ def _parse(path: Path) -> dict[str, Any]:
             if not text.strip():
                 raise ValueError(f"{path}: [{name!r}] has an empty {'alt text' if key == 'alt' else key}")
         try:
-            for template in (name, *table.values()):
-                fields(template)
+            asked = set().union(*map(fields, (name, *table.values())))
         except ValueError as error:
             raise ValueError(f"{path}: [{name!r}] is no template: {error}") from None
+        if taken := sorted(TAKEN & asked):
+            raise ValueError(f"{path}: [{name!r}] asks for {', '.join(taken)}, which show(…) takes itself; rename")
     return content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import nbformat
 import pytest
 from matplotlib.figure import Figure
@@ -107,6 +109,7 @@ def test_a_notebook_without_texts_is_told_where_they_belong(project):
         ('notebook = "07-example"\n[growth]\nalt = "Lines."\ncaption = "To {}."', "no template"),
         ('notebook = "07-example"\n[growth]\nalt = "To {}."', "no template: expected a name in every pair of braces"),
         ('notebook = "07-example"\n[growth]\nalt = "To {fast."', r"\['growth'\] is no template"),
+        ('notebook = "07-example"\n[growth]\nalt = "To {twin:.1f}."', r"asks for twin, which show\(…\) takes itself"),
         ('notebook = "08-other"\n', "08-other has several figures.toml"),
     ],
 )
@@ -114,6 +117,11 @@ def test_a_file_of_another_form_is_refused(project, content, message):
     project.write_text(content)
     with pytest.raises(ValueError, match=message):
         texts.find("08-other")
+
+
+def test_the_names_that_show_takes_itself_are_known():
+    named = inspect.signature(figures.show).parameters.values()
+    assert {each.name for each in named if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)} == texts.TAKEN
 
 
 SHOWS_ALL = """show(draw, "growth", factor=2, ends=ends)

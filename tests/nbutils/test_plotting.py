@@ -52,6 +52,9 @@ def test_a_timeline_without_logarithmic_parameters_has_one_panel():
     (ax,) = plot_timeline(Timeline(constant), constant).axes
     assert "learning rate 0.1 throughout" in ax.get_xlabel(), "a rate that never changes has no panel"
     names = [text for text in ax.texts if text.get_text() in ("first", "rehabilitate", "third")]
+    flat = Dopesheet.from_text("STEP,a,b\n0,0,0.1\n9,20,0\n")
+    (beside,) = plot_timeline(Timeline(flat), flat).axes
+    assert (ax.get_yscale(), beside.get_yscale()) == ("linear", "symlog"), "a small weight beside a large one is seen"
     ax.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in names]
     assert boxes[0].y1 <= boxes[1].y0, "names that would overlap stand one above the other"

@@ -67,6 +67,8 @@ def test_a_worker_tells_its_bars_to_who_waits(monkeypatch, tmp_path):
     assert processes._work(notes.of("task"), slow_work)
     assert notes.of("task") != notes.of("other")
     assert notes.read() == {"task": ("steps", 0, 4)}  # its first word; the next one would come half a second later
+    notes.of("task").write_text("")  # the moment before a next word is written
+    assert notes.read() == {"task": ("steps", 0, 4)}
     monkeypatch.setattr(progress, "silent", lambda: True)
     assert progress.Notes().of("task") is None
     assert not processes._work(None, slow_work)

@@ -519,7 +519,9 @@ def test_axe_finds_nothing_in_the_supplement(supplement, offline):
     page.add_init_script(path=os.environ[AXE_VARIABLE])  # a script tag would be stopped by the page's policy
     for path in html_pages(supplement):
         page.goto(path.as_uri())
-        assert page.evaluate(check) == [], path.name
+        for width in (1200, 390):
+            page.set_viewport_size({"width": width, "height": 1000})
+            assert page.evaluate(check) == [], (path.name, width)
 
         page.evaluate("() => document.querySelectorAll('img').forEach(i => i.removeAttribute('alt'))")
         page.evaluate("() => document.body.append(document.createElement('img'))")  # the control

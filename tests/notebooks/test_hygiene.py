@@ -15,7 +15,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nbutils import bars, layout
-from nbutils.notebook.hygiene import HYGIENE, MAX_FIGURE_BYTES, MAX_NOTEBOOK_BYTES, hygiene
+from nbutils.notebook.document import PLOTLY
+from nbutils.notebook.hygiene import HYGIENE, MAX_FIGURE_BYTES, MAX_NOTEBOOK_BYTES, MAX_PIXELS, hygiene
 
 NOTEBOOKS = layout.notebooks()
 PIXEL = base64.b64decode(
@@ -58,7 +59,7 @@ def example(tmp_path: Path) -> Example:
     stem = "07-example"
     assets = tmp_path / "large-assets" / stem
     assets.mkdir(parents=True)
-    entry = {"alt": "A dot", "cell": 2}
+    entry = {"alt": "A dot", "caption": "A dot.", "cell": 2}
     for scheme, file in (("light", "plot.png"), ("dark", "plot.dark.png")):
         (assets / file).write_bytes(PIXEL)
         entry[scheme] = {"file": file, "sha256": hashlib.sha256(PIXEL).hexdigest(), "bytes": len(PIXEL)}
@@ -112,6 +113,12 @@ def large_figure(example: Example) -> None:
     manifest = example.manifest()
     manifest["plot"]["light"]["sha256"] = hashlib.sha256(content).hexdigest()
     example.figure().write_bytes(content)
+    (example.assets / "manifest.json").write_text(json.dumps(manifest))
+
+
+def uncaptioned(example: Example) -> None:
+    manifest = example.manifest()
+    del manifest["plot"]["caption"]
     (example.assets / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -172,6 +179,15 @@ SPOILT: dict[str, tuple[Callable[[Example], object], str]] = {
         "not the file that the manifest",
     ),
     "a large figure": (large_figure, "a figure stays under 300,000"),
+    "a figure without a caption": (uncaptioned, "07-example.ipynb: figure plot: no caption"),
+    "a wide figure": (
+        lambda e: e.figure().write_bytes(PIXEL[:16] + (MAX_PIXELS + 1).to_bytes(4) + PIXEL[20:]),
+        "figure plot: 1089 pixels wide; at most 1088 fit the page",
+    ),
+    "a figure that only scripts draw": (
+        lambda e: e.notebook.cells[2].outputs[0].update(data={PLOTLY: {}}),
+        "cell 2: a plotly figure has no picture",
+    ),
     "a figure that is not listed": (
         lambda e: e.figure("other.svg").write_bytes(b"<svg/>"),
         "07-example/other.svg is not in the manifest",

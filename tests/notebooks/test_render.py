@@ -28,6 +28,8 @@ from nbutils.notebook.offline import PACKED, external_references, packed
 from nbutils.notebook.render import render_all
 
 ALT = 'Error grows with "strength" & then levels off'
+SUM = " + ".join("abcdefghijkl")
+ROWS = pd.DataFrame({"r": [0.5, 1]}, ["red", "red, rare labels"])
 HTML_TABLE = '<table><tr><td><span style="background:#ff0000">&emsp;</span> $r_1$ for $5</td></tr></table>'
 
 
@@ -75,7 +77,7 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             )
         ],
         [
-            shown({"text/html": pd.DataFrame({"r": [0.5]}).to_html(), "text/plain": "r"}),
+            shown({"text/html": ROWS.to_html(), "text/plain": "r"}),
             shown({"text/html": HTML_TABLE}),
         ],
         [shown({PLOTLY: json.loads(sphere.to_json())}, {PLOTLY: {"alt": "Three points"}})],
@@ -91,7 +93,10 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                 "# 07 · Delete only *red*\n\n**Confirmed**: $r_1 = 0.93$."
                 " See [next](08-second.ipynb#Conclusion), [sheet](../dopesheets/07-first.csv), [web](https://example.org).\n\nMore."
             ),
-            new_markdown_cell("## A sum\n\n$$\\sum_i x_i$$\n\n\\begin{align} a &= b \\end{align}\n\nCode `$y$`, \\$5."),
+            new_markdown_cell(
+                "## A sum\n\n$$\\sum_i x_i$$\n\n\\begin{align} a &= b \\end{align}"
+                f"\n\n$${SUM}$$\n\nCode `$y$`, \\$5."
+            ),
             new_raw_cell("raw <script>alert()</script>"),
             *(new_code_cell(f"# $z$\nshow({i})", execution_count=i + 1, outputs=o) for i, o in enumerate(outputs)),
         ]
@@ -168,6 +173,13 @@ def test_a_page_keeps_what_the_notebook_says(first: BeautifulSoup) -> None:
         assert absent not in str(first.main)
 
 
+def test_what_a_phone_moves_sideways_takes_the_focus_and_long_names_of_rows_have_room(first: BeautifulSoup) -> None:
+    formulas = first.main.select("math[display=block]")
+    assert [formula.has_attr("tabindex") for formula in formulas] == [False, False, True]
+    names = first.main.select("tbody th")
+    assert [name.get("class") for name in names] == [None, ["long"]]
+
+
 def test_a_figure_keeps_its_alt_text_and_has_a_dark_version(first: BeautifulSoup) -> None:
     picture = first.main.find("picture")
     assert picture.img["alt"] == ALT
@@ -178,7 +190,7 @@ def test_a_figure_keeps_its_alt_text_and_has_a_dark_version(first: BeautifulSoup
 
 def test_formulas_are_mathml_and_code_is_left_alone(first: BeautifulSoup) -> None:
     formulas = {math["alttext"]: math for math in first.main.find_all("math")}
-    assert set(formulas) == {"r_1 = 0.93", r"\sum_i x_i", r"\begin{align} a &= b \end{align}", "r_1"}
+    assert set(formulas) == {"r_1 = 0.93", r"\sum_i x_i", r"\begin{align} a &= b \end{align}", "r_1", SUM}
     assert formulas[r"\sum_i x_i"]["display"] == "block"
     assert {code.text for code in first.main.find_all("code")} == {"$y$"}
     assert "for $5" in first.main.text

@@ -46,11 +46,14 @@ PARAGRAPHS = {
         "Of the 64 channels of conv2, fine-pruning would take the first carrier as number "
         "{place.from the most silent:.0f}; by Lipschitz bound it is number {place.by Lipschitz bound:.0f}.",
     ),
+    "Trigger": (
+        "The anomaly index of 8 is {trigger.anomaly:.2f} in the poisoned network and {trigger.anomaly_clean:.2f} in "
+        "the clean one; the threshold is 2.",
+    ),
     "What fell short": (
         "Poisoned networks keep {poisoned.clean_accuracy_mean:.3f} ± {poisoned.clean_accuracy_std:.3f} on clean "
         "images, where the source says about .98.",
         "At a poison rate of {minority.low_rate:g} ASR is {minority.low_asr:.3f}.",
-        "The anomaly index of 8 is {trigger.anomaly_clean:.2f} in the *clean* network; the threshold is 2.",
     ),
 }
 
