@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nbutils.notebook.document import SKIPPED_TAG, WIDGET_VIEW, tags
+from nbutils.notebook.document import LIVE, SKIPPED_TAG, WIDGET_VIEW, tags
 
 
 @dataclass(frozen=True)
@@ -230,10 +230,11 @@ def _compared(outputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _compare_bundle(stored: Mapping[str, Any], computed: Mapping[str, Any], tolerance: Tolerance) -> str | None:
-    mimes = set(stored)
-    if mimes != set(computed):
+    optional = {WIDGET_VIEW} if LIVE in stored and LIVE in computed else set()  # it lives as long as its kernel
+    mimes = set(stored) - optional
+    if mimes != set(computed) - optional:
         return f"stored types {', '.join(sorted(stored))}; computed types {', '.join(sorted(computed))}"
-    if WIDGET_VIEW in stored:
+    if WIDGET_VIEW in mimes:
         return None  # model identifiers are random and its text is their repr
     for mime in sorted(mimes):
         if mime.startswith("image/") or mime == "application/pdf":

@@ -20,9 +20,10 @@ from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
 from nbutils import bars, claims, layout
+from nbutils.plotting.live import LIVE as LIVE
+from nbutils.plotting.live import WIDGET_VIEW as WIDGET_VIEW
 from nbutils.plotting.manifests import files_of, manifest_of
 
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 SKIPPED_TAG = "skip-execution"  # nbclient's and JupyterLab's name
 PLOTLY = "application/vnd.plotly.v1+json"
 
@@ -164,7 +165,8 @@ def first_sentence(text: str) -> str:
 class Figure(NamedTuple):
     """What the manifest knows of a figure; empty where it knows nothing.
 
-    `name` is that given to `nb.show`; `files` are its pictures, `"light"` and `"dark"`, and its `"data"` as CSV.
+    `name` is that given to `nb.show`; `files` are its pictures, `"light"` and `"dark"`, its `"data"` as CSV, and what
+    `"live"` needs.
     """
 
     name: str

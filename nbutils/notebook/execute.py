@@ -27,7 +27,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 from nbutils import atomic, claims, layout, progress
-from nbutils.notebook.document import WIDGET_VIEW, code_cells, read, tags, unstyled
+from nbutils.notebook.document import LIVE, WIDGET_VIEW, code_cells, read, tags, unstyled
 from nbutils.notebook.kernels import INJECTED_TAG, Client, environment
 from nbutils.notebook.locks import locked
 from nbutils.notebook.parameters import check_parameters
@@ -210,6 +210,8 @@ def normalise(notebook: NotebookNode, names: Mapping[str, str] | None = None) ->
             cell.outputs[i] = output = nbformat.from_dict(_shortened(output, shorten))
             if output.output_type == "execute_result":
                 output.execution_count = count
+            if LIVE in output.get("data", {}):  # without a kernel it is the picture that is to be seen
+                output.data.pop(WIDGET_VIEW, None)
             if WIDGET_VIEW in output.get("data", {}):
                 output.data[WIDGET_VIEW]["model_id"] = f"{cell.id}-{i}"  # kernels draw it at random
 

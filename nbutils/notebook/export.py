@@ -30,12 +30,23 @@ from PIL import Image
 from nbutils import layout
 from nbutils.notebook.anchors import Body, numbered, slug
 from nbutils.notebook.clean import clean, drawable, figure_parts, parsed, scheme
-from nbutils.notebook.document import PLOTLY, WIDGET_VIEW, Document, Figure, alt_text
+from nbutils.notebook.document import LIVE, PLOTLY, WIDGET_VIEW, Document, Figure, alt_text
+from nbutils.plotting.live import relative
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
 IMAGE_TYPES |= {".svg": "image/svg+xml", ".webp": "image/webp"}
-SHOWN = [PLOTLY, "text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/latex", "text/plain"]
+SHOWN = [
+    PLOTLY,
+    LIVE,
+    "text/html",
+    "image/svg+xml",
+    "image/png",
+    "image/jpeg",
+    "text/markdown",
+    "text/latex",
+    "text/plain",
+]
 
 # What clean() takes out although a reader would see or hear it.
 LOST = ["audio", "canvas", "embed", "form", "iframe", "input", "object", "select", "textarea", "video"]
@@ -92,6 +103,7 @@ class Exporter(HTMLExporter):
         )
         self.document, self.stems, self.out = document, frozenset(stems), out
         self.gaps: list[str] = []
+        self.modules: list[str] = []  # of its live figures
         self.faults: list[str] = []
         self._cell: int | None = None
 
@@ -140,7 +152,7 @@ class Exporter(HTMLExporter):
     def default_filters(self) -> Iterator[tuple[str, Any]]:
         """Yield nbconvert's filters, and ours for the templates."""
         yield from super().default_filters()
-        own = (self.enter, self.picture, self.framed, self.preformatted, self.fragment)
+        own = (self.enter, self.picture, self.live, self.framed, self.preformatted, self.fragment)
         ours: tuple[Callable[..., Any], ...] = (*own, alt_text, drawable, in_words, json_script, unshown)
         yield from ((function.__name__, function) for function in ours)
         yield "gap", pass_context(lambda context, what: self.gap(what))  # or jinja2 would call it once, beforehand
@@ -173,6 +185,21 @@ class Exporter(HTMLExporter):
         content = content or files.get("light")
         width = output.get("metadata", {}).get(mime, {}).get("width")
         return self.image(content, mime, alt, width, files.get("dark")) if content else ""
+
+    def live(self, output: Mapping[str, Any]) -> str:
+        """Return a live figure's place, its data and its static picture, which stands there until a script runs."""
+        static = self.picture(output, "image/png")
+        content = self.document.figure(_content(output, "image/png"), alt_text(output)).files.get("live", b"")
+        try:
+            parts = json.loads(content)
+            script = relative(str(parts["script"]))
+        except (ValueError, LookupError, TypeError, OSError):
+            return f"{static}{self.gap('what lets this figure move')}"
+        if script not in self.modules:
+            self.modules.append(script)
+        stored = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c")
+        place = f'<div class="live" data-script="{escape(script)}"></div>'
+        return f'{place}<script type="application/json">{stored}</script><div class="live-static">{static}</div>'
 
     def framed(self, picture: str, output: Mapping[str, Any], mime: str = "") -> str:
         """Return a picture of an output as a figure with its caption; nothing where there is no picture."""
@@ -301,7 +328,7 @@ class Exporter(HTMLExporter):
 def unshown(output: Mapping[str, Any]) -> str:
     """Return what an output is that no page can show; empty where one can, or where it is text alone."""
     kinds = [mime for mime in output.get("data", {}) if mime != "text/plain"]
-    if WIDGET_VIEW in kinds:
+    if WIDGET_VIEW in kinds and LIVE not in kinds:
         return "a control that needs a kernel"
     return "" if set(kinds) & set(SHOWN) else ", ".join(kinds)
 

@@ -21,6 +21,7 @@ from nbutils.notebook.document import PLOTLY, Document, alt_text, code_cells, is
 from nbutils.notebook.screen import Screen
 from nbutils.plotting import texts
 from nbutils.plotting.figures import PIXELS_PER_INCH, SCREEN_PIXELS_PER_INCH
+from nbutils.plotting.live import MAX_LIVE_BYTES
 from nbutils.plotting.manifests import files_of, manifest_of
 
 MAX_NOTEBOOK_BYTES = 1_000_000
@@ -147,7 +148,8 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
             for key in files_of(entry):
                 file = folder / entry[key]["file"]
                 listed.add(file)
-                if fault := _file_fault(file, entry[key]["sha256"]):
+                most = MAX_LIVE_BYTES if key == "live" else MAX_FIGURE_BYTES
+                if fault := _file_fault(file, entry[key]["sha256"], most):
                     yield f"figure {name}: {file.relative_to(assets.parent).as_posix()} {fault}"
     for file in sorted(assets.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(assets).parts)  # editors' and systems' own
@@ -155,14 +157,14 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
             yield f"{file.relative_to(assets.parent).as_posix()} is not in the manifest"
 
 
-def _file_fault(file: Path, sha256: str) -> str | None:
+def _file_fault(file: Path, sha256: str, most: int) -> str | None:
     if not file.is_file():
         return "is missing"
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         return "is not the file that the manifest describes"
-    if len(content) >= MAX_FIGURE_BYTES:
-        return f"has {len(content):,} bytes; a figure stays under {MAX_FIGURE_BYTES:,}"
+    if len(content) >= most:
+        return f"has {len(content):,} bytes; a figure stays under {most:,}"
     return None
 
 

@@ -25,6 +25,7 @@ from nbutils.notebook.export import TEMPLATES, page_of
 from nbutils.notebook.offline import external_references, packed
 from nbutils.notebook.screen import Screen
 from nbutils.notebook.searching import entries
+from nbutils.plotting import live
 from nbutils.plotting.theme import DARK, LIGHT
 
 TITLE = "Ablation notebooks"
@@ -87,6 +88,7 @@ def _page(position: int, chapters: Sequence[Chapter]) -> str:
         scripts.append(_script("search.js"))
     neighbours = {"previous": chapters[:position][-1:], "next": chapters[position + 1 :][:1]}
     links = {name: _listed(other) for name, found in neighbours.items() for other in found}
+    modules = [live.on_page(script, _script("live-page.js")) for script in chapter.exporter.modules]
     chapter.open()
     return chapter.template("page.html.j2").render(
         **links,
@@ -99,7 +101,11 @@ def _page(position: int, chapters: Sequence[Chapter]) -> str:
         dark_theme=_dark_theme() if figures else None,
         plotly=packed(get_plotlyjs()) if figures else None,
         scripts=scripts,
-        policy=policy([*scripts, *([get_plotlyjs()] if figures else [])], compiles=any(map(compiled, figures))),
+        modules=modules,
+        live_style=live.STYLE.read_text(encoding="utf-8") if modules else "",
+        policy=policy(
+            [*scripts, *modules, *([get_plotlyjs()] if figures else [])], compiles=any(map(compiled, figures))
+        ),
         search=_search(chapters) if index else None,
         pages=[_listed(other) for other in chapters if other is not chapter] if index else [],
     )

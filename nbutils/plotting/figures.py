@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbutils import atomic, claims, layout
 from nbutils.plotting import texts
 from nbutils.plotting import theme as themes
+from nbutils.plotting.live import LIVE, MAX_LIVE_BYTES, WIDGET_VIEW, LiveFigure
 from nbutils.plotting.manifests import files_of, manifest_of
 from nbutils.plotting.theme import DARK, LIGHT, Theme
 
@@ -53,7 +54,7 @@ _entering = Lock()  # an entry is added to what the file holds
 
 
 def show(
-    fig: Callable[[], Figure | go.Figure] | Figure | go.Figure,
+    fig: Callable[[], Figure | go.Figure] | Figure | go.Figure | LiveFigure,
     name: str,
     /,
     alt: str | None = None,
@@ -71,7 +72,8 @@ def show(
 
     Args:
         fig: a function without arguments that draws and returns the figure (called under `LIGHT`, then under
-            `DARK`), or a finished figure, which is recoloured for the dark file.
+            `DARK`), or a finished figure, which is recoloured for the dark file; or a `LiveFigure`, which moves in
+            JupyterLab and on the page and leaves its first view as the picture.
         name: file name without suffix: lower-case letters, digits, hyphens and underscores. Without `alt` it is an
             entry of the notebook's `figures.toml`, which may have places for values (see `nbutils.plotting.texts`).
         alt: what a sighted reader takes from the figure, for figures without such an entry.
@@ -102,6 +104,12 @@ def show(
     files = {} if data is None else {"data": _checked(_csv(data), f"figure {name!r} (data)")}
     bundle: dict[str, Any] = {"text/plain": alt}
     metadata: dict[str, Any] = {}
+    if isinstance(fig, LiveFigure):
+        label = re.split(r"(?<=[.!?])\s", alt)[0]
+        files["live"] = _checked(fig.stored(label), f"figure {name!r} (live)", MAX_LIVE_BYTES)
+        bundle[LIVE] = {"figure": name}
+        bundle[WIDGET_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": fig.widget(label).model_id}
+        fig = fig.static
     light: _Picture | dict[str, Any] | None = _rendered(fig, LIGHT)
     if isinstance(light, dict):
         bundle[PLOTLY], metadata[PLOTLY] = light, {"alt": alt}
@@ -182,10 +190,10 @@ def _csv(data: pd.DataFrame) -> bytes:
     return data.to_csv(index=not counts, float_format="%.6g", lineterminator="\n").encode()
 
 
-def _checked(content: bytes, figure: str) -> bytes:
+def _checked(content: bytes, figure: str, most: int = MAX_BYTES) -> bytes:
     """Return a file that is small enough."""
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{figure} takes {len(content)} bytes, at most {MAX_BYTES} may be; make it smaller or simpler")
+    if len(content) > most:
+        raise ValueError(f"{figure} takes {len(content)} bytes, at most {most} may be; make it smaller or simpler")
     return content
 
 
@@ -308,7 +316,7 @@ def _plotly_in(figure: go.Figure) -> go.Figure:
     return go.Figure(figure).update_layout(template=pio.templates[pio.templates.default])
 
 
-_SUFFIXES = {"light": ".png", "dark": ".dark.png", "data": ".csv"}
+_SUFFIXES = {"light": ".png", "dark": ".dark.png", "data": ".csv", "live": ".live.json"}
 
 
 def _enter(folder: Path, name: str, words: Texts, files: dict[str, bytes]) -> None:

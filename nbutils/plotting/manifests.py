@@ -13,7 +13,7 @@ def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
 
     An entry is `{"light": {"file", "sha256", "bytes"}, "dark": the same, "cell": execution count or None,
     "alt": text, "source": where the data came from or None}`, and where it has them "caption": text, "data": as the
-    pictures, the numbers behind it as CSV.
+    pictures, the numbers behind it as CSV, "live": what a page needs to let it move.
 
     Raises:
         ValueError: the file is not a manifest, or names a file outside its folder; the message names the first defect.
@@ -34,8 +34,8 @@ def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def files_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the keys of an entry that name files: both pictures, and the data where it has some."""
-    return ["light", "dark", *(["data"] if "data" in entry else [])]
+    """Return the keys of an entry that name files: both pictures, and data and live figure where it has them."""
+    return ["light", "dark", *(key for key in ("data", "live") if key in entry)]
 
 
 def _defect(entry: object) -> str | None:

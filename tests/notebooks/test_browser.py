@@ -404,7 +404,7 @@ def test_the_supplement_needs_no_network(supplement, offline):
     for path in html_pages(supplement):
         page.goto(path.as_uri())
         page.wait_for_function(DRAWN)  # then the pictures that stood for them are out of sight
-        for picture in page.locator("img:visible").all():
+        for picture in page.locator("img:visible").all():  # that of a live figure stands in for it without scripts
             picture.scroll_into_view_if_needed()
             assert picture.evaluate("i => i.complete && i.naturalWidth > 0 && i.getBoundingClientRect().width > 0")
         for formula in page.locator("math").all():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -114,6 +114,39 @@ def plot_circuit(
         key.append(Line2D([], [], color=theme.accents[1], linewidth=3, linestyle=_DASHES, label=label))
     fig.legend(handles=key, loc="outside lower center", ncols=2, fontsize=FONT_SIZE, handlelength=3)
     return fig
+
+
+class Drawn(NamedTuple):
+    """Where a graph with all its edges is drawn, in columns from the left and rows from the middle upwards.
+
+    Attributes:
+        nodes: node -> its middle.
+        node: half width and half height of a node.
+        inputs: node -> its inputs, from the top: the letter of each, and its height.
+        paths: for each edge a start `[2]`, and three points for each cubic piece: `[1 + 3 · pieces, 2]`.
+    """
+
+    nodes: dict[str, Point]
+    node: Point
+    inputs: dict[str, list[tuple[str, float]]]
+    paths: list[np.ndarray]
+
+
+def arrange(edges: pd.DataFrame) -> Drawn:
+    """Return where `draw_circuit` draws nodes, and edges if it draws all of them.
+
+    Args:
+        edges: as for `draw_circuit`; weights play no part.
+    """
+    nodes = _arrange(edges)
+    ends = {edge.Index: nodes.ends(edge.source, edge.destination) for edge in edges.itertuples()}
+    lanes = _choose_lanes(ends, nodes.rows)
+    inputs = {
+        node: [(port.removeprefix(f"{node}."), y + nodes.port_height(port)) for port in nodes.ports(node)]
+        for node, (_, y) in nodes.place.items()
+    }
+    paths = [np.asarray(_route(*ends[edge], lanes[edge]).vertices) for edge in edges.index]
+    return Drawn(dict(nodes.place), _NODE, inputs, paths)
 
 
 @dataclass(frozen=True)

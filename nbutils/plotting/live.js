@@ -1,0 +1,230 @@
+// The common part of live figures. It stands before a figure's own module, in JupyterLab and on a page alike, so that a
+// module needs nothing from elsewhere. `liveView` is called by its `render` with what anywidget gives it: `model`, which
+// holds `data`, `theme`, `state` and `about`, and the element `el` to draw in.
+const make = (name, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+};
+
+// {dtype, shape, base64} -> a typed array with a `shape`; lists and objects are gone through.
+const unpacked = (value) => {
+  if (Array.isArray(value)) return value.map(unpacked);
+  if (value === null || typeof value !== "object") return value;
+  if (typeof value.base64 !== "string") {
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, unpacked(item)]));
+  }
+  const bytes = Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0));
+  const kinds = { float32: Float32Array, float64: Float64Array, uint8: Uint8Array, int32: Int32Array };
+  return Object.assign(new kinds[value.dtype](bytes.buffer), { shape: value.shape });
+};
+
+const liveView = ({ model, el }) => {
+  const first = {}, accepts = {}, shows = {}; // by the name of a part of the state
+  const state = {};
+  const canvases = [], followers = [], endings = [];
+  const darkness = matchMedia("(prefers-color-scheme: dark)");
+  const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+  let frame = 0, spoken = 0, moving = 0;
+
+  const root = make("div", { className: "live-figure", role: "group" });
+  root.setAttribute("aria-label", model.get("label"));
+  root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's keys are not for what has the focus in here
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+  const controls = make("div", { className: "live-controls" });
+  const panels = make("div", { className: "live-panels" });
+  const status = make("p", { className: "live-status", role: "status" });
+  root.append(make("p", { className: "live-about", textContent: model.get("about") }), controls, panels, status);
+  el.append(root);
+
+  const dark = () => {
+    const lab = document.body.dataset.jpThemeLight;
+    return lab === undefined ? darkness.matches : lab === "false";
+  };
+  const colours = () => {
+    const look = model.get("theme")[dark() ? "dark" : "light"];
+    root.style.setProperty("color-scheme", dark() ? "dark" : "light");
+    return look;
+  };
+
+  // All that moves is drawn once a frame, whatever asked for it.
+  const draw = () => {
+    frame = 0;
+    try {
+      followers.forEach((follow) => follow(state));
+      canvases.forEach((canvas) => canvas.draw());
+      status.classList.remove("live-fault");
+    } catch (error) {
+      status.textContent = `This view cannot be drawn: ${error.message}`;
+      status.classList.add("live-fault");
+      console.error(error);
+    }
+  };
+  const redraw = () => { frame ||= requestAnimationFrame(draw); };
+
+  const listen = (target, kind, act, options) => {
+    target.addEventListener(kind, act, options);
+    endings.push(() => target.removeEventListener(kind, act, options));
+  };
+  listen(darkness, "change", redraw);
+  const watched = new MutationObserver(redraw);
+  watched.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+  endings.push(() => watched.disconnect());
+
+  // What is not allowed becomes the first view's.
+  const apply = (changes) => {
+    for (const [name, value] of Object.entries(changes ?? {})) {
+      if (!(name in first)) continue;
+      const found = accepts[name](value);
+      state[name] = found === undefined ? first[name] : found;
+      shows[name]?.(state[name]);
+    }
+    redraw();
+  };
+  const changed = () => Object.fromEntries(
+    Object.entries(state).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(first[name])),
+  );
+  const set = (changes) => {
+    apply(changes);
+    model.set("state", changed());
+    model.save_changes();
+  };
+  const restore = () => apply({ ...first, ...model.get("state") });
+  model.on("change:state", restore);
+  endings.push(() => model.off("change:state", restore));
+
+  const part = (name, value, accept, show) => {
+    first[name] = state[name] = value;
+    accepts[name] = accept;
+    if (show) shows[name] = show;
+    const kept = model.get("state")?.[name];
+    if (kept !== undefined) state[name] = accept(kept) ?? value;
+    show?.(state[name]);
+  };
+  const within = (low, high) => (value) => {
+    const number = value === "" || value === null || typeof value === "object" ? NaN : Number(value);
+    return Number.isFinite(number) ? Math.min(Math.max(number, low), high) : undefined;
+  };
+
+  // A part of the state without a control: `accept` returns what it becomes, or undefined.
+  const keep = (name, value, accept) => part(name, value, accept);
+
+  const slider = (name, { label, value, min, max, step, text = String }) => {
+    const input = make("input", { type: "range", min, max, step });
+    const told = make("output");
+    input.oninput = () => set({ [name]: Number(input.value) });
+    controls.append(make("label", {}, make("span", { textContent: label }), input, told));
+    part(name, value, within(min, max), (now) => {
+      input.value = now;
+      told.textContent = text(now);
+      input.setAttribute("aria-valuetext", text(now));
+    });
+  };
+
+  const choice = (name, { label, value, options }) => {
+    const known = options.map(([option]) => option);
+    const input = make("select", {}, ...options.map(([, words], i) => make("option", { value: i, textContent: words })));
+    input.onchange = () => set({ [name]: known[input.value] });
+    controls.append(make("label", {}, make("span", { textContent: label }), input));
+    const accept = (wanted) => known.find((option) => String(option) === String(wanted));
+    part(name, value, accept, (now) => { input.value = known.indexOf(now); });
+  };
+
+  const button = (label, act) => {
+    controls.append(make("button", { type: "button", textContent: label, onclick: act }));
+  };
+
+  // `keys(event)` and `drag({dx, dy, x, y, first})` get the state's changes to make; both in the canvas's own units.
+  const canvas = ({ label, width, height, draw: paint, drag, keys, leave }) => {
+    const element = make("canvas", { tabIndex: keys ? 0 : -1 });
+    element.setAttribute("role", "img");
+    element.setAttribute("aria-label", label);
+    element.style.cssText = `flex: ${width} 1 ${0.85 * width}px; max-width: ${width}px; aspect-ratio: ${width} / ${height}`;
+    if (drag) element.classList.add("live-drag");
+    panels.append(element);
+    const context = element.getContext("2d");
+    const size = () => element.clientWidth / width || 1;
+    canvases.push({
+      draw: () => {
+        const scale = size() * devicePixelRatio;
+        const [across, down] = [Math.round(width * scale), Math.round(height * scale)];
+        if (element.width !== across || element.height !== down) Object.assign(element, { width: across, height: down });
+        context.setTransform(scale, 0, 0, scale, 0, 0);
+        context.clearRect(0, 0, width, height);
+        context.font = "12px system-ui, 'DejaVu Sans', sans-serif";
+        paint(context, colours(), state);
+      },
+    });
+    const resized = new ResizeObserver(redraw);
+    resized.observe(element);
+    endings.push(() => resized.disconnect());
+    if (drag) {
+      let last = null;
+      const at = (event) => ({ x: event.offsetX / size(), y: event.offsetY / size() });
+      element.onpointerdown = (event) => {
+        if (event.button) return;
+        element.setPointerCapture(event.pointerId);
+        last = at(event);
+        set(drag({ ...last, dx: 0, dy: 0, first: true }) ?? {});
+      };
+      element.onpointermove = (event) => {
+        if (!last) return;
+        const now = at(event);
+        set(drag({ ...now, dx: now.x - last.x, dy: now.y - last.y, first: false }) ?? {});
+        last = now;
+      };
+      element.onpointerup = element.onpointercancel = () => { last = null; };
+    }
+    if (keys) {
+      element.onkeydown = (event) => {
+        const changes = event.ctrlKey || event.metaKey || event.altKey ? undefined : keys(event);
+        if (changes === undefined) return;
+        event.preventDefault();
+        set(changes);
+      };
+    }
+    return element;
+  };
+
+  // Words for everyone; a screen reader hears them when the hand rests.
+  const say = (words) => {
+    clearTimeout(spoken);
+    status.setAttribute("aria-live", "off");
+    status.textContent = words;
+    spoken = setTimeout(() => {
+      status.setAttribute("aria-live", "polite");
+      status.textContent = "";
+      status.textContent = words;
+    }, 600);
+  };
+
+  // `step(share)` for shares of the way from 0 to 1; at once to the end for readers who want no motion.
+  const animate = (step, milliseconds = 300) => {
+    cancelAnimationFrame(moving);
+    if (stillness.matches) return step(1);
+    const start = performance.now();
+    const next = (now) => {
+      const share = Math.min(Math.max((now - start) / milliseconds, 0), 1);
+      step(share * share * (3 - 2 * share));
+      if (share < 1) moving = requestAnimationFrame(next);
+    };
+    moving = requestAnimationFrame(next);
+  };
+
+  const reset = () => set(first);
+  const end = () => {
+    cancelAnimationFrame(frame);
+    cancelAnimationFrame(moving);
+    clearTimeout(spoken);
+    endings.forEach((finish) => finish());
+    root.remove();
+  };
+  const follow = (act) => followers.push(act);
+  redraw();
+  const view = {
+    data: unpacked(model.get("data")), state, root,
+    keep, slider, choice, button, canvas, follow, say, set, animate, reset, redraw, end,
+  };
+  root.live = view;
+  return view;
+};
