@@ -73,13 +73,15 @@ const css = (rgb, i, mix, paper) => {
 };
 const channels = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
 
+const raised = (whole) => [...String(whole)].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]).join("");
+
 const PANEL = { width: 265, height: 280 };
 
 export default {
   render({ model, el }) {
     const view = liveView({ model, el });
     const { data, state } = view;
-    const { seeds, rgb, similarity, hues, values, unlike, gridPoints, highest } = data;
+    const { seeds, rgb, similarity, hues, values, unlike, gridPoints, decades } = data;
     const count = similarity.length, patches = hues * values, slices = count / patches;
     const width = seeds[0].anchored.encoder.at(-1).bias.length;
 
@@ -290,10 +292,9 @@ export default {
       ...PANEL,
       draw: (context, { ink, muted, paper }) => {
         const box = { left: 48, right: 258, top: 20, bottom: 240 }, paperOf = channels(paper);
-        const at = (i) => [
-          box.left + similarity[i] * (box.right - box.left),
-          box.bottom - Math.min(squared(now.recon, rgb, i) / highest, 1) * (box.bottom - box.top),
-        ];
+        const [lowest, highest] = decades;
+        const heightOf = (decade) => box.bottom - ((Math.min(Math.max(decade, lowest), highest) - lowest) / (highest - lowest)) * (box.bottom - box.top);
+        const at = (i) => [box.left + similarity[i] * (box.right - box.left), heightOf(Math.log10(squared(now.recon, rgb, i)))];
         context.strokeStyle = ink;
         context.lineWidth = 1;
         context.beginPath();
@@ -306,8 +307,8 @@ export default {
         for (const tick of [0, 0.5, 1]) context.fillText(tick, box.left + tick * (box.right - box.left), box.bottom + 19);
         context.fillText("similarity to red", (box.left + box.right) / 2, box.bottom + 36);
         context.textAlign = "right";
-        for (let tick = 0; tick <= highest; tick += 0.1) {
-          context.fillText(tick.toFixed(1), box.left - 8, box.bottom + 4 - (tick / highest) * (box.bottom - box.top));
+        for (let decade = lowest; decade <= highest; decade += 1) {
+          context.fillText(decade ? `10${raised(decade)}` : "1", box.left - 8, heightOf(decade) + 4);
         }
         context.save();
         context.translate(9, (box.top + box.bottom) / 2);
