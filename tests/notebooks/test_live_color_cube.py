@@ -116,12 +116,15 @@ def test_the_first_view_is_the_static_pictures(page):
 def test_the_damage_in_words_is_pytorchs(page, plan):
     grid = rgb_grid(GRID).reshape(-1, 3)
     judged = np.concatenate([[[1, 0, 0]], grid[rgb_similarity(grid, RED_HSV) < UNLIKE]])
-    state = page.evaluate(STATE) | {"plan": plan, "strength": 0.6}
-    errors = [np.square(by_torch(state | {"strength": strength}, judged)[1] - judged).mean(-1) for strength in (0.6, 0)]
-    added = errors[0] - errors[1]
-    found = page.evaluate(f"state => {LIVE}.damage(state)", state)
-    np.testing.assert_allclose([found["red"], found["elsewhere"]], [added[0], added[1:].mean()], atol=1e-6)
-    assert np.abs(added).max() > 1e-3  # the control
+    largest = 0.0
+    for seed in SEEDS:
+        state = page.evaluate(STATE) | {"seed": seed.label, "plan": plan, "strength": 0.6}
+        errors = [np.square(by_torch(state | part, judged)[1] - judged).mean(-1) for part in ({}, {"strength": 0})]
+        added = errors[0] - errors[1]
+        found = page.evaluate(f"state => {LIVE}.damage(state)", state)
+        np.testing.assert_allclose([found["red"], found["elsewhere"]], [added[0], added[1:].mean()], atol=1e-6)
+        largest = max(largest, np.abs(added).max())
+    assert largest > 1e-3  # the control
 
 
 def test_of_an_impossible_address_what_is_possible_is_kept(page, page_file):
