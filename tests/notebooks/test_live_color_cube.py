@@ -14,7 +14,7 @@ from live_pages import LIVE, STATE, opened, page_of
 
 from nbutils import hooks
 from studies.color_cube.data import RED_HSV, coarse_hsv_cube, rgb_grid
-from studies.color_cube.frontier import UNLIKE
+from studies.color_cube.frontier import UNLIKE, at_equal_damage
 from studies.color_cube.live import GRID, Seed, first_view, live_cube
 from studies.color_cube.mappers import BoundedFalloff
 from studies.color_cube.measures import rgb_similarity
@@ -122,9 +122,27 @@ def test_the_damage_in_words_is_pytorchs(page, plan):
         errors = [np.square(by_torch(state | part, judged)[1] - judged).mean(-1) for part in ({}, {"strength": 0})]
         added = errors[0] - errors[1]
         found = page.evaluate(f"state => {LIVE}.damage(state)", state)
-        np.testing.assert_allclose([found["red"], found["elsewhere"]], [added[0], added[1:].mean()], atol=1e-6)
+        np.testing.assert_allclose([found["red"], found["elsewhere"]], [added[0], added[1:].mean()], atol=1e-7)
         largest = max(largest, np.abs(added).max())
-    assert largest > 1e-3  # the control
+    assert largest > 1e-4  # the control
+
+
+def test_removals_are_compared_where_they_do_as_much_to_red(page):
+    grid = rgb_grid(GRID).reshape(-1, 3)
+    judged = np.concatenate([[[1, 0, 0]], grid[rgb_similarity(grid, RED_HSV) < UNLIKE]])
+    compared = []
+    for seed in SEEDS:
+        for plan, other in (("suppressed", "post hoc"), ("ablated", "post hoc"), ("post hoc", "suppressed")):
+            state = page.evaluate(STATE) | {"seed": seed.label, "plan": plan}
+            steps = [state | {"plan": other, "strength": strength} for strength in np.linspace(0, 1, 21)]
+            errors = np.array([np.square(by_torch(step, judged)[1] - judged).mean(-1) for step in steps])
+            added = errors - errors[0]
+            for level in (0.5 * added[:, 0].max() + 1e-9, 2 * added[:, 0].max() + 1e-9):
+                found = page.evaluate(f"([state, red]) => {LIVE}.asMuch(state, red) ?? NaN", [state, level])
+                (expected,) = at_equal_damage(added[None, :, 0], added[None, :, 1:].mean(-1), level)
+                np.testing.assert_allclose(found, expected, atol=1e-7)
+                compared.append(expected)
+    assert 0 < np.isfinite(compared).sum() <= len(compared) / 2
 
 
 def test_of_an_impossible_address_what_is_possible_is_kept(page, page_file):

@@ -75,6 +75,15 @@ const channels = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)
 
 const raised = (whole) => [...String(whole)].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]).join("");
 
+const plain = (value) => value.toFixed(3).replace("-0.000", "0.000").replace("-", "−");
+const small = (value) => {
+  if (Math.abs(value) < 1e-9) return "0";
+  const [digits, power] = value.toExponential(1).split("e");
+  return `${digits.replace("-", "−")} · 10${raised(Number(power))}`;
+};
+
+const STEPS = 20; // of strength, where removals are compared
+const NOTABLE = 0.005; // squared error at red, from which on they are
 const PANEL = { width: 265, height: 280 };
 
 export default {
@@ -128,6 +137,18 @@ export default {
       const added = errorsOf(wanted).map((error, i) => error - before.get(network)[i]);
       return { red: added[0], elsewhere: added.subarray(1).reduce((sum, one) => sum + one, 0) / (added.length - 1) };
     };
+    // What the other removal does elsewhere at the strength where it does as much to red; undefined if it never does.
+    const curves = new Map();
+    const asMuch = (wanted, red) => {
+      const plan = wanted.plan === "post hoc" ? "suppressed" : "post hoc", key = `${wanted.seed}\n${plan}`;
+      if (!curves.has(key)) {
+        curves.set(key, Array.from({ length: STEPS + 1 }, (_, step) => damage({ ...wanted, plan, strength: step / STEPS })));
+      }
+      const curve = curves.get(key), end = curve.findIndex((at, step) => step && at.red >= red);
+      if (end < 0) return undefined;
+      const [low, high] = [curve[end - 1], curve[end]];
+      return low.elsewhere + ((red - low.red) / (high.red - low.red)) * (high.elsewhere - low.elsewhere);
+    };
 
     view.choice("seed", { label: "Seed", value: seeds[0].label, options: seeds.map(({ label }) => [label, label]) });
     view.choice("plan", {
@@ -164,8 +185,13 @@ export default {
       brushed = new Set(state.brushed ? state.brushed.split(".").map(Number) : []);
       const { red, elsewhere } = damage(state);
       const mean = [...brushed].reduce((sum, i) => sum + squared(now.recon, rgb, i), 0) / brushed.size;
-      const told = brushed.size ? ` ${brushed.size} colours brushed: mean error ${mean.toPrecision(2)}.` : "";
-      view.say(`Squared error added at pure red: ${red.toFixed(3)}; at colours that have nothing of red, on average: ${elsewhere.toExponential(1)}.${told}`);
+      const told = brushed.size ? ` ${brushed.size} colours brushed: mean error ${small(mean)}.` : "";
+      const other = state.plan === "post hoc" ? "the anchored axis" : "the direction found afterwards";
+      const equal = red >= NOTABLE ? asMuch(state, red) : null;
+      const compared = equal === null ? "" : equal === undefined
+        ? ` Suppressing ${other} cannot do as much to red.`
+        : ` Suppressing ${other}, as strongly as to do the same to red, adds ${small(equal)} there.`;
+      view.say(`Squared error added: ${plain(red)} at pure red, ${small(elsewhere)} on average at colours that have nothing of it.${compared}${told}`);
     });
 
     const turn = ({ dx, dy }) => ({ yaw: state.yaw + 0.6 * dx, pitch: state.pitch + 0.6 * dy });
@@ -330,7 +356,7 @@ export default {
       },
     });
 
-    Object.assign(view, { compute, damage });
+    Object.assign(view, { compute, damage, asMuch });
     return view.end;
   },
 };

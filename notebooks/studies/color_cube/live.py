@@ -123,6 +123,10 @@ def plot_first_view(
     low, high = 10.0**LOWEST, 10.0**HIGHEST
     error.set(yscale="log", xlim=(-0.03, 1.03), ylim=(0.8 * low, high))
     error.scatter(similarity, errors.clip(low, high), s=28, c=rgb, **edge)
+    error.minorticks_off()
+    error.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    error.set_yticks(10.0 ** np.arange(LOWEST, HIGHEST + 1))
+    error.yaxis.set_major_formatter(lambda value, _: "1" if value == 1 else f"$10^{{{np.log10(value):.0f}}}$")
     error.set_xlabel("similarity to red", fontsize=SMALL)
     error.set_ylabel("squared error", fontsize=SMALL)
     error.tick_params(labelsize=SMALL)
