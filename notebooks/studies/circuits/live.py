@@ -287,8 +287,11 @@ def _draw_rows(
         return DOTS[0] + (np.clip(value, LOW, HIGH) - LOW) / (HIGH - LOW) * (DOTS[1] - DOTS[0])
 
     middle, right = (BARS[0] + BARS[1] + 44) / 2, (DOTS[0] + ROWS[0] - 6) / 2
-    for x, owner, told in ((6, "stand-in", "fed to cut edges"), (middle, edge, "cut alone, logits"), (right, "this circuit", "faithfulness")):
-        align = "left" if x == 6 else "center"
+    for x, align, owner, told in (
+        (6, "left", "stand-in", "fed to cut edges"),
+        (middle, "center", edge, "cut alone, logits"),
+        (right, "center", "this circuit", "faithfulness"),
+    ):
         ax.text(x, 8, owner, ha=align, fontweight="bold", **text)
         ax.text(x, 26, told, ha=align, **text)
     line: dict[str, Any] = {"color": theme.muted, "linewidth": point, "linestyle": ":"}
