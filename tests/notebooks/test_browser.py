@@ -466,7 +466,7 @@ def test_a_saved_live_figure_is_a_picture_until_it_is_run_again(lab, lab_folder,
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
     open_notebook(page, lab, "kept")
     output = page.locator(".jp-Notebook .jp-Cell").nth(1).locator(".jp-OutputArea")
-    output.locator("img").wait_for()
+    output.locator("img").wait_for(timeout=60_000)
     page.wait_for_timeout(2000)  # a widget that is looked for in vain says so by then
     assert "Error" not in output.inner_text()
     assert output.locator("img").is_visible()
