@@ -85,6 +85,15 @@ def name_of(file: Path) -> str:
     return next(names[0] for path, names in FIGURES.items() if path.stem == file.stem)
 
 
+def place_of(control) -> list[int]:
+    """Return where a control is in its figure, in pixels."""
+    place: list[int] = control.evaluate(f"""e => {{
+        const [own, all] = [e, e.closest('{FIGURE}')].map(one => one.getBoundingClientRect());
+        return [own.x - all.x, own.y - all.y, own.width, own.height].map(Math.round);
+    }}""")
+    return place
+
+
 @pytest.mark.parametrize("way", [by_keyboard, by_mouse, by_touch])
 def test_every_control_moves(browser, file, way):
     random = np.random.default_rng(1)
@@ -95,8 +104,10 @@ def test_every_control_moves(browser, file, way):
             if not control.is_visible():
                 page.evaluate(f"() => {LIVE}.reset()")
                 page.evaluate(SETTLED)
+            place = place_of(control)
             changed = moved(page, way, kind, control, TOUCHES if way is by_touch else MOVES, random)
             status(page)
+            assert place_of(control) == place, name  # it does not jump away from under the hand
             if kind in ("range", "checkbox", "radio") or (kind == "select" and way is not by_touch):
                 assert changed, name
             if kind == "canvas":  # what a pointer moves, keys move too

@@ -207,6 +207,7 @@ export default {
     // It moves what is cut, and follows it.
     const count = make("input", { type: "range", min: 0, max: edges.length, step: 1 }), told = make("output");
     count.oninput = () => view.set({ cut: cutAll(byStrength(state).slice(Number(count.value))) });
+    view.roomFor(told, [`${edges.length} of ${edges.length} edges`]);
     const title = make("span", { textContent: "Keep the strongest" });
     view.root.querySelector(".live-controls").append(make("label", {}, title, count, told));
     const switched = (edge) => {
