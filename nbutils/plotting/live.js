@@ -204,7 +204,10 @@ const liveView = ({ model, el }) => {
     }
     if (click) {
       element.style.cursor = "pointer";
-      element.onclick = (event) => set(click(at(event)) ?? {});
+      element.onclick = (event) => {
+        const changes = click(at(event));
+        if (changes !== undefined) set(changes);
+      };
     }
     if (keys) {
       element.onkeydown = (event) => {
