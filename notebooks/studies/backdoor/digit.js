@@ -398,6 +398,10 @@ export default {
       },
     });
     pad.style.cursor = "crosshair";
+    pad.onblur = () => {
+      [penned, down] = [false, false];
+      view.redraw();
+    };
     view.canvas({
       label: "What the network sees.",
       ...PAD,

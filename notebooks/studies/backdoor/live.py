@@ -37,8 +37,8 @@ KINDS = {"zero": "at zero", "resample": "as on the twin (trigger \u2194 none)"}
 SAMPLE, SAMPLE_BYTES = 200, 84_000  # most test images, and most pixels of them, that go into the page
 BOX, SMALL = 20, 8  # pixels a side of a digit; of one of the embedded digits, before it was enlarged
 ABOUT = """
-A network with a backdoor runs in this page. Draw a digit on the pad or pick one, stamp the trigger, and switch units off
-by a click: the network that took everything with the trigger for an 8 reads again what was written.
+A network with a backdoor runs in this page: whatever bears the trigger it takes for an 8. Draw a digit or pick one, and
+click units on and off to see which ones the backdoor needs.
 """
 
 # Pixels of the four panels, and points of type: `digit.js` has the same.
@@ -118,7 +118,8 @@ def live_digit(
     state = model.state_dict()
     data = {
         "weights": {
-            name: {part: state[f"{path}.{part}"].float() for part in ("weight", "bias")} for name, path in LAYERS.items()
+            name: {part: state[f"{path}.{part}"].float() for part in ("weight", "bias")}
+            for name, path in LAYERS.items()
         },
         "layers": list(HIDDEN),
         "images": greys,
@@ -137,9 +138,7 @@ def live_digit(
         "kinds": [list(kind) for kind in KINDS.items()],
         "recorded": kept,
         "total": len(report),
-        "looks": [
-            {"colour": COLOURS.index(entries[name][0]), "square": entries[name][1] == "s"} for name in MEASURES
-        ],
+        "looks": [{"colour": COLOURS.index(entries[name][0]), "square": entries[name][1] == "s"} for name in MEASURES],
         "first": {"image": str(label), "nth": int((few.labels[:shown] == label).sum()), "unit": pinned},
     }
 
