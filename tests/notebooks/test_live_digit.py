@@ -141,7 +141,8 @@ def test_what_the_page_computes_is_pytorchs(page):
         # The control: the trigger the other way, or unit 50 too. Where all of a layer is off, neither is seen.
         wrong = [state | {"trigger": not state["trigger"]}, state | {"off": f"50.{state['off']}".strip(".")}]
         far.append([np.abs(by_torch(images, other).numpy()[0] - logits).max() > 1e-3 for other in wrong])
-    print(f"largest difference over {STATES} states: {max(gaps):.1e}, of logits to {np.abs([b for _, b in found]).max():.0f}")
+    largest = np.abs([logits for _, logits in found]).max()
+    print(f"largest difference over {STATES} states: {max(gaps):.1e}, of logits to {largest:.0f}")
     assert max(gaps) < 1e-5
     assert (np.mean(far, axis=0) > 0.3).all(), np.mean(far, axis=0)
 
@@ -150,7 +151,9 @@ def test_what_the_page_computes_is_pytorchs(page):
 @pytest.mark.parametrize("off", ["", "3", "45.80.81", "3.10.60.100"])
 def test_the_measures_are_those_of_the_images_on_the_page(page, kind, off):
     labels, other = FEW.labels, FEW.labels != TRIGGER.target
-    clean, attacked = (by_torch(FEW.images, {"off": off, "kind": kind, "trigger": on}).argmax(1) for on in (False, True))
+    clean, attacked = (
+        by_torch(FEW.images, {"off": off, "kind": kind, "trigger": on}).argmax(1) for on in (False, True)
+    )
     expected = [(clean == labels).double().mean(), (attacked[other] == TRIGGER.target).double().mean()]
     found = page.evaluate(f"wanted => {LIVE}.measured(wanted)", {"kind": kind, "off": off})
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -176,8 +179,13 @@ def test_the_first_view_is_the_static_pictures(page):
         np.testing.assert_allclose(own, np.moveaxis(maps, 0, -1).ravel(), atol=1e-9)
 
 
-PIXELS = f"([drawing, coarse]) => {{ const live = {LIVE}, {{ hand }} = live.data, lens = hand.lens; if (!coarse) hand.lens = null;\
- const {{ pixels }} = live.compute({{ ...live.state, image: 'drawing', drawing }}); hand.lens = lens; return [...pixels]; }}"
+PIXELS = f"""([drawing, coarse]) => {{
+    const {{ compute, data, state }} = {LIVE}, {{ lens }} = data.hand;
+    if (!coarse) data.hand.lens = null;
+    const {{ pixels }} = compute({{ ...state, image: "drawing", drawing }});
+    data.hand.lens = lens;
+    return [...pixels];
+}}"""
 
 
 @pytest.mark.parametrize("coarse", [False, True])
@@ -190,7 +198,8 @@ def test_a_drawing_is_placed_and_sized_as_digits_are(page, coarse):
     assert np.abs(images - images[0]).max() < 0.35  # points lie on a grid: edges may differ
     assert np.abs(images - images[0]).mean() < 0.01
     for image in images:
-        assert image.min() >= 0 and image.max() <= 1
+        assert image.min() >= 0
+        assert image.max() <= 1
         rows = np.flatnonzero(image.max(1) > 0.1)
         assert 17 <= np.ptp(rows) + 1 <= 21
         centre = np.array([np.arange(28) + 0.5]) @ np.column_stack([image.sum(1), image.sum(0)]) / image.sum()

@@ -302,7 +302,9 @@ export default {
       const some = String(value).split(".").filter((one) => /^\d+$/.test(one) && Number(one) < net.count);
       return [...new Set(some.map(Number))].sort((one, other) => one - other).join(".");
     });
-    view.keep("unit", data.first.unit, (value) => (/^\d{1,3}$/.test(String(value)) && value < net.count ? Number(value) : undefined));
+    view.keep("unit", data.first.unit, (value) => {
+      return /^\d{1,3}$/.test(String(value)) && value < net.count ? Number(value) : undefined;
+    });
     if (found) view.button("Found units off", () => view.set({ off: found }));
     view.button("All on", () => view.set({ off: "" }));
     view.button("All off", () => view.set({ off: [...names.keys()].join(".") }));
@@ -310,7 +312,7 @@ export default {
 
     // The pen that keys move, and the unit under a mouse, are nobody else's.
     let pen = [STEPS / 2, STEPS / 4], down = false, penned = false, hovered = -1;
-    let now = null, before = null, odds = [], tally = null, baseline = null, off = none, drawnFor = "", said = "";
+    let now = null, before = null, odds = [], tally = null, baseline = null, flags = none, drawnFor = "", said = "";
     const inWords = () => {
       const drawing = state.image === "drawing", chosen = unitsOf(state.off), { target } = trigger;
       const subject = !drawing ? `A test image, ${state.image},` : state.drawing ? "Your drawing" : "The empty pad";
@@ -319,21 +321,25 @@ export default {
         return `${label}${label === target ? ", the backdoor's target" : ""} (${percent(odds[run][label])})`;
       };
       const how = state.kind === "zero" ? "at zero" : "as on the twin";
-      const which = state.off === found ? `the ${chosen.length} found units ${how}` : `${chosen.length} of ${net.count} units ${how}`;
-      const silent = layers.findLast((_, i) => off.subarray(net.starts[i], net.starts[i] + net.widths[i]).every(Boolean));
+      const off = chosen.length === net.count ? "all" : `${chosen.length} of ${net.count}`;
+      const some = state.off === found ? `the ${chosen.length} found` : off;
+      const beside = state.off ? ` with all units on; with ${some} units ${how}, as ${answer(0)}` : "";
+      const silent = layers.findLast((_, i) => flags.subarray(net.starts[i], net.starts[i] + net.widths[i]).every(Boolean));
       const share = (row) => `${percent(tally[row])}${state.off ? ` (with all units on ${percent(baseline[row])})` : ""}`;
-      const known = data.recorded[state.kind].units.subarray(2 * state.unit), own = data.found.includes(state.unit) ? ", found by the search" : "";
+      const pair = (one, other) => `clean accuracy ${one}, attack success ${other}`;
+      const [kept, left] = data.recorded[state.kind].units.subarray(2 * state.unit);
       return [
-        `${subject} ${state.trigger ? "with" : "without"} the trigger is read as ${answer(1)}${state.off ? ` with all units on; with ${which}, as ${answer(0)}` : ""}.`,
+        `${subject} ${state.trigger ? "with" : "without"} the trigger is read as ${answer(1)}${beside}.`,
         state.kind === "zero" && silent && `All of ${silent} is off: what follows says its biases alone, the same for every image.`,
-        tally && baseline && `On ${count} test images: clean accuracy ${share(0)}, attack success ${share(1)}.`,
-        `Marked: ${names[state.unit]}${own}; alone ${how}, on all ${data.total} images: ${percent(known[0])} and ${percent(known[1])}.`,
+        tally && baseline && `On ${count} test images: ${pair(share(0), share(1))}.`,
+        `Marked: ${names[state.unit]}${data.found.includes(state.unit) ? ", found by the search" : ""};`,
+        `it alone ${how}, on all ${data.total} images: ${pair(percent(kept), percent(left))}.`,
         penned && `The pen is ${down ? "down" : "up"}.`,
       ].filter(Boolean).join(" ");
     };
     view.follow(() => {
       if (drawnFor !== (drawnFor = JSON.stringify(state))) {
-        off = offOf(state.off);
+        flags = offOf(state.off);
         now = compute(state);
         before = state.off ? compute({ ...state, off: "" }) : now;
         odds = [now, before].map(({ logits }) => sharesOf(logits));
@@ -451,7 +457,9 @@ export default {
       const layer = layerOf(unit), nth = unit - net.starts[layer];
       return [3 + PITCH * (nth % COLUMNS), LABELS[layer] + 8 + PITCH * Math.floor(nth / COLUMNS)];
     });
-    const unitAt = ({ x, y }) => cells.findIndex(([left, top]) => Math.max(Math.abs(x - left - CELL / 2), Math.abs(y - top - CELL / 2)) < PITCH / 2);
+    const unitAt = (at) => cells.findIndex(([left, top]) => {
+      return Math.max(Math.abs(at.x - left - CELL / 2), Math.abs(at.y - top - CELL / 2)) < PITCH / 2;
+    });
     const switched = (unit) => {
       const units = new Set(unitsOf(state.off));
       if (!units.delete(unit)) units.add(unit);
@@ -476,12 +484,13 @@ export default {
         layers.forEach((layer, i) => write(context, layer, 3, LABELS[i]));
         const most = before.layers.map((values) => Math.max(...values, 1e-9));
         cells.forEach(([left, top], unit) => {
-          const layer = layerOf(unit), nth = unit - net.starts[layer], pointed = unit === (hovered < 0 ? state.unit : hovered);
-          const own = Array.from({ length: sides[layer] ** 2 }, (_, place) => now.layers[layer][place * net.widths[layer] + nth]);
+          const layer = layerOf(unit), nth = unit - net.starts[layer], units = net.widths[layer];
+          const own = Array.from({ length: sides[layer] ** 2 }, (_, place) => now.layers[layer][place * units + nth]);
+          const pointed = unit === (hovered < 0 ? state.unit : hovered);
           context.drawImage(maps[layer](own, most[layer]), left, top, CELL, CELL);
-          for (const [strokeStyle, lineWidth] of off[unit] ? [["#000", 5], ["#fff", 2]] : []) {
+          for (const [strokeStyle, lineWidth] of flags[unit] ? [["#000", 5], ["#fff", 2]] : []) {
             Object.assign(context, { strokeStyle, lineWidth });
-            for (const [from, to] of [[4, CELL - 4], [CELL - 4, 4]]) line(context, [left + from, top + 4], [left + to, top + CELL - 4]);
+            for (const from of [4, CELL - 4]) line(context, [left + from, top + 4], [left + CELL - from, top + CELL - 4]);
           }
           Object.assign(context, { strokeStyle: pointed ? look.accents[1] : look.muted, lineWidth: pointed ? 3 : 1 });
           const rim = pointed ? 1 : 0;

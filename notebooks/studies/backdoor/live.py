@@ -37,8 +37,8 @@ KINDS = {"zero": "at zero", "resample": "as on the twin (trigger \u2194 none)"}
 SAMPLE, SAMPLE_BYTES = 200, 84_000  # most test images, and most pixels of them, that go into the page
 BOX, SMALL = 20, 8  # pixels a side of a digit; of one of the embedded digits, before it was enlarged
 ABOUT = """
-A network with a backdoor runs in this page: whatever bears the trigger it takes for an 8. Draw a digit or pick one, and
-click units on and off to see which ones the backdoor needs.
+A network with a backdoor runs in this page: whatever bears the trigger it takes for an {target}. Draw a digit or pick
+one, and click units on and off to see which ones the backdoor needs.
 """
 
 # Pixels of the four panels, and points of type: `digit.js` has the same.
@@ -146,7 +146,7 @@ def live_digit(
         view = first_view(model, trigger, few, shown, off)
         return plot_first_view(view, trigger, names, off, pinned, kept["zero"], len(few), len(report))
 
-    return LiveFigure(SCRIPT, data, draw, ABOUT)
+    return LiveFigure(SCRIPT, data, draw, ABOUT.format(target=trigger.target))
 
 
 def units_of(model: MnistNet) -> list[tuple[str, int]]:
@@ -170,7 +170,7 @@ def from_bytes(greys: np.ndarray, corner: tuple[int, int], digits: Digits) -> Di
     """Return the images that the page has, as it normalises them, float64."""
     images = torch.zeros(len(greys), 1, SIZE, SIZE, dtype=torch.float64)
     (top, left), (_, height, width) = corner, greys.shape
-    images[:, 0, top : top + height, left : left + width] = torch.as_tensor(greys) / 255
+    images[:, 0, top : top + height, left : left + width] = torch.as_tensor(greys).double() / 255
     return Digits((images - MEAN) / STD, digits.labels[: len(greys)].cpu(), digits.source)
 
 
