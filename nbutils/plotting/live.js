@@ -258,6 +258,7 @@ const liveView = ({ model, el }) => {
   const view = {
     data: unpacked(model.get("data")), state, root,
     keep, slider, choice, toggle, button, canvas, follow, say, set, animate, reset, redraw, end,
+    idle: () => !frame, // nothing is left to draw, or to count
   };
   root.live = view;
   return view;
