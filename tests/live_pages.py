@@ -22,6 +22,7 @@ from nbutils.plotting.live import WIDGET_VIEW, LiveFigure
 
 FIGURE = ".live-figure"
 LIVE = f"document.querySelector('{FIGURE}').live"
+IDLE = f"() => {LIVE}.idle()"
 STATE = f"() => ({{...{LIVE}.state}})"
 NONSENSE = ("NaN", "undefined", "Infinity", "null", "[object")  # in words for a reader
 SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
@@ -73,6 +74,7 @@ def opened(browser, file: Path, scheme: str = "light", **options: Any) -> Iterat
 def status(page) -> str:
     """Return what the figure says, once it has drawn; a fault, or nonsense in it, fails the test."""
     page.evaluate(SETTLED)
+    page.wait_for_function(IDLE)
     words: str = page.locator(".live-status").inner_text()
     assert page.locator(".live-fault").count() == 0, words
     assert words.strip()
@@ -163,5 +165,6 @@ def moved(page, way, kind: str, control, times: int, random: np.random.Generator
 def appearance(page) -> str:
     """Return the state, the words and the pictures of the figure as text."""
     page.evaluate(SETTLED)
+    page.wait_for_function(IDLE)
     pictures = f"() => [...document.querySelectorAll('{FIGURE} canvas')].map(e => e.toDataURL())"
     return json.dumps([page.evaluate(STATE), page.locator(".live-status").inner_text(), page.evaluate(pictures)])

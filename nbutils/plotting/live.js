@@ -133,12 +133,21 @@ const liveView = ({ model, el }) => {
     part(name, value, accept, (now) => { input.value = known.indexOf(now); });
   };
 
+  const toggle = (name, { label, value }) => {
+    const input = make("input", { type: "checkbox", onchange: () => set({ [name]: input.checked }) });
+    controls.append(make("label", {}, input, make("span", { textContent: label })));
+    const accept = (wanted) => ({ true: true, false: false })[String(wanted)];
+    part(name, value, accept, (now) => { input.checked = now; });
+  };
+
   const button = (label, act) => {
     controls.append(make("button", { type: "button", textContent: label, onclick: act }));
   };
 
-  // `keys(event)` and `drag({dx, dy, x, y, first})` get the state's changes to make; both in the canvas's own units.
-  const canvas = ({ label, width, height, draw: paint, drag, keys, leave }) => {
+  // `keys(event)`, `drag({dx, dy, x, y, first, trail})` and `click({x, y})` return the state's changes to make; `hover` is
+  // told where a mouse is, or null. All in the canvas's own units. The trail: all places of a fast hand since the last
+  // call. `legible`: letters do not shrink with the canvas.
+  const canvas = ({ label, width, height, draw: paint, drag, keys, click, hover, legible = false }) => {
     const element = make("canvas", { tabIndex: keys ? 0 : -1 });
     element.setAttribute("role", "img");
     element.setAttribute("aria-label", label);
@@ -154,29 +163,54 @@ const liveView = ({ model, el }) => {
         if (element.width !== across || element.height !== down) Object.assign(element, { width: across, height: down });
         context.setTransform(scale, 0, 0, scale, 0, 0);
         context.clearRect(0, 0, width, height);
-        context.font = "12px system-ui, 'DejaVu Sans', sans-serif";
+        const letters = legible ? 12 * Math.min(Math.max(1 / size(), 1), 1.35) : 12;
+        context.font = `${letters}px system-ui, 'DejaVu Sans', sans-serif`;
         paint(context, colours(), state);
       },
     });
     const resized = new ResizeObserver(redraw);
     resized.observe(element);
     endings.push(() => resized.disconnect());
+    const at = (event) => ({ x: event.offsetX / size(), y: event.offsetY / size() });
     if (drag) {
       let last = null;
-      const at = (event) => ({ x: event.offsetX / size(), y: event.offsetY / size() });
+      const trailOf = (event, now) => {
+        const { left, top } = element.getBoundingClientRect();
+        const passed = (event.getCoalescedEvents?.() ?? []).slice(0, -1);
+        return [...passed.map((one) => ({ x: (one.clientX - left) / size(), y: (one.clientY - top) / size() })), now];
+      };
       element.onpointerdown = (event) => {
         if (event.button) return;
         element.setPointerCapture(event.pointerId);
         last = at(event);
-        set(drag({ ...last, dx: 0, dy: 0, first: true }) ?? {});
+        set(drag({ ...last, dx: 0, dy: 0, first: true, trail: [last] }) ?? {});
       };
       element.onpointermove = (event) => {
         if (!last) return;
         const now = at(event);
-        set(drag({ ...now, dx: now.x - last.x, dy: now.y - last.y, first: false }) ?? {});
+        const trail = trailOf(event, now);
+        set(drag({ ...now, dx: now.x - last.x, dy: now.y - last.y, first: false, trail }) ?? {});
         last = now;
       };
       element.onpointerup = element.onpointercancel = () => { last = null; };
+    }
+    if (hover) {
+      element.onpointermove = (event) => {
+        if (event.pointerType === "touch") return;
+        hover(at(event));
+        redraw();
+      };
+      element.onpointerleave = () => {
+        hover(null);
+        redraw();
+      };
+    }
+    if (click) {
+      element.style.cursor = "pointer";
+      element.onclick = (event) => {
+        const changes = click(at(event));
+        if (changes !== undefined) set(changes);
+      };
     }
     if (keys) {
       element.onkeydown = (event) => {
@@ -226,7 +260,8 @@ const liveView = ({ model, el }) => {
   redraw();
   const view = {
     data: unpacked(model.get("data")), state, root,
-    keep, roomFor, slider, choice, button, canvas, follow, say, set, animate, reset, redraw, end,
+    keep, roomFor, slider, choice, toggle, button, canvas, follow, say, set, animate, reset, redraw, end,
+    idle: () => !frame, // nothing is left to draw, or to count
   };
   root.live = view;
   return view;

@@ -7,8 +7,8 @@ The study: `swaps` (layers of one network in another), `features` (what units an
 trigger, from the network alone), `detectors` (poisoned items among data), `repairs` (units removed without knowing the
 trigger).
 
-The pictures are in `plots`, on `plots.grids` where they are rows of small images; the interactive one is in `explorer`,
-and what figures say to those who do not see them in `figures.toml`.
+The pictures are in `plots`, on `plots.grids` where they are rows of small images; the one that moves is `live`
+and `digit.js`, and what figures say to those who do not see them is in `figures.toml`.
 
 The digits themselves are `nbutils.data.digits`, the search for units `nbutils.sweeps`.
 """

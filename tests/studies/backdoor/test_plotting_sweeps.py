@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 
 from nbutils.plotting import theme
 from studies.backdoor.plots.differences import plot_layer_swaps, plot_weight_changes
-from studies.backdoor.plots.heat_maps import plot_unit_heat_map, unit_heat_map
+from studies.backdoor.plots.heat_maps import plot_unit_heat_map
 from studies.backdoor.plots.localisation import plot_localisation
 from studies.backdoor.plots.searches import plot_greedy, plot_unit_counts
 
@@ -50,43 +50,24 @@ def words(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
-def test_the_heat_map_and_its_twin_show_the_same_changes():
+def test_the_heat_map_shows_the_changes():
     sweep = swept(conv1=5, fc1=40)
-    fig = unit_heat_map(sweep, BASELINE, found=[("fc1", 37)])
-    twin = plot_unit_heat_map(sweep, BASELINE, found=[("fc1", 37)])
+    fig = plot_unit_heat_map(sweep, BASELINE, found=[("fc1", 37)])
     limit = max(np.abs(changes(sweep, layer)).max() for layer in ("conv1", "fc1"))
-    for trace, ax, layer in zip(fig.data, twin.axes, ("conv1", "fc1"), strict=False):
-        np.testing.assert_allclose(trace.z, changes(sweep, layer))
+    for ax, layer in zip(fig.axes, ("conv1", "fc1"), strict=False):
         np.testing.assert_allclose(ax.images[0].get_array(), changes(sweep, layer))
         assert ax.images[0].get_clim() == pytest.approx((-limit, limit))
-        assert (ax.get_title("left"), trace.name, tuple(trace.y)) == (layer, layer, METRICS)
-    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == pytest.approx((-limit, limit))
-    assert [label.get_text() for label in twin.axes[0].get_yticklabels()] == [
+        assert ax.get_title("left") == layer
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == [
         "clean accuracy, 96.0%",
         "ASR, 99.0%",
         "robust accuracy, 1.0%",
     ]
 
 
-def test_hovering_gives_site_unit_and_all_metrics():
-    sweep = swept(conv1=4, conv2=3)
-    first, second = unit_heat_map(sweep, BASELINE).data
-    assert "conv2, unit %{x}" in second.hovertemplate
-    values = sweep[sweep["site"] == "conv1"].pivot(index="unit", columns="metric", values="value")
-    for row, unit in itertools.product(range(3), range(4)):
-        np.testing.assert_array_equal(first.customdata[row][unit], values.loc[unit, list(METRICS)])
-    for place, name in enumerate(METRICS):
-        assert f"{name}: %{{customdata[{place}]" in first.hovertemplate
-    assert "(with the unit 96.0%)" in first.hovertemplate
-
-
-def test_found_units_are_marked_in_both_and_signs_can_be_read_without_colour():
+def test_found_units_are_marked_and_signs_can_be_read_without_colour():
     sweep = swept(conv1=3, fc1=40)
-    found = [("fc1", 37), ("fc1", 2)]
-    fig = unit_heat_map(sweep, BASELINE, found=found)
-    marks = [note for note in fig.layout.annotations if note.text == "▼"]
-    assert [(mark.x, mark.yref) for mark in marks] == [(2, "y2 domain"), (37, "y2 domain")]
-    conv1, fc1 = plot_unit_heat_map(sweep, BASELINE, found=found).axes[:2]
+    conv1, fc1 = plot_unit_heat_map(sweep, BASELINE, found=[("fc1", 37), ("fc1", 2)]).axes[:2]
     change = changes(sweep, "fc1")
     up, down, mark = fc1.collections
     np.testing.assert_array_equal(up.get_offsets()[:, ::-1], np.argwhere(change >= 0.1))
@@ -100,19 +81,18 @@ def test_found_units_are_marked_in_both_and_signs_can_be_read_without_colour():
 
 def test_sweeps_that_are_not_whole_are_refused():
     sweep = swept(conv1=3)
-    for draw in (unit_heat_map, plot_unit_heat_map):
-        with pytest.raises(KeyError, match="robust accuracy"):
-            draw(sweep, BASELINE[:2])
-        with pytest.raises(KeyError, match="fc9"):
-            draw(sweep, BASELINE, found=[("fc9", 0)])
-        with pytest.raises(KeyError, match=r"\('conv1', 3\)"):
-            draw(sweep, BASELINE, found=[("conv1", 3)])
-        with pytest.raises(ValueError, match="several"):
-            draw(pd.concat([sweep, sweep]), BASELINE)
-        with pytest.raises(ValueError, match="gaps"):
-            draw(sweep[1:], BASELINE)
-        with pytest.raises(KeyError, match="value"):
-            draw(sweep.drop(columns="value"), BASELINE)
+    with pytest.raises(KeyError, match="robust accuracy"):
+        plot_unit_heat_map(sweep, BASELINE[:2])
+    with pytest.raises(KeyError, match="fc9"):
+        plot_unit_heat_map(sweep, BASELINE, found=[("fc9", 0)])
+    with pytest.raises(KeyError, match=r"\('conv1', 3\)"):
+        plot_unit_heat_map(sweep, BASELINE, found=[("conv1", 3)])
+    with pytest.raises(ValueError, match="several"):
+        plot_unit_heat_map(pd.concat([sweep, sweep]), BASELINE)
+    with pytest.raises(ValueError, match="gaps"):
+        plot_unit_heat_map(sweep[1:], BASELINE)
+    with pytest.raises(KeyError, match="value"):
+        plot_unit_heat_map(sweep.drop(columns="value"), BASELINE)
 
 
 def path(seed: int, values: list[float], search: str = "conv1", metric: str = "ASR") -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 
 from nbutils.plotting.expect import expect_columns
@@ -18,7 +18,6 @@ from nbutils.plotting.theme import current
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
@@ -28,10 +27,10 @@ NOTABLE = 0.1  # change of a share from which a cell gets a triangle
 MAX_NUMBERS = 32  # units up to which each has its number at the axis
 
 
-def unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units = ()) -> go.Figure:
-    """Return a heat map to point at: the change of every metric when a unit is ablated, a panel per site.
+def plot_unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units = ()) -> Figure:
+    """Plot the change of every metric when a unit is ablated, a panel per site.
 
-    Hovering gives the site, the unit, and all metrics with and without the unit.
+    Cells that change by ten points or more have a triangle, up or down, so that the sign can be read in grey.
 
     Args:
         sweep: `site`, `unit`, `metric`, `value`, `n`, as `nb.sweep` returns it.
@@ -41,46 +40,6 @@ def unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units =
     Raises:
         KeyError: a column is missing, the baseline lacks a metric, or a marked unit is not in the sweep.
         ValueError: a unit has no value or several for a metric.
-    """
-    from plotly.subplots import make_subplots
-
-    values, before = _by_site(sweep, baseline, found)
-    limit = _limit(values, before)
-    fig = make_subplots(
-        rows=len(values), cols=1, subplot_titles=list(values), vertical_spacing=min(0.2, 0.4 / len(values))
-    )
-    for row, (site, table) in enumerate(values.items(), 1):
-        fig.add_trace(_hover_panel(site, table, before), row=row, col=1)
-        for unit in _found(found, site):
-            fig.add_annotation(
-                x=unit, y=1, yref="y domain", text="▼", showarrow=False, yanchor="bottom", row=row, col=1
-            )
-        fig.update_xaxes(showgrid=False, row=row, col=1)
-        fig.update_yaxes(autorange="reversed", showgrid=False, automargin=True, row=row, col=1)
-    fig.update_annotations(font_size=12)
-    for title in fig.layout.annotations[: len(values)]:
-        title.update(x=0, xanchor="left", yshift=4)
-    fig.update_xaxes(title_text="unit", row=len(values), col=1)
-    fig.update_yaxes(title_text="measure", col=1)
-    scale = _diverging()(np.linspace(0, 1, 11))
-    fig.update_layout(
-        coloraxis={
-            "cmin": -limit,
-            "cmax": limit,
-            "colorscale": [[place / 10, to_hex(colour)] for place, colour in enumerate(scale)],
-            "colorbar": {"title": {"text": "change"}, "tickformat": "+.0%"},
-        },
-        height=110 + 145 * len(values),
-    )
-    return fig
-
-
-def plot_unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Units = ()) -> Figure:
-    """Plot the change of every metric when a unit is ablated: `unit_heat_map` on paper.
-
-    Cells that change by ten points or more have a triangle, up or down, so that the sign can be read in grey.
-
-    Args, raises: as for `unit_heat_map`.
     """
     values, before = _by_site(sweep, baseline, found)
     limit = _limit(values, before)
@@ -97,30 +56,6 @@ def plot_unit_heat_map(sweep: pd.DataFrame, baseline: pd.DataFrame, *, found: Un
     )
     bar.ax.tick_params(labelsize=FONT_SIZE - 1)
     return fig
-
-
-def _hover_panel(site: str, table: pd.DataFrame, before: Mapping[str, float]) -> go.Heatmap:
-    """Return the heat map of one site, with what it says of a unit."""
-    import plotly.graph_objects as go
-
-    hover = [f"<b>{site}, unit %{{x}}</b>"]
-    hover += [
-        f"{name}: %{{customdata[{place}]:.1%}} (with the unit {before[name]:.1%})"
-        for place, name in enumerate(table.index)
-    ]
-    # Every cell of a unit's column says the same.
-    shown = np.broadcast_to(table.to_numpy().T, (*table.shape, len(table)))
-    return go.Heatmap(
-        x=table.columns.to_numpy(),
-        y=list(table.index),
-        z=_changes(table, before),
-        customdata=np.ascontiguousarray(shown),
-        hovertemplate="<br>".join(hover) + "<extra></extra>",
-        coloraxis="coloraxis",
-        xgap=1,
-        ygap=1,
-        name=site,
-    )
 
 
 def _draw_panel(
