@@ -36,15 +36,15 @@ LARGEST = 64  # pixels per side of the tiles in the page; larger ones are averag
 MEASURES = "accuracy", "area under ROC", "accuracy at the median"
 COLUMNS = "before", "own", "random", "band low", "band high", "mean", "low", "high"
 ABOUT = """
-Drag the stain. The tiles take on another hospital's colours, and a classifier that leans on colour changes its answers
-(open); with K channels ablated (filled) they hold better. Then choose other channels: only some scores do more than
-random channels as strong (grey).
+Drag the stain: tiles take on another hospital's colours, and a classifier that leans on colour changes its answers (P:
+probability of tumour; ✗: wrong). Filled marks: with K channels ablated. Then have another score choose the channels:
+does it do more than random ones as strong (grey)?
 """
 
 # Pixels, and points of type, of the panels: six tiles above, three panels below.
 CARD, PANEL, GAP = (135, 214), (282, 270), 12
 PICTURE, GRAPH = (20, 20, 96), (24, 127, 150, 194)  # left, top, side; left, right, top, bottom
-BOX, ROWS = (42, 272, 40, 228), (12, 270, 36)  # left, right, top, bottom; left and right of an axis, top of the rows
+BOX, ROWS = (46, 272, 40, 228), (12, 270, 36)  # left, right, top, bottom; left and right of an axis, top of the rows
 TALLEST, POINT = 44, 0.75  # pixels of a row; points of a pixel
 
 
@@ -68,6 +68,12 @@ class Answers:
     low: np.ndarray
     high: np.ndarray
     right: np.ndarray
+
+    def at(self, control: str, k: int, stain: float) -> tuple[float, float, float]:
+        """Return the share called rightly: with none ablated, with a control's first K, with random ones as strong."""
+        place = self.controls.index(control), self.ks.index(k), STAINS.index(stain)
+        own, random = self.right[place][:2]
+        return float(self.right[place[0], 0, place[2], 0]), float(own), float(random)
 
 
 def stained(images: Tensor, before: Stain, after: Stain, share: float) -> Tensor:
@@ -172,7 +178,7 @@ def live_shortcut(
         tiles: those the answers are of.
         stains: their own and the other one.
         stain: what the other stain is, such as "the unseen hospital's".
-        network: whose answers they are.
+        network: whose answers they are, such as "the network of seed 0".
         first: control, set and K shown first.
         shown: tiles in the page, half of them normal.
 
@@ -186,9 +192,8 @@ def live_shortcut(
     if control not in controls or where not in sets or k not in ks:
         raise ValueError(f"expected one of {controls}, one of {sets} and one of {ks}, got {first}")
     numbers = looked_up(table, sets, controls, ks)
-    few = np.sort(np.concatenate([np.flatnonzero(tiles.tumour == label)[: shown // 2] for label in (0, 1)]))
-    few = few[np.argsort(tiles.tumour[few], kind="stable")]
-    own, other = (_each(one, len(tiles))[torch.as_tensor(few)] for one in stains)
+    few = torch.cat([(tiles.tumour == label).nonzero()[: shown // 2, 0] for label in (0, 1)])  # normal ones first
+    own, other = (_each(one, len(tiles))[few] for one in stains)
     pixels = (small(tiles[few].images()) * 255).round() / 255
     data = {
         "controls": [{"name": name} | _look(name) for name in controls],
@@ -202,8 +207,8 @@ def live_shortcut(
         "count": len(tiles),
         "right": answers.right,
         "answers": {
-            "whole": answers.whole[:, few].astype(np.float32),
-            **{name: getattr(answers, name)[..., few].astype(np.float32) for name in ("own", "low", "high")},
+            "whole": answers.whole[:, few.numpy()].astype(np.float32),
+            **{name: getattr(answers, name)[..., few.numpy()].astype(np.float32) for name in ("own", "low", "high")},
         },
         "tiles": {
             "pixels": (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1),
@@ -217,9 +222,7 @@ def live_shortcut(
     return LiveFigure(SCRIPT, data, lambda: plot_first_view(data, images), ABOUT)
 
 
-def looked_up(
-    table: pd.DataFrame, sets: Sequence[str], controls: Sequence[str], ks: Sequence[int]
-) -> np.ndarray:
+def looked_up(table: pd.DataFrame, sets: Sequence[str], controls: Sequence[str], ks: Sequence[int]) -> np.ndarray:
     """Return a table as `[sets, measures, controls, ks, COLUMNS]`; NaN where it has no row."""
     import pandas as pd
 
@@ -324,7 +327,8 @@ def _dot(ax: Axes, x: float, y: float, colour: str, marker: str, *, filled: bool
 def _draw_card(ax: Axes, data: Mapping[str, Any], image: np.ndarray, tile: int, at: Mapping[str, int]) -> None:
     theme, look = current(), style(data["first"]["control"])
     left, top, side = PICTURE
-    _write(ax, ("normal", "tumour")[data["tiles"]["tumour"][tile]], left + side / 2, 9, "center", 13)
+    tumour = data["tiles"]["tumour"][tile]
+    _write(ax, ("normal", "tumour")[tumour], left + side / 2, 9, "center", 13)
     ax.imshow(image, extent=(left, left + side, top + side, top), interpolation="nearest", aspect="auto")
     ax.set(xlim=(0, CARD[0]), ylim=(CARD[1], 0))
     left, right, top, bottom = GRAPH
@@ -333,12 +337,14 @@ def _draw_card(ax: Axes, data: Mapping[str, Any], image: np.ndarray, tile: int, 
     x = left + np.array(STAINS) / STAINS[-1] * (right - left)
     y = {name: bottom - values * (bottom - top) for name, values in {**answers, "own": own}.items() if values.ndim == 1}
     now = at["stain"]
-    told = f"P {answers['whole'][now]:.2f} → {own[now]:.2f}"
-    _write(ax, told, PICTURE[0] + PICTURE[2] / 2, 133, "center", 13)
+    before, after = (f"{p:.2f} {'✓' if (p > 0.5) == (tumour == 1) else '✗'}" for p in (answers["whole"][now], own[now]))
+    _write(ax, f"P {before} → {after}", PICTURE[0] + PICTURE[2] / 2, 133, "center", 13)
     _line(ax, [left, left, right], [top, bottom, bottom], theme.ink)
     _line(ax, [left, right], [(top + bottom) / 2] * 2, theme.muted, style=":")
     _line(ax, [x[now]] * 2, [top, bottom], theme.muted)
-    ax.fill_between(x, bottom - low * (bottom - top), bottom - high * (bottom - top), color=theme.muted, alpha=0.35, lw=0)
+    ax.fill_between(
+        x, bottom - low * (bottom - top), bottom - high * (bottom - top), color=theme.muted, alpha=0.35, lw=0
+    )
     _line(ax, x, y["whole"], theme.ink, 1.2)
     _line(ax, x, y["own"], look.color, 1.8)
     for level, words in ((top, "1"), (bottom, "0")):
@@ -365,19 +371,20 @@ def _frame(ax: Axes, titles: Sequence[str], below: str, marks: Sequence[tuple[fl
 
 def _draw_rightly(ax: Axes, data: Mapping[str, Any], at: Mapping[str, int]) -> None:
     theme, look, (left, right, top, bottom) = current(), style(data["first"]["control"]), BOX
-    shares, now, k = data["right"], at["stain"], data["first"]["k"]
+    shares, now = data["right"], at["stain"]
     own, mean, low, high = shares[at["control"], at["k"]].T
     whole = shares[at["control"], 0, :, 0]
-    lowest = np.floor(10 * shares.min()) / 10
+    lowest = min(np.floor(10 * shares.min()) / 10, 0.9)
     x = left + np.array(STAINS) / STAINS[-1] * (right - left)
 
     def y(share: Any) -> Any:
         return bottom - (share - lowest) / (1 - lowest) * (bottom - top)
 
-    titles = f"{data['count']} tiles: called rightly, by stain", _rightly(whole[now], own[now], mean[now], k)
+    told = f"{100 * whole[now]:.0f} % → {100 * own[now]:.0f} %; random as strong {100 * mean[now]:.0f} %"
+    titles = f"{data['count']} tiles called rightly, by stain", told
     levels = [(y(level), f"{100 * level:.0f} %") for level in np.arange(lowest, 1.01, 0.1)]
     marks = [(x[STAINS.index(share)], f"{share:g}") for share in (0, 0.5, 1, 1.5)]
-    _frame(ax, titles, "stain: 0 own, 1 the other", marks, levels)
+    _frame(ax, titles, f"stain: 0 own, 1 {data['stain']}", marks, levels)
     _line(ax, [x[now]] * 2, [top, bottom], theme.muted)
     ax.fill_between(x, y(low), y(high), color=theme.muted, alpha=0.35, linewidth=0)
     _line(ax, x, y(mean), theme.muted, 1.5, ":")
@@ -385,10 +392,6 @@ def _draw_rightly(ax: Axes, data: Mapping[str, Any], at: Mapping[str, int]) -> N
     _line(ax, x, y(own), look.color, 1.8)
     _dot(ax, x[now], y(whole[now]), theme.ink, "o", filled=False)
     _dot(ax, x[now], y(own[now]), look.color, look.marker)
-
-
-def _rightly(whole: float, own: float, random: float, k: int) -> str:
-    return f"{100 * whole:.0f} % → {100 * own:.0f} % without {k} channels; random {100 * random:.0f} %"
 
 
 def _draw_doses(ax: Axes, data: Mapping[str, Any], at: Mapping[str, int]) -> None:
@@ -402,19 +405,29 @@ def _draw_doses(ax: Axes, data: Mapping[str, Any], at: Mapping[str, int]) -> Non
         return bottom - (np.clip(value, low, high) - low) / (high - low) * (bottom - top)
 
     own = rows[at["control"]]
-    titles = f"{first['set']}, {first['measure']}: less random", f"K = {first['k']}: {interval(own[at['k']])} pp"
+    titles = f"{first['set']}: {first['measure']}, pp", f"less random, K = {first['k']}: {interval(own[at['k']])}"
     levels = [(y(level), f"{100 * level:g}".replace("-", "−")) for level in ticks(low, high)]
     _frame(ax, titles, "K, channels ablated", [(a, str(k)) for a, k in zip(x, data["ks"], strict=True)], levels)
     _line(ax, [left, right], [y(0)] * 2, theme.ink)
     _line(ax, [x[at["k"]]] * 2, [top, bottom], theme.muted)
     ax.fill_between(x, y(own[:, 3]), y(own[:, 4]), color=theme.muted, alpha=0.35, linewidth=0)
-    for control, curve in zip(data["controls"], rows, strict=True):
-        look, chosen = style(control["name"]), control["name"] == first["control"]
-        _line(ax, x, y(curve[:, 5]), look.color, 2 if chosen else 1.1, look.linestyle, zorder=3 if chosen else 2)
-    look = style(first["control"])
+    shown = [i for i, curve in enumerate(rows) if np.isfinite(curve[:, 5]).any()]
+    start = top + 4 if low + high > 0 else bottom - 14 * len(shown) - 4
+    own_colour, marker, _ = style(first["control"])
+    looks = []
+    for i in shown:
+        colour, _, dashes = style(data["controls"][i]["name"])
+        looks.append((colour, 2 if i == at["control"] else 1.1, dashes))
+        _line(ax, x, y(rows[i][:, 5]), *looks[-1])
     for a, row in zip(x, own, strict=True):
-        _line(ax, [a, a], y(row[6:]), look.color, 1.4)
-        _dot(ax, a, y(row[5]), look.color, look.marker)
+        _line(ax, [a, a], y(row[6:]), own_colour, 1.4)
+    ax.fill_between([50, 165], start, start + 14 * len(shown), color=theme.paper, alpha=0.7, linewidth=0, zorder=2)
+    for place, (i, look) in enumerate(zip(shown, looks, strict=True)):
+        height, weight = start + 14 * place + 7, "bold" if i == at["control"] else "normal"
+        _line(ax, [52, 74], [height] * 2, *look)
+        _write(ax, data["controls"][i]["name"], 79, height, size=11, weight=weight)
+    for a, row in zip(x, own, strict=True):
+        _dot(ax, a, y(row[5]), own_colour, marker)
 
 
 def _draw_sets(ax: Axes, data: Mapping[str, Any], at: Mapping[str, int]) -> None:
@@ -422,25 +435,26 @@ def _draw_sets(ax: Axes, data: Mapping[str, Any], at: Mapping[str, int]) -> None
     look, rows = style(first["control"]), data["table"][:, at["measure"], at["control"], at["k"]]
     low, high = span(data["table"])
     tall = min(TALLEST, (BOX[3] - top) / len(rows))
-    _write(ax, f"K = {first['k']}, {first['measure']}: less random, pp", 0, 8, weight="bold")
+    _write(ax, f"every set at K = {first['k']}, pp", 0, 8, weight="bold")
+    _write(ax, f"{first['measure']} less random as strong", 0, 24)
 
     def x(value: Any) -> Any:
         return left + (np.clip(value, low, high) - low) / (high - low) * (right - left)
 
     bottom = top + tall * len(rows)
-    _line(ax, [x(0)] * 2, [top, bottom], theme.ink)
     for level in ticks(low, high):
         _write(ax, f"{100 * level:g}".replace("-", "−"), x(level), bottom + 12, "center")
-        _line(ax, [x(level)] * 2, [top, bottom], theme.muted, 0.5, alpha=0.5)
     for i, (name, row) in enumerate(zip(data["sets"], rows, strict=True)):
-        y = top + tall * i
+        y, middle = top + tall * i, top + tall * (i + 0.72)
+        for level in ticks(low, high):
+            _line(ax, [x(level)] * 2, [middle - 0.22 * tall, middle + 0.22 * tall], theme.muted, 0.5)
+        _line(ax, [x(0)] * 2, [middle - 0.22 * tall, middle + 0.22 * tall], theme.ink)
         if name == first["set"]:
             sides = [1, PANEL[0] - 1, PANEL[0] - 1, 1, 1], [y + 1, y + 1, y + tall - 1, y + tall - 1, y + 1]
             _line(ax, *sides, theme.ink, 1.4)
         _write(ax, name, 6, y + 0.28 * tall)
         _write(ax, interval(row) if np.isfinite(row[5]) else "not recorded", PANEL[0] - 6, y + 0.28 * tall, "right")
         if np.isfinite(row[5]):
-            middle = y + 0.72 * tall
             ax.fill_between(x(row[3:5]), middle - 5, middle + 5, color=theme.muted, alpha=0.35, linewidth=0)
             _line(ax, x(row[6:]), [middle] * 2, look.color, 2)
             _dot(ax, x(row[5]), middle, look.color, look.marker)

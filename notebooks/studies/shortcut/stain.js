@@ -18,8 +18,6 @@ const inverse = (rows) => {
   return [0, 1, 2].map((i) => [0, 1, 2].map((j) => minor(j, i) / determinant));
 };
 
-const toward = (from, to, share) => from + share * (to - from);
-
 // A stain between two: share 0 the one, 1 the other; beyond, the line goes on.
 const blend = (one, other, share) => {
   const vectors = Array.from(one.vectors, (from, i) => Math.max(toward(from, other.vectors[i], share), 0));
@@ -56,6 +54,7 @@ const points = (value) => {
   return Number(words) ? (value > 0 ? `+${words}` : words.replace("-", MINUS)) : "0.0";
 };
 const interval = ({ mean, low, high }) => points(mean) + (Number.isFinite(low) ? ` [${points(low)}, ${points(high)}]` : "");
+const found = (numbers) => (Number.isFinite(numbers.mean) ? interval(numbers) : "not recorded");
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 
 // Round numbers from `low` to `high`, four to eight of them.
@@ -81,26 +80,68 @@ const MARKERS = {
   P: cross(-Math.PI / 12), X: cross(Math.PI / 6), "*": around(10, [6, 2.5]),
 };
 
-const CARD = { width: 135, height: 214 }, PANEL = { width: 282, height: 270 }; // as in the static picture
-const PICTURE = { left: 20, top: 20, side: 96 }, GRAPH = { left: 24, right: 127, top: 150, bottom: 194 };
-const BOX = { left: 42, right: 272, top: 40, bottom: 228 }, ROWS = { left: 12, right: 270, top: 36 }, TALLEST = 44;
+const PICTURE = { left: 20, top: 20, side: 96 }, ROWS = { left: 12, right: 270, top: 36 }, TALLEST = 44; // as in the
+const CARD = { width: 135, height: 214, box: { left: 24, right: 127, top: 150, bottom: 194 }, type: 13 }; // static picture
+const PANEL = { width: 282, height: 270, box: { left: 46, right: 272, top: 40, bottom: 228 }, type: 12 };
+const NUMBERS = ["before", "own", "random", "bandLow", "bandHigh", "mean", "low", "high"];
+const SHARES = ["own", "random", "low", "high"];
+
+const toward = (from, to, share) => from + share * (to - from);
+const placed = (from, to, low, high) => (value) => toward(from, to, (Math.min(Math.max(value, low), high) - low) / (high - low));
+const nearest = (values, wanted) => values.reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
+
+// Lines are broken where a value is missing.
+const line = (context, xs, ys, colour, width = 1, dashes = []) => {
+  Object.assign(context, { strokeStyle: colour, lineWidth: width });
+  context.setLineDash(dashes.map((dash) => dash * width));
+  context.beginPath();
+  let down = false;
+  xs.forEach((x, i) => {
+    const known = Number.isFinite(ys[i]) && Number.isFinite(x);
+    if (known) context[down ? "lineTo" : "moveTo"](x, ys[i]);
+    down = known;
+  });
+  context.stroke();
+  context.setLineDash([]);
+};
+const band = (context, xs, lows, highs, colour) => {
+  if (![...xs, ...lows, ...highs].every(Number.isFinite)) return;
+  Object.assign(context, { globalAlpha: 0.35, fillStyle: colour });
+  context.beginPath();
+  xs.forEach((x, i) => context.lineTo(x, lows[i]));
+  [...xs.keys()].reverse().forEach((i) => context.lineTo(xs[i], highs[i]));
+  context.fill();
+  context.globalAlpha = 1;
+};
+const dot = (context, x, y, marker, edge, face = edge) => {
+  if (!Number.isFinite(x) || !Number.isFinite(y)) return;
+  context.beginPath();
+  MARKERS[marker].forEach(([dx, dy]) => context.lineTo(x + dx, y + dy));
+  context.closePath();
+  Object.assign(context, { fillStyle: face, strokeStyle: edge, lineWidth: 1.4 });
+  context.fill();
+  context.stroke();
+};
+const writer = (context, canvas, { width, type }, ink) => {
+  const size = type * Math.min(Math.max(width / (canvas.clientWidth || width), 1), 1.3); // letters stay legible
+  return (words, x, y, align = "left", weight = "normal", smaller = 0) => {
+    context.font = `${weight} ${size - smaller}px system-ui, 'DejaVu Sans', sans-serif`;
+    Object.assign(context, { textAlign: align, textBaseline: "middle", fillStyle: ink });
+    context.fillText(words, x, y);
+  };
+};
 
 export default {
   render({ model, el }) {
     const view = liveView({ model, el });
     const { data, state } = view;
-    const { controls, ks, sets, measures, stains, table, right, answers, tiles, first } = data;
-    const names = controls.map(({ name }) => name), lastStain = stains.length - 1, side = tiles.pixels.shape[1];
+    const { controls, ks, sets, measures, stains, table, answers, tiles, first } = data;
+    const names = controls.map(({ name }) => name), side = tiles.pixels.shape[1];
+
     const at = (array, ...places) => array[places.reduce((sum, place, i) => sum * array.shape[i] + place, 0)];
-    const numbersOf = (set, measure, control, k) => {
-      const [before, own, random, bandLow, bandHigh, mean, low, high] =
-        Array.from({ length: 8 }, (_, column) => at(table, set, measure, control, k, column));
-      return { before, own, random, bandLow, bandHigh, mean, low, high };
-    };
-    const rightOf = (control, k, stain) => {
-      const [own, mean, low, high] = [0, 1, 2, 3].map((column) => at(right, control, k, stain, column));
-      return { whole: at(right, control, 0, stain, 0), own, mean, low, high };
-    };
+    const row = (array, columns, ...places) => Object.fromEntries(columns.map((name, i) => [name, at(array, ...places, i)]));
+    const numbersOf = (set, measure, control, k) => row(table, NUMBERS, set, measure, control, k);
+    const rightOf = (control, k, stain) => ({ whole: at(data.right, control, 0, stain, 0), ...row(data.right, SHARES, control, k, stain) });
     const answerOf = (tile, control, k, stain) => ({
       whole: at(answers.whole, stain, tile),
       ...Object.fromEntries(["own", "low", "high"].map((name) => [name, at(answers[name], control, k, stain, tile)])),
@@ -109,37 +150,29 @@ export default {
       set: sets.indexOf(wanted.set), measure: measures.indexOf(wanted.measure), control: names.indexOf(wanted.control),
       k: ks.indexOf(wanted.k), stain: stains.indexOf(wanted.stain),
     });
-    // Everything that the tables say of a state; what the test compares with them.
+    // All that the tables say of a state; what the test compares with them.
     const lookup = (wanted) => {
-      const { set, measure, control, k, stain } = places(wanted);
-      return {
-        numbers: numbersOf(set, measure, control, k),
-        right: rightOf(control, k, stain),
-        answers: tiles.tumour.map((_, tile) => answerOf(tile, control, k, stain)),
-      };
+      const { set, measure, control, k, stain } = places(wanted), said = tiles.tumour.map((_, tile) => answerOf(tile, control, k, stain));
+      return { numbers: numbersOf(set, measure, control, k), right: rightOf(control, k, stain), answers: said };
     };
 
     const stainOf = ({ vectors, maxima, white }, tile) =>
       ({ vectors: vectors.slice(6 * tile, 6 * tile + 6), maxima: maxima.slice(2 * tile, 2 * tile + 2), white: white[tile] });
-    const pictures = tiles.tumour.map((tumour, tile) => {
-      const own = stainOf(tiles.own, tile), size = 3 * side * side;
+    const pictures = tiles.tumour.map((_, tile) => {
+      const own = stainOf(tiles.own, tile), other = stainOf(tiles.other, tile), size = 3 * side * side;
       const pixels = Array.from(tiles.pixels.subarray(tile * size, (tile + 1) * size), (byte) => byte / 255);
-      const canvas = make("canvas", { width: side, height: side }), context = canvas.getContext("2d");
-      return { tumour, own, other: stainOf(tiles.other, tile), optical: densities(pixels, own.white), canvas, context, shown: NaN };
+      const optical = densities(pixels, own.white), canvas = make("canvas", { width: side, height: side });
+      let shown = NaN;
+      return (share) => {
+        if (shown === share) return canvas;
+        const rgb = recoloured(optical, own, other, share), context = canvas.getContext("2d"), image = context.createImageData(side, side);
+        image.data.forEach((_, i) => { image.data[i] = i % 4 < 3 ? Math.round(255 * rgb[3 * (i >> 2) + (i % 4)]) : 255; });
+        context.putImageData(image, 0, 0);
+        shown = share;
+        return canvas;
+      };
     });
-    const paint = (picture, share) => {
-      if (picture.shown === share) return;
-      const rgb = recoloured(picture.optical, picture.own, picture.other, share), image = picture.context.createImageData(side, side);
-      for (let i = 0; i < side * side; i += 1) {
-        for (let k = 0; k < 3; k += 1) image.data[4 * i + k] = Math.round(255 * rgb[3 * i + k]);
-        image.data[4 * i + 3] = 255;
-      }
-      picture.context.putImageData(image, 0, 0);
-      picture.shown = share;
-    };
 
-    const options = (list) => list.map((one) => [one, one]);
-    const nearest = (values, wanted) => values.reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best));
     // A slider that stops at what is recorded.
     const stops = (name, label, values, text) => {
       view.keep(name, first[name], (value) => {
@@ -155,312 +188,232 @@ export default {
         input.setAttribute("aria-valuetext", told.textContent);
       });
     };
+    const select = (name, label, list) => view.choice(name, { label, value: first[name], options: list.map((one) => [one, one]) });
     const meant = (stain) => (stain === 0 ? "own" : stain === 1 ? data.stain : stain < 1 ? "between" : "beyond");
     stops("stain", "Stain", stains, (stain) => `${stain.toFixed(1)}, ${meant(stain)}`);
     stops("k", "Ablate K", ks, (k) => `${k} channels`);
-    view.choice("control", { label: "chosen by", value: first.control, options: options(names) });
-    view.choice("set", { label: "Judged on", value: first.set, options: options(sets) });
-    view.choice("measure", { label: "by", value: first.measure, options: options(measures) });
+    select("control", "chosen by", names);
+    select("set", "Judged on", sets);
+    select("measure", "by", measures);
     view.button("First view", view.reset);
-    const stepped = (name, values, step) => {
-      const place = values.indexOf(state[name]) + step;
-      return { [name]: values[Math.min(Math.max(place, 0), values.length - 1)] };
-    };
-    const across = (name, values, { key }) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1, Home: -values.length, End: values.length }[key];
-      return step && stepped(name, values, step);
-    };
+    const stepped = (name, values, step) =>
+      ({ [name]: values[Math.min(Math.max(values.indexOf(state[name]) + step, 0), values.length - 1)] });
+    const moved = (steps) => (name, values, { key }) => steps[key] && stepped(name, values, steps[key]);
+    const across = moved({ ArrowLeft: -1, ArrowRight: 1, Home: -100, End: 100 }), along = moved({ ArrowUp: -1, ArrowDown: 1 });
 
     let now = places(state), said = "";
     view.follow(() => {
       now = places(state);
-      const { numbers, right: rightly } = lookup(state), { k, control, set, measure, stain } = state;
-      const without = k ? `with ${k} channels by ${control} ablated` : "with no channel ablated";
-      const level = Number.isFinite(numbers.own) && k ? `${percent(numbers.before, 1)} becomes ${percent(numbers.own, 1)}, ` : "";
+      const { numbers, right: { whole, own, random } } = lookup(state), { k, control, set, measure, stain } = state;
+      const level = Number.isFinite(numbers.own) ? `from ${percent(numbers.before, 1)} to ${percent(numbers.own, 1)}, ` : "";
       const words = [
-        `Stain ${stain.toFixed(1)} (${meant(stain)}): of ${data.count} tiles the network of ${data.network} calls`,
-        `${percent(rightly.whole)} rightly;` + (k ? ` ${without}, ${percent(rightly.own)};` : ""),
-        ...(k ? [`with random ones as strong, ${percent(rightly.mean)}.`] : ["no channel is ablated."]),
-        Number.isFinite(numbers.mean)
-          ? `${set}, ${measure}: ${level}${interval(numbers)} points beyond random channels as strong.`
-          : `${set}: ${control} is not recorded at K = ${k}.`,
+        `Stain ${stain.toFixed(1)} (${meant(stain)}): ${data.network} calls ${percent(whole)} of ${data.count} tiles rightly;`,
+        k ? `with ${k} channels by ${control} ablated, ${percent(own)}; with random ones as strong, ${percent(random)}.` : "nothing is ablated.",
+        `${set}, ${measure}:`,
+        Number.isFinite(numbers.mean) ? `${level}${interval(numbers)} points beyond random channels as strong.` : `${control} is not recorded.`,
       ].join(" ");
       if (words !== said) view.say((said = words));
     });
 
-    // Drawing: lines are broken where a value is missing.
-    const line = (context, xs, ys, colour, width = 1, dashes = []) => {
-      context.strokeStyle = colour;
-      context.lineWidth = width;
-      context.setLineDash(dashes.map((dash) => dash * width));
-      context.beginPath();
-      let down = false;
-      xs.forEach((x, i) => {
-        const known = Number.isFinite(ys[i]) && Number.isFinite(x);
-        if (known) context[down ? "lineTo" : "moveTo"](x, ys[i]);
-        down = known;
-      });
-      context.stroke();
-      context.setLineDash([]);
-    };
-    const band = (context, xs, lows, highs, colour) => {
-      if (![...xs, ...lows, ...highs].every(Number.isFinite)) return;
-      context.globalAlpha = 0.35;
-      context.fillStyle = colour;
-      context.beginPath();
-      xs.forEach((x, i) => context.lineTo(x, lows[i]));
-      [...xs.keys()].reverse().forEach((i) => context.lineTo(xs[i], highs[i]));
-      context.fill();
-      context.globalAlpha = 1;
-    };
-    const dot = (context, x, y, marker, edge, face = edge) => {
-      if (!Number.isFinite(x) || !Number.isFinite(y)) return;
-      context.beginPath();
-      MARKERS[marker].forEach(([dx, dy]) => context.lineTo(x + dx, y + dy));
-      context.closePath();
-      context.fillStyle = face;
-      context.fill();
-      context.strokeStyle = edge;
-      context.lineWidth = 1.4;
-      context.stroke();
-    };
-    const writes = (context, ink) => (words, x, y, align = "left") => {
-      context.textAlign = align;
-      context.textBaseline = "middle";
-      context.fillStyle = ink;
-      context.fillText(words, x, y);
-    };
-    const sized = (context, canvas, width, size, weight = "") => {
-      const grown = Math.min(Math.max(width / (canvas.clientWidth || width), 1), 1.3); // letters stay legible
-      context.font = `${weight} ${size * grown}px system-ui, 'DejaVu Sans', sans-serif`;
-    };
-    const bold = (context, act) => {
-      const font = context.font;
-      context.font = `bold ${font.replace("bold ", "")}`;
-      act();
-      context.font = font;
-    };
-    const colourOf = ({ colour }, { ink, accents }) => (colour < 0 ? ink : accents[colour]);
-    const placed = (from, to, low, high) => (value) => from + ((Math.min(Math.max(value, low), high) - low) / (high - low)) * (to - from);
-
-    // What is under the mouse: a panel, a place in it, and the words to show there.
+    // What is under the mouse: a place in a canvas, and the words to show there.
     let over = null;
+    const placeOf = (event, canvas, { width }) => [event.offsetX, event.offsetY].map((one) => (one * width) / (canvas.clientWidth || width));
     const hovering = (canvas, size, find) => {
       canvas.addEventListener("pointermove", (event) => {
-        const scale = size.width / (canvas.clientWidth || size.width);
-        const [x, y] = [event.offsetX * scale, event.offsetY * scale];
-        const words = event.pointerType === "touch" ? null : find(x, y);
+        const [x, y] = placeOf(event, canvas, size), words = event.pointerType === "touch" ? null : find(x, y);
         over = words && { canvas, x, y, words };
         view.redraw();
       });
       canvas.addEventListener("pointerleave", () => { over = null; view.redraw(); });
     };
-    const tip = (context, canvas, size, { ink, paper, muted }) => {
+    const tip = (context, canvas, { width }, { paper, muted }, write) => {
       if (over?.canvas !== canvas) return;
+      write("", 0, 0, "left", "normal", 1);
       const wide = Math.max(...over.words.map((words) => context.measureText(words).width)) + 12, tall = 16 * over.words.length + 6;
-      const x = Math.min(Math.max(over.x - wide / 2, 1), Math.max(size.width - wide - 1, 1));
-      const y = over.y > tall + 16 ? over.y - tall - 12 : over.y + 16;
+      const x = Math.min(Math.max(over.x - wide / 2, 1), Math.max(width - wide - 1, 1)), y = over.y + (over.y > tall + 16 ? -tall - 12 : 16);
       context.fillStyle = paper;
       context.fillRect(x, y, wide, tall);
-      context.strokeStyle = muted;
-      context.lineWidth = 1;
+      Object.assign(context, { strokeStyle: muted, lineWidth: 1 });
       context.strokeRect(x, y, wide, tall);
-      over.words.forEach((words, i) => writes(context, ink)(words, x + 6, y + 11 + 16 * i));
+      over.words.forEach((words, i) => write(words, x + 6, y + 11 + 16 * i, "left", "normal", 1));
+    };
+    const panel = (size, { draw, hover = () => null, ...rest }) => {
+      const canvas = view.canvas({
+        ...size,
+        ...rest,
+        draw: (context, { accents, ...colours }) => {
+          const colour = (control) => (controls[control].colour < 0 ? colours.ink : accents[controls[control].colour]);
+          const write = writer(context, canvas, size, colours.ink);
+          draw({ context, write, colour, ...colours });
+          tip(context, canvas, size, colours, write);
+        },
+      });
+      if (rest.drag) canvas.style.touchAction = "pan-y"; // the page scrolls under a finger
+      const { left, right, top, bottom } = size.box;
+      const inside = (x, y) => y >= top - 8 && y <= bottom + 8 && x >= left - 8 && x <= right + 8;
+      hovering(canvas, size, (x, y) => (rest.drag && !inside(x, y) ? null : hover(x, y)));
+      return canvas;
     };
 
-    const stainAt = ({ left, right: end }) => ({ x }) => ({ stain: stains[Math.round(placed(0, lastStain, left, end)(x))] });
-    const placeOfStain = (box) => stains.map((_, i) => toward(box.left, box.right, i / lastStain));
-    const inside = (box, act) => (x, y) => (y >= box.top - 8 && y <= box.bottom + 8 && x >= box.left - 8 && x <= box.right + 8 ? act(x, y) : null);
-    const scrolls = (canvas) => { canvas.style.touchAction = "pan-y"; return canvas; }; // the page scrolls under a finger
-    
-
-    pictures.forEach((picture, tile) => {
-      const label = ["normal", "tumour"][picture.tumour], xs = placeOfStain(GRAPH);
-      const y = placed(GRAPH.bottom, GRAPH.top, 0, 1);
-      const canvas = scrolls(view.canvas({
-        label: `Tile ${tile + 1}, ${label}: its stain, and the probability of tumour over the stain. Left and right arrow keys turn the stain.`,
-        ...CARD,
-        drag: stainAt(GRAPH),
+    // What is recorded over the stain: nothing ablated (open), the score's channels (filled), random ones (a band).
+    const overStain = (size, { label, low, of, before, hover }) => {
+      const { box } = size, xs = stains.map((_, i) => toward(box.left, box.right, i / (stains.length - 1)));
+      const y = placed(box.bottom, box.top, low, 1), near = (x) => xs.indexOf(nearest(xs, x));
+      return panel(size, {
+        label: `${label} Left and right arrow keys turn the stain.`,
+        drag: ({ x }) => ({ stain: stains[near(x)] }),
         keys: (event) => across("stain", stains, event),
-        draw: (context, colours) => {
-          const { ink, paper, muted } = colours, look = controls[now.control], colour = colourOf(look, colours);
-          const found = stains.map((_, i) => answerOf(tile, now.control, now.k, i)), write = writes(context, ink);
-          sized(context, canvas, CARD.width, 13);
-          paint(picture, state.stain);
-          context.imageSmoothingEnabled = false;
-          context.drawImage(picture.canvas, PICTURE.left, PICTURE.top, PICTURE.side, PICTURE.side);
-          const middle = PICTURE.left + PICTURE.side / 2, { whole, own } = found[now.stain];
-          write(label, middle, 9, "center");
-          write(`P ${whole.toFixed(2)} → ${own.toFixed(2)}`, middle, 133, "center");
-          line(context, [GRAPH.left, GRAPH.left, GRAPH.right], [GRAPH.top, GRAPH.bottom, GRAPH.bottom], ink);
-          line(context, [GRAPH.left, GRAPH.right], [y(0.5), y(0.5)], muted, 1, DASHES.dotted);
-          line(context, [xs[now.stain], xs[now.stain]], [GRAPH.top, GRAPH.bottom], muted);
-          band(context, xs, found.map(({ low }) => y(low)), found.map(({ high }) => y(high)), muted);
-          line(context, xs, found.map((one) => y(one.whole)), ink, 1.2);
-          line(context, xs, found.map((one) => y(one.own)), colour, 1.8);
-          write("1", GRAPH.left - 5, GRAPH.top, "right");
-          write("0", GRAPH.left - 5, GRAPH.bottom, "right");
-          for (const share of [0, 1]) write(share, xs[stains.indexOf(share)], GRAPH.bottom + 12, "center");
+        hover: (x) => hover(near(x), of(near(x))),
+        draw: (tools) => {
+          const { context, colour, ink, paper, muted } = tools, all = stains.map((_, i) => of(i));
+          const [own, { whole, own: filled }] = [colour(now.control), all[now.stain]];
+          const curve = (name) => all.map((one) => y(one[name]));
+          before({ ...tools, xs, y, here: all[now.stain] });
+          line(context, [xs[now.stain], xs[now.stain]], [box.top, box.bottom], muted);
+          band(context, xs, curve("low"), curve("high"), muted);
+          line(context, xs, curve("random"), muted, 1.5, DASHES.dotted);
+          line(context, xs, curve("whole"), ink, 1.2);
+          line(context, xs, curve("own"), own, 1.8);
           dot(context, xs[now.stain], y(whole), "o", ink, paper);
-          dot(context, xs[now.stain], y(own), look.marker, colour);
-          sized(context, canvas, CARD.width, 11.5);
-          tip(context, canvas, CARD, colours);
+          dot(context, xs[now.stain], y(filled), controls[now.control].marker, own);
         },
-      }));
+      });
+    };
+    tiles.tumour.forEach((tumour, tile) => {
+      const truth = ["normal", "tumour"][tumour], called = (p) => `${p.toFixed(2)} ${p > 0.5 === (tumour === 1) ? "✓" : "✗"}`;
+      const canvas = overStain(CARD, {
+        label: `Tile ${tile + 1}, ${truth}: its stain, and the probability of tumour over the stain.`,
+        low: 0,
+        of: (stain) => answerOf(tile, now.control, now.k, stain),
+        before: ({ context, write, ink, muted, xs, y, here }) => {
+          const { left, right, top, bottom } = CARD.box, middle = PICTURE.left + PICTURE.side / 2;
+          context.imageSmoothingEnabled = false;
+          context.drawImage(pictures[tile](state.stain), PICTURE.left, PICTURE.top, PICTURE.side, PICTURE.side);
+          write(truth, middle, 9, "center");
+          write(`P ${called(here.whole)} → ${called(here.own)}`, middle, 133, "center");
+          line(context, [left, left, right], [top, bottom, bottom], ink);
+          line(context, [left, right], [y(0.5), y(0.5)], muted, 1, DASHES.dotted);
+          for (const level of [0, 1]) write(level, left - 5, y(level), "right");
+          for (const share of [0, 1]) write(share, xs[stains.indexOf(share)], bottom + 12, "center");
+        },
+        hover: (stain, one) => [
+          `stain ${stains[stain].toFixed(1)}`, `${one.whole.toFixed(2)} → ${one.own.toFixed(2)}`,
+          `random ${one.low.toFixed(2)}${DASH}${one.high.toFixed(2)}`,
+        ],
+      });
       canvas.style.flexBasis = "105px"; // three of them beside each other on a phone
-      hovering(canvas, CARD, inside(GRAPH, (x) => {
-        const { stain } = stainAt(GRAPH)({ x }), { whole, own, low, high } = answerOf(tile, now.control, now.k, stains.indexOf(stain));
-        const [a, b, c, d] = [whole, own, low, high].map((one) => one.toFixed(2));
-        return [`stain ${stain.toFixed(1)}`, `${a} → ${b}`, `random ${c}${DASH}${d}`];
-      }));
     });
 
     // Axes of a panel: titles, what is below, [place, words] there, and levels at the left.
-    const frame = (context, { ink, muted }, titles, below, marks, levels) => {
-      const write = writes(context, ink), { left, right: end, top, bottom } = BOX;
-      bold(context, () => write(titles[0], 0, 8));
+    const frame = ({ context, write, ink, muted }, titles, below, marks, levels) => {
+      const { left, right, top, bottom } = PANEL.box;
+      write(titles[0], 0, 8, "left", "bold");
       write(titles[1], 0, 24);
-      line(context, [left, left, end], [top, bottom, bottom], ink);
       marks.forEach(([x, words]) => write(words, x, bottom + 12, "center"));
-      context.globalAlpha = 0.5;
-      levels.forEach(([y]) => line(context, [left, end], [y, y], muted, 0.5));
-      context.globalAlpha = 1;
-      levels.forEach(([y, words]) => write(words, left - 5, y, "right"));
-      write(below, (left + end) / 2, bottom + 30, "center");
+      for (const [y, words] of levels) {
+        write(words, left - 5, y, "right");
+        context.globalAlpha = 0.5;
+        line(context, [left, right], [y, y], muted, 0.5);
+        context.globalAlpha = 1;
+      }
+      line(context, [left, left, right], [top, bottom, bottom], ink);
+      write(below, (left + right) / 2, bottom + 30, "center");
     };
-
-    const lowest = Math.floor(10 * right.reduce((least, one) => Math.min(least, one), 1)) / 10;
-    const rightly = scrolls(view.canvas({
-      label: "Share of the tiles that are called rightly, over the stain. Left and right arrow keys turn the stain.",
-      ...PANEL,
-      drag: stainAt(BOX),
-      keys: (event) => across("stain", stains, event),
-      draw: (context, colours) => {
-        const { ink, paper, muted } = colours, look = controls[now.control], colour = colourOf(look, colours);
-        const found = stains.map((_, i) => rightOf(now.control, now.k, i)), xs = placeOfStain(BOX);
-        const y = placed(BOX.bottom, BOX.top, lowest, 1), { whole, own, mean } = found[now.stain];
-        sized(context, rightly, PANEL.width, 12);
+    const lowest = Math.min(Math.floor(10 * Math.min(...data.right)) / 10, 0.9);
+    overStain(PANEL, {
+      label: "Share of the tiles that are called rightly, over the stain.",
+      low: lowest,
+      of: (stain) => rightOf(now.control, now.k, stain),
+      before: ({ xs, y, here, ...tools }) => {
         const levels = [];
         for (let tenth = Math.round(10 * lowest); tenth <= 10; tenth += 1) levels.push([y(tenth / 10), `${10 * tenth} %`]);
-        const titles = [`${data.count} tiles: called rightly, by stain`, `${percent(whole)} → ${percent(own)}; random as strong ${percent(mean)}`];
-        frame(context, colours, titles, "stain: 0 own, 1 the other", [0, 0.5, 1, 1.5].map((one) => [xs[stains.indexOf(one)], one]), levels);
-        line(context, [xs[now.stain], xs[now.stain]], [BOX.top, BOX.bottom], muted);
-        band(context, xs, found.map(({ low }) => y(low)), found.map(({ high }) => y(high)), muted);
-        line(context, xs, found.map((one) => y(one.mean)), muted, 1.5, DASHES.dotted);
-        line(context, xs, found.map((one) => y(one.whole)), ink, 1.2);
-        line(context, xs, found.map((one) => y(one.own)), colour, 1.8);
-        dot(context, xs[now.stain], y(whole), "o", ink, paper);
-        dot(context, xs[now.stain], y(own), look.marker, colour);
-        tip(context, rightly, PANEL, colours);
+        const titles = [`${data.count} tiles called rightly, by stain`, `${percent(here.whole)} → ${percent(here.own)}; random as strong ${percent(here.random)}`];
+        frame(tools, titles, `stain: 0 own, 1 ${data.stain}`, [0, 0.5, 1, 1.5].map((one) => [xs[stains.indexOf(one)], one]), levels);
       },
-    }));
-    hovering(rightly, PANEL, inside(BOX, (x) => {
-      const { stain } = stainAt(BOX)({ x }), { whole, own, mean, low, high } = rightOf(now.control, now.k, stains.indexOf(stain));
-      return [`stain ${stain.toFixed(1)}: ${percent(whole)} → ${percent(own)}`, `random ${percent(mean)} [${percent(low)}, ${percent(high)}]`];
-    }));
+      hover: (stain, one) => [
+        `stain ${stains[stain].toFixed(1)}: ${percent(one.whole)} → ${percent(one.own)}`,
+        `random ${percent(one.random)} [${percent(one.low)}, ${percent(one.high)}]`,
+      ],
+    });
 
     // The ends of an axis of differences: all means and all ranges of random channels, around 0.
     const span = (from, to) => {
-      let [low, high] = [0, 0];
-      for (let i = from; i < to; i += 1) {
-        const column = i % 8;
-        if (column < 3 || column > 5 || !Number.isFinite(table[i])) continue;
-        [low, high] = [Math.min(low, table[i]), Math.max(high, table[i])];
-      }
-      const margin = Math.max(0.12 * (high - low), 0.005);
+      const known = [0, ...table.subarray(from, to).filter((one, i) => i % 8 >= 3 && i % 8 <= 5 && Number.isFinite(one))];
+      const low = Math.min(...known), high = Math.max(...known), margin = Math.max(0.12 * (high - low), 0.005);
       return [low - margin, high + margin];
     };
-    const ofSet = table.length / sets.length, spans = sets.map((_, set) => span(set * ofSet, (set + 1) * ofSet)), whole = span(0, table.length);
-    const placesOfK = ks.map((k) => toward(BOX.left + 6, BOX.right - 6, Math.log2(1 + k) / Math.log2(1 + ks.at(-1))));
-    const kAt = (x) => placesOfK.indexOf(nearest(placesOfK, x));
-    const doses = scrolls(view.canvas({
+    const ofSet = table.length / sets.length, spans = sets.map((_, set) => span(set * ofSet, (set + 1) * ofSet)), widest = span(0, table.length);
+    const xs = ks.map((k) => toward(PANEL.box.left + 6, PANEL.box.right - 6, Math.log2(1 + k) / Math.log2(1 + ks.at(-1))));
+    const near = (x) => xs.indexOf(nearest(xs, x)), { top, bottom } = PANEL.box;
+    const curveOf = (control) => ks.map((_, k) => numbersOf(now.set, now.measure, control, k));
+    const recorded = () => [...names.keys()].filter((control) => curveOf(control).some(({ mean }) => Number.isFinite(mean)));
+    const heights = () => placed(bottom, top, ...spans[now.set]);
+    panel(PANEL, {
       label: "What each score wins beyond random channels as strong, over K. Left and right arrow keys change K, up and down the score.",
-      ...PANEL,
-      drag: ({ x }) => ({ k: ks[kAt(x)] }),
-      keys: (event) => {
-        const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-        return step ? stepped("control", names, step) : across("k", ks, event);
+      drag: ({ x }) => ({ k: ks[near(x)] }),
+      keys: (event) => along("control", names, event) ?? across("k", ks, event),
+      hover: (x, height) => {
+        const y = heights(), k = near(x), far = (control) => Math.abs(y(numbersOf(now.set, now.measure, control, k).mean) - height);
+        const known = recorded().filter((control) => Number.isFinite(far(control)));
+        if (!known.length) return [`K = ${ks[k]}: not recorded`];
+        const best = known.reduce((one, other) => (far(other) < far(one) ? other : one));
+        return [`${names[best]}, K = ${ks[k]}`, `${interval(numbersOf(now.set, now.measure, best, k))} pp`];
       },
-      draw: (context, colours) => {
-        const { ink, muted } = colours, y = placed(BOX.bottom, BOX.top, ...spans[now.set]), xs = placesOfK;
-        const curves = names.map((_, control) => ks.map((__, k) => numbersOf(now.set, now.measure, control, k))), own = curves[now.control];
-        sized(context, doses, PANEL.width, 12);
-        const found = Number.isFinite(own[now.k].mean) ? `${interval(own[now.k])} pp` : "not recorded";
-        const titles = [`${state.set}, ${state.measure}: less random`, `K = ${state.k}: ${found}`];
-        frame(context, colours, titles, "K, channels ablated", xs.map((x, k) => [x, ks[k]]), ticks(...spans[now.set]).map((level) => [y(level), tickWords(level)]));
-        line(context, [BOX.left, BOX.right], [y(0), y(0)], ink);
-        line(context, [xs[now.k], xs[now.k]], [BOX.top, BOX.bottom], muted);
-        band(context, xs, own.map(({ bandLow }) => y(bandLow)), own.map(({ bandHigh }) => y(bandHigh)), muted);
-        const order = [...names.keys()].sort((one, other) => (one === now.control) - (other === now.control));
-        for (const control of order) {
-          const look = controls[control], thick = control === now.control ? 2 : 1.1;
-          line(context, xs, curves[control].map(({ mean }) => y(mean)), colourOf(look, colours), thick, DASHES[look.line]);
-        }
-        const look = controls[now.control], colour = colourOf(look, colours);
-        own.forEach(({ mean, low, high }, k) => {
-          line(context, [xs[k], xs[k]], [y(low), y(high)], colour, 1.4);
-          dot(context, xs[k], y(mean), look.marker, colour);
+      draw: (tools) => {
+        const { context, write, colour, ink, paper, muted } = tools, y = heights(), own = curveOf(now.control);
+        const titles = [`${state.set}: ${state.measure}, pp`, `less random, K = ${state.k}: ${found(own[now.k])}`];
+        frame(tools, titles, "K, channels ablated", xs.map((x, k) => [x, ks[k]]), ticks(...spans[now.set]).map((one) => [y(one), tickWords(one)]));
+        line(context, [PANEL.box.left, PANEL.box.right], [y(0), y(0)], ink);
+        line(context, [xs[now.k], xs[now.k]], [top, bottom], muted);
+        band(context, xs, own.map((one) => y(one.bandLow)), own.map((one) => y(one.bandHigh)), muted);
+        const shown = recorded(), start = spans[now.set][0] + spans[now.set][1] > 0 ? top + 4 : bottom - 14 * shown.length - 4;
+        const look = (control) => [colour(control), control === now.control ? 2 : 1.1, DASHES[controls[control].line]];
+        shown.forEach((control) => line(context, xs, curveOf(control).map(({ mean }) => y(mean)), ...look(control)));
+        own.forEach(({ low, high }, k) => line(context, [xs[k], xs[k]], [y(low), y(high)], colour(now.control), 1.4));
+        Object.assign(context, { fillStyle: paper, globalAlpha: 0.7 });
+        context.fillRect(50, start, 115, 14 * shown.length);
+        context.globalAlpha = 1;
+        shown.forEach((control, i) => {
+          line(context, [52, 74], [start + 14 * i + 7, start + 14 * i + 7], ...look(control));
+          write(names[control], 79, start + 14 * i + 7, "left", control === now.control ? "bold" : "normal", 1);
         });
-        tip(context, doses, PANEL, colours);
+        own.forEach(({ mean }, k) => dot(context, xs[k], y(mean), controls[now.control].marker, colour(now.control)));
       },
-    }));
-    hovering(doses, PANEL, inside(BOX, (x, height) => {
-      const k = kAt(x), y = placed(BOX.bottom, BOX.top, ...spans[now.set]);
-      const found = names.map((name, control) => ({ name, ...numbersOf(now.set, now.measure, control, k) })).filter(({ mean }) => Number.isFinite(mean));
-      if (!found.length) return [`K = ${ks[k]}: not recorded`];
-      const far = ({ mean }) => Math.abs(y(mean) - height), near = found.reduce((best, one) => (far(one) < far(best) ? one : best));
-      return [`${near.name}, K = ${ks[k]}`, `${interval(near)} pp`];
-    }));
+    });
 
-    const tall = Math.min(TALLEST, (BOX.bottom - ROWS.top) / sets.length);
-    const rowAt = (y) => (y >= ROWS.top ? sets[Math.floor((y - ROWS.top) / tall)] : undefined);
-    const rows = view.canvas({
+    const tall = Math.min(TALLEST, (bottom - ROWS.top) / sets.length), rowAt = (y) => sets[Math.floor((y - ROWS.top) / tall)];
+    const rows = panel(PANEL, {
       label: "What the score wins on every set beyond random channels as strong. Up and down arrow keys choose a set.",
-      ...PANEL,
-      keys: ({ key }) => ({ ArrowUp: stepped("set", sets, -1), ArrowDown: stepped("set", sets, 1) })[key],
-      draw: (context, colours) => {
-        const { ink, muted } = colours, look = controls[now.control], colour = colourOf(look, colours), write = writes(context, ink);
-        const x = placed(ROWS.left, ROWS.right, ...whole), bottom = ROWS.top + tall * sets.length;
-        sized(context, rows, PANEL.width, 12);
-        bold(context, () => write(`K = ${state.k}, ${state.measure}: less random, pp`, 0, 8));
-        line(context, [x(0), x(0)], [ROWS.top, bottom], ink);
-        for (const level of ticks(...whole)) {
-          write(tickWords(level), x(level), bottom + 12, "center");
-          context.globalAlpha = 0.5;
-          line(context, [x(level), x(level)], [ROWS.top, bottom], muted, 0.5);
-          context.globalAlpha = 1;
-        }
+      keys: (event) => along("set", sets, event),
+      hover: (_, y) => {
+        const set = sets.indexOf(rowAt(y)), { before, own, random } = set < 0 ? {} : numbersOf(set, now.measure, now.control, now.k);
+        return Number.isFinite(own) ? [`${percent(before, 1)} → ${percent(own, 1)}`, `random as strong ${percent(random, 1)}`] : null;
+      },
+      draw: ({ context, write, colour, ink, muted }) => {
+        const x = placed(ROWS.left, ROWS.right, ...widest), end = ROWS.top + tall * sets.length;
+        write(`every set at K = ${state.k}, pp`, 0, 8, "left", "bold");
+        write(`${state.measure} less random as strong`, 0, 24);
+        for (const level of ticks(...widest)) write(tickWords(level), x(level), end + 12, "center");
         sets.forEach((set, i) => {
-          const found = numbersOf(i, now.measure, now.control, now.k), top = ROWS.top + tall * i, middle = top + 0.72 * tall;
-          if (i === now.set) {
-            context.strokeStyle = ink;
-            context.lineWidth = 1.4;
-            context.strokeRect(1, top + 1, PANEL.width - 2, tall - 2);
-          }
-          write(set, 6, top + 0.28 * tall);
-          const known = Number.isFinite(found.mean);
-          write(known ? interval(found) : "not recorded", PANEL.width - 6, top + 0.28 * tall, "right");
-          if (!known) return;
-          const ends = [x(found.bandLow), x(found.bandHigh)];
-          band(context, ends, [middle - 5, middle - 5], [middle + 5, middle + 5], muted);
-          line(context, [x(found.low), x(found.high)], [middle, middle], colour, 2);
-          dot(context, x(found.mean), middle, look.marker, colour);
+          const one = numbersOf(i, now.measure, now.control, now.k), start = ROWS.top + tall * i, middle = start + 0.72 * tall;
+          const upright = (level, ...look) => line(context, [x(level), x(level)], [middle - 0.22 * tall, middle + 0.22 * tall], ...look);
+          for (const level of ticks(...widest)) upright(level, muted, 0.5);
+          upright(0, ink);
+          Object.assign(context, { strokeStyle: ink, lineWidth: 1.4 });
+          if (i === now.set) context.strokeRect(1, start + 1, PANEL.width - 2, tall - 2);
+          write(set, 6, start + 0.28 * tall);
+          write(found(one), PANEL.width - 6, start + 0.28 * tall, "right");
+          band(context, [x(one.bandLow), x(one.bandHigh)], [middle - 5, middle - 5], [middle + 5, middle + 5], muted);
+          line(context, [x(one.low), x(one.high)], [middle, middle], colour(now.control), 2);
+          dot(context, x(one.mean), middle, controls[now.control].marker, colour(now.control));
         });
-        tip(context, rows, PANEL, colours);
       },
     });
     rows.style.cursor = "pointer";
     rows.onclick = (event) => {
-      const set = rowAt((event.offsetY * PANEL.width) / (rows.clientWidth || PANEL.width));
+      const set = rowAt(placeOf(event, rows, PANEL)[1]);
       if (set !== undefined) view.set({ set });
     };
-    hovering(rows, PANEL, (_, y) => {
-      const set = rowAt(y);
-      if (set === undefined) return null;
-      const found = numbersOf(sets.indexOf(set), now.measure, now.control, now.k);
-      if (!Number.isFinite(found.own)) return null;
-      return [`${percent(found.before, 1)} → ${percent(found.own, 1)}`, `random as strong ${percent(found.random, 1)}`];
-    });
 
     Object.assign(view, { recolour, lookup });
     return view.end;
