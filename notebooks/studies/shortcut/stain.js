@@ -180,6 +180,7 @@ export default {
         return Number.isFinite(wanted) ? nearest(values, wanted) : undefined;
       });
       const input = make("input", { type: "range", min: 0, max: values.length - 1, step: 1 }), told = make("output");
+      told.style.minWidth = `min(${Math.max(...values.map((one) => text(one).length))}ch, 35vw)`; // nothing else is moved by it
       input.oninput = () => view.set({ [name]: values[input.value] });
       view.root.querySelector(".live-controls").append(make("label", {}, make("span", { textContent: label }), input, told));
       view.follow(() => {
@@ -209,9 +210,9 @@ export default {
       const words = [
         `Stain ${stain.toFixed(1)} (${meant(stain)}): ${data.network} calls ${percent(whole)} of ${data.count} tiles rightly;`,
         k ? `with ${k} channels by ${control} ablated, ${percent(own)}; with random ones as strong, ${percent(random)}.` : "nothing is ablated.",
-        `${set}, ${measure}:`,
-        Number.isFinite(numbers.mean) ? `${level}${interval(numbers)} points beyond random channels as strong.` : `${control} is not recorded.`,
-      ].join(" ");
+        !Number.isFinite(numbers.mean) ? `${set}: ${control} is not recorded.`
+          : k ? `${set}, ${measure}: ${level}${interval(numbers)} points beyond random channels as strong.` : "",
+      ].join(" ").replaceAll(" %", "\u00a0%");
       if (words !== said) view.say((said = words));
     });
 
@@ -220,7 +221,7 @@ export default {
     const placeOf = (event, canvas, { width }) => [event.offsetX, event.offsetY].map((one) => (one * width) / (canvas.clientWidth || width));
     const hovering = (canvas, size, find) => {
       canvas.addEventListener("pointermove", (event) => {
-        const [x, y] = placeOf(event, canvas, size), words = event.pointerType === "touch" ? null : find(x, y);
+        const [x, y] = placeOf(event, canvas, size), words = event.pointerType === "touch" || event.buttons ? null : find(x, y);
         over = words && { canvas, x, y, words };
         view.redraw();
       });
@@ -231,9 +232,8 @@ export default {
       write("", 0, 0, "left", "normal", 1);
       const wide = Math.max(...over.words.map((words) => context.measureText(words).width)) + 12, tall = 16 * over.words.length + 6;
       const x = Math.min(Math.max(over.x - wide / 2, 1), Math.max(width - wide - 1, 1)), y = over.y + (over.y > tall + 16 ? -tall - 12 : 16);
-      context.fillStyle = paper;
+      Object.assign(context, { fillStyle: paper, strokeStyle: muted, lineWidth: 1 });
       context.fillRect(x, y, wide, tall);
-      Object.assign(context, { strokeStyle: muted, lineWidth: 1 });
       context.strokeRect(x, y, wide, tall);
       over.words.forEach((words, i) => write(words, x + 6, y + 11 + 16 * i, "left", "normal", 1));
     };
@@ -281,7 +281,7 @@ export default {
     };
     tiles.tumour.forEach((tumour, tile) => {
       const truth = ["normal", "tumour"][tumour], called = (p) => `${p.toFixed(2)} ${p > 0.5 === (tumour === 1) ? "✓" : "✗"}`;
-      const canvas = overStain(CARD, {
+      overStain(CARD, {
         label: `Tile ${tile + 1}, ${truth}: its stain, and the probability of tumour over the stain.`,
         low: 0,
         of: (stain) => answerOf(tile, now.control, now.k, stain),
@@ -300,8 +300,7 @@ export default {
           `stain ${stains[stain].toFixed(1)}`, `${one.whole.toFixed(2)} → ${one.own.toFixed(2)}`,
           `random ${one.low.toFixed(2)}${DASH}${one.high.toFixed(2)}`,
         ],
-      });
-      canvas.style.flexBasis = "105px"; // three of them beside each other on a phone
+      }).style.flexBasis = "105px"; // three of them beside each other on a phone
     });
 
     // Axes of a panel: titles, what is below, [place, words] there, and levels at the left.
