@@ -201,42 +201,31 @@ def test_all_cells_run_without_an_error(notebook):
     assert all(cell["ran"] for cell in cells)
 
 
-def explorers(page: playwright.Page) -> list[playwright.Locator]:
-    """Return the outputs that hold controls; bars of progress are widgets, too, and hold none."""
-    cells = [cell["index"] for cell in page.evaluate(CELLS) if cell["widget"]]
-    found = [page.locator(".jp-Notebook .jp-Cell").nth(cell).locator(".jp-OutputArea-output") for cell in cells]
-    return [output for output in found if output.locator("select, [role=slider]").count()]
+def live_figures(page: playwright.Page) -> list[playwright.Locator]:
+    """Return the figures that move."""
+    return page.locator(".jp-Notebook .live-figure").all()
 
 
-def shown(output: playwright.Locator) -> str:
-    """Return what an explorer shows: its words, numbers and pictures."""
-    return output.evaluate_all(
-        "all => all.map(e => [e.innerText, ...[...e.querySelectorAll('img')].map(i => i.src)].join('|')).join('|')"
-    )
-
-
-def test_moving_a_control_changes_what_an_explorer_shows(notebook):
+def test_moving_a_control_changes_what_a_live_figure_says(notebook):
     _, page = notebook
     source = page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.sharedModel.source")
-    outputs = explorers(page)
-    assert outputs or "explorer(" not in str(source)
-    for output in outputs:
-        output.first.scroll_into_view_if_needed()
-        for control in (output.locator("[role=slider]").first, output.locator("select").first):
+    found = live_figures(page)
+    assert bool(found) == (".live import" in str(source))
+    for live in found:
+        live.scroll_into_view_if_needed()
+        said = live.locator(".live-status")
+        for control in (live.locator("input[type=range]").first, live.locator("select").first):
             if not control.count():
                 continue
-            before = shown(output)
-            if control.get_attribute("role") == "slider":
-                control.press("ArrowLeft")
+            before = said.inner_text()
+            if control.get_attribute("type") == "range":
+                control.press("Home")
+                control.press("ArrowRight")
             else:
                 options = control.locator("option").all_inner_texts()
                 control.select_option(label=options[-1])
-            for _ in range(240):
-                page.wait_for_timeout(250)
-                if shown(output) != before:
-                    break
-            assert shown(output) != before
-            assert output.locator("[role=alert]").count() == 0
+            page.wait_for_function("([e, before]) => e.innerText !== before", arg=[said.element_handle(), before])
+        assert live.locator(".live-fault").count() == 0
 
 
 def test_running_a_cell_twice_stacks_nothing(notebook):
@@ -244,7 +233,7 @@ def test_running_a_cell_twice_stacks_nothing(notebook):
     for cell in page.evaluate(CELLS):
         if cell["widget"]:
             output = page.locator(".jp-Notebook .jp-Cell").nth(cell["index"]).locator(".jp-OutputArea-output")
-            before = output.count(), output.locator("select, [role=slider]").count()
+            before = output.count(), output.locator(".live-figure").count()
             if before[1]:
                 page.evaluate(
                     "i => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = i }", cell["index"]
@@ -252,8 +241,8 @@ def test_running_a_cell_twice_stacks_nothing(notebook):
                 command(page, "notebook:run-cell")
                 page.wait_for_timeout(1000)
                 wait_until_idle(page)
-                output.locator("select, [role=slider]").first.wait_for()
-                assert (output.count(), output.locator("select, [role=slider]").count()) == before
+                output.locator(".live-figure").first.wait_for()
+                assert (output.count(), output.locator(".live-figure").count()) == before
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -265,10 +254,10 @@ def test_a_screenshot_in(notebook, scheme):
     page.evaluate("() => window.jupyterapp.shell.currentWidget.content.scrollToItem(0)")
     page.wait_for_timeout(500)
     page.screenshot(path=SCREENSHOTS / f"{stem}-top-{scheme}.png")
-    for number, output in enumerate(explorers(page), start=1):
-        output.first.evaluate("e => e.scrollIntoView({block: 'start'})")
+    for number, live in enumerate(live_figures(page), start=1):
+        live.evaluate("e => e.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(500)
-        page.screenshot(path=SCREENSHOTS / f"{stem}-explorer-{number}-{scheme}.png")
+        page.screenshot(path=SCREENSHOTS / f"{stem}-live-{number}-{scheme}.png")
     pictures = page.locator(".jp-Notebook .jp-RenderedImage img")
     assert pictures.evaluate_all("all => all.every(i => i.complete && i.naturalWidth > 0)")
 
