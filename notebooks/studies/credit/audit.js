@@ -14,7 +14,7 @@ const written = (value) => {
   if (power >= -3 && power < 4) return String(Number(value.toPrecision(2)));
   return digits === 1 ? `10${raised(power)}` : `${digits}·10${raised(power)}`;
 };
-const plain = (rho) => (Number.isNaN(rho) ? "undefined" : rho.toFixed(3).replace(/^-(?=0\.000$)/, "").replace("-", MINUS));
+const plain = (rho) => (Number.isNaN(rho) ? "ρ undefined" : `ρ = ${rho.toFixed(3).replace(/^-(?=0\.000$)/, "").replace("-", MINUS)}`);
 
 // Pearson's correlation; NaN where one side does not vary.
 const pearson = (xs, ys) => {
@@ -63,7 +63,6 @@ export default {
     const stepOf = (k) => data.step * 4 ** k;
     const pairOf = ({ network, layer }) => probed.find((one) => one.network === network && one.layer === layer);
     const precisionOf = ({ precision }) => precisions.find(({ name }) => name === precision);
-    const fours = (times) => Math.min(Math.max(Math.round(Math.log(times) / Math.log(4)), 0), longest);
 
     // What a difference measures along each probe, per unit of length and at states as long as trained. A fixed step at
     // states 4 times as long is one of a quarter of its length at these; a share of each state is what it was.
@@ -93,16 +92,13 @@ export default {
       return `${written(lengthOf(wanted))}, ${times > 1 ? `×${written(times)}` : "as trained"}`;
     };
     view.slider("step", { label: "ε", value: first.step, min: lowest, max: highest, step: 1 });
-    view.slider("length", { label: "States’ length ‖h‖", value: first.length, min: 0, max: longest, step: 1 });
+    view.slider("length", { label: "Length ‖h‖", value: first.length, min: 0, max: longest, step: 1 });
     const sliders = [...view.root.querySelectorAll("input[type=range]")];
     const last = data.layers.at(-1), place = (layer) => (layer ? (layer === last ? `${layer}, into the last block` : layer) : "0, the embedding");
     view.choice("precision", { label: "Precision", value: first.precision, options: precisions.map(({ name }) => [name, name]) });
     view.choice("network", { label: "Network", value: first.network, options: data.networks.map((name) => [name, name]) });
     view.choice("layer", { label: "Layer", value: first.layer, options: data.layers.map((layer) => [layer, place(layer)]) });
-    view.button("As published", () => view.set({
-      network: first.network, layer: first.layer, precision: "float32", mode: "absolute", step: 0,
-      length: fours(data.published / pairOf(first).length),
-    }));
+    view.button("States as trained", () => view.set({ length: 0 }));
     view.button("First view", view.reset);
 
     // Where dots are and where they go, in units of the true changes' SD; a new state is reached by a short way.
@@ -143,7 +139,8 @@ export default {
       view.say([
         `${state.network}, layer ${state.layer}, states of length ${written(length)}; in ${state.precision} a step of ${stepIn(state)},`,
         `which is ${relative ? written(step * length) : `${written(share)} ‖h‖`}, or ${written(share / roundoff)} roundoffs.`,
-        `The exact gradient, right by definition, scores ρ = ${plain(now.rho)}.`,
+        Number.isNaN(now.rho) ? "The exact gradient, right by definition, has no score."
+          : `The exact gradient, right by definition, scores ${plain(now.rho)}.`,
         changed ? `The loss changes at ${changed} of ${now.count} probes, by ${now.amounts - (now.same > 0)} different amounts.`
           : `The loss changes at none of ${now.count} probes, to the last bit: nothing is measured.`,
       ].join(" "));
@@ -221,7 +218,7 @@ export default {
           left: ticks(high).map((tick) => [(tick / high + 1) / 2, told(tick)]),
           below: "true change of the loss, in its SDs",
           beside: "measured change, in the same",
-          title: `ρ = ${plain(now.rho)}`,
+          title: plain(now.rho),
         });
         context.fillText(`no change at ${now.same} of ${now.count} probes (hollow)`, BOX.left, 33);
       },

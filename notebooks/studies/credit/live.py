@@ -33,14 +33,14 @@ SCRIPT = Path(__file__).with_name("audit.js")
 STEP, LOWEST, HIGHEST = 1e-3, -8, 5  # steps are STEP · 4^k, of k from LOWEST to HIGHEST
 LONGEST = 10  # states are made up to 4^LONGEST times as long
 IMAGES, DIRECTIONS, DRAWS = 160, 1, 200  # most images; directions of each; fresh feedback matrices
-SHOWN_LENGTH, PUBLISHED_LENGTH = 1.1e5, 4e8  # of vanilla DFA's states: on CIFAR-10 in this study, and as published
+PUBLISHED_LENGTH = 4e8  # of vanilla DFA's states
 SAME = -(2**15)  # the code of a change that is exactly 0
 MODES: dict[str, Method] = {"absolute": "finite", "relative": "relative"}
 ABOUT = """
 Each dot is a step from one state in a random direction: across, the change of the loss that the exact gradient
 predicts; up, the change that a difference of two losses measures. On the dashed line they agree and the score ρ is 1.
-Here the step has the published fixed length and the states are long: take the step as a share of each state, or make
-states shorter, and watch ρ.
+Here step and states are as long as published, and no loss changes: take the step as a share of each state, or make
+the states shorter, and watch the dots.
 """
 
 # Pixels, and points of type, of the two panels.
@@ -140,7 +140,7 @@ def live_audit(probed: Sequence[Probed]) -> LiveFigure:
         raise ValueError(f"expected every layer of every network, got {[(one.network, one.layer) for one in probed]}")
     shown = probed[len(layers) - 1]
     first: dict[str, Any] = {"network": shown.network, "layer": shown.layer}
-    first |= {"precision": "float32", "mode": "absolute", "step": 0, "length": _fours(SHOWN_LENGTH / shown.length)}
+    first |= {"precision": "float32", "mode": "absolute", "step": 0, "length": _fours(PUBLISHED_LENGTH / shown.length)}
     entries = registry(layout.marks())
     data = {
         "networks": networks,
@@ -159,7 +159,6 @@ def live_audit(probed: Sequence[Probed]) -> LiveFigure:
         "lowest": LOWEST,
         "highest": HIGHEST,
         "longest": LONGEST,
-        "published": PUBLISHED_LENGTH,
         "first": first,
     }
     return LiveFigure(SCRIPT, data, lambda: plot_first_view(shown, first), ABOUT)
@@ -325,7 +324,7 @@ def _draw_probes(ax: Axes, probed: Probed, view: Mapping[str, Any]) -> None:
     ax.set(xlim=(-across, across), ylim=(-up, up))
     ax.set_xlabel("true change of the loss, in its SDs", fontsize=TYPE)
     ax.set_ylabel("measured change, in the same", fontsize=TYPE)
-    _write(ax, 12, f"ρ = {plain(value)}", fontweight="bold")
+    _write(ax, 12, plain(value), fontweight="bold")
     _write(ax, 33, f"no change at {same.sum()} of {len(same)} probes (hollow)")
 
 
@@ -369,7 +368,7 @@ def _write(ax: Axes, y: float, words: str, x: float = 0, **looks: Any) -> None:
 
 def plain(value: float) -> str:
     """Return ρ as the figure writes it."""
-    return "undefined" if math.isnan(value) else f"{value:.3f}".replace("-0.000", "0.000").replace("-", "−")
+    return "ρ undefined" if math.isnan(value) else f"ρ = {value:.3f}".replace("-0.000", "0.000").replace("-", "−")
 
 
 def _fours(times: float) -> int:
