@@ -21,6 +21,7 @@ from nbutils.ablation.weights import zero_weights
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.graphs import scores as edge_scores
+from nbutils.graphs.faithfulness import circuit_curve
 from nbutils.graphs.patch import patch_edges
 from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
@@ -146,14 +147,19 @@ def scored(device):
     with torch.no_grad(), patch_edges(task.model, task.graph, [task.graph.edges[3]], task.of(first)):
         patched = task.model(first.clean)
     attribution = edge_scores.attribution_scores(task)
-    return [
-        patched,
+    scores = [
         attribution,
         edge_scores.exact_scores(task),
         edge_scores.integrated_gradients(task, steps=2),
         edge_scores.magnitude_scores(task),
         edge_scores.greedy_scores(task, thresholds=[0.01, 0.1]),
-        edge_scores.evaluate(task, edge_scores.circuit_masks(attribution, [2, 5])),
+    ]
+    assert {one.device for one in scores} == {CPU}  # so that they can be compared with each other
+    return [
+        patched,
+        *scores,
+        edge_scores.evaluate(task, edge_scores.circuit_masks(attribution.to(device), [2, 5])),
+        circuit_curve(task, attribution, [0.2, 0.5]),
     ]
 
 
@@ -201,7 +207,7 @@ def same(found, expected):
         for one, other in zip(found, expected, strict=True):
             same(one, other)
     elif isinstance(expected, pd.DataFrame):
-        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, check_categorical=False)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-6, check_categorical=False)
     else:
         assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
 
@@ -251,5 +257,7 @@ def test_tensors_of_two_devices_are_refused(device):
         torch.ones(3, device=device) + torch.ones(3)
     with pytest.raises(RuntimeError, match="device"):
         torch.nn.Linear(3, 3).to(device)(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="device"):
+        torch.stack([torch.ones((), device=device), torch.ones(())])
     with pytest.raises(TypeError, match=r"cpu\(\)"):
         torch.ones(3, device=device).numpy()
