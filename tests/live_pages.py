@@ -23,7 +23,7 @@ from nbutils.plotting.live import WIDGET_VIEW, LiveFigure
 FIGURE = ".live-figure"
 LIVE = f"document.querySelector('{FIGURE}').live"
 STATE = f"() => ({{...{LIVE}.state}})"
-NONSENSE = ("NaN", "undefined", "Infinity", "null", "[object")  # in words for a reader
+NONSENSE = ("NaN", "undefined", "Infinity", "null", "[object", "cannot be drawn")  # in words for a reader
 SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
 ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]
 KEYS = {  # by what a control is
@@ -75,9 +75,13 @@ def status(page) -> str:
     page.evaluate(SETTLED)
     words: str = page.locator(".live-status").inner_text()
     assert page.locator(".live-fault").count() == 0, words
-    assert words.strip()
-    assert not [sign for sign in NONSENSE if sign in words], words
+    assert sensible(words), words
     return words
+
+
+def sensible(words: str) -> bool:
+    """Return whether a figure says something, and no fault or nonsense."""
+    return bool(words.strip()) and not any(sign in words for sign in NONSENSE)
 
 
 def controls(page) -> list[tuple[str, str, Any]]:
