@@ -330,10 +330,11 @@ export default {
       const [kept, left] = data.recorded[state.kind].units.subarray(2 * state.unit);
       return [
         `${subject} ${state.trigger ? "with" : "without"} the trigger is read as ${answer(1)}${beside}.`,
-        state.kind === "zero" && silent && `All of ${silent} is off: what follows says its biases alone, the same for every image.`,
+        state.kind === "zero" && silent && `All of ${silent} is off: what follows says its biases alone, whatever the image.`,
         tally && `On ${count} test images: ${pair(share(0), share(1))}.`,
         `Marked: ${names[state.unit]}${data.found.includes(state.unit) ? ", found by the search" : ""};`,
         `it alone ${how}, on all ${data.total} images: ${pair(percent(kept), percent(left))}.`,
+        drawing && strokesOf(state.drawing).flat().length >= MOST_POINTS && "The pad is full; clear it to go on.",
         penned && `The pen is ${down ? "down" : "up"}.`,
       ].filter(Boolean).join(" ");
     };
@@ -393,7 +394,7 @@ export default {
       },
       draw: (context, look) => {
         const drawing = state.image === "drawing", place = (point) => point.map((at, k) => CORNER[k] + (at * size) / STEPS);
-        shade(context, look, drawing ? [] : now.pixels, "draw here");
+        shade(context, look, drawing ? new Float64Array(SIDE * SIDE) : now.pixels, "draw here");
         Object.assign(context, { lineWidth: 14, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
         if (drawing) strokesOf(state.drawing).forEach((stroke) => line(context, ...[stroke[0], ...stroke].map(place)));
         if (!penned) return;
