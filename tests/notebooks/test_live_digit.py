@@ -221,6 +221,7 @@ def test_nothing_and_nonsense_on_the_pad_have_a_view(page):
             assert ("biases alone" in words) == bool(off)
     page.evaluate(f"wanted => {LIVE}.set(wanted)", {"drawing": scribble})
     assert len(page.evaluate(STATE)["drawing"]) <= 4500  # it stays in the address
+    assert "The pad is full" in status(page)
 
 
 def test_the_pen_draws_by_mouse_and_by_key(page):

@@ -251,7 +251,8 @@ export default {
 
     // Clean accuracy and attack success on the test images, counted a few in every frame. What conv2 says is kept, as a
     // whole and with the units of conv1 that are off: without it a unit of conv2 or fc1 would take as long.
-    const whole = [[], []], early = { key: "", maps: [[], []] }, tallies = new Map();
+    const whole = [[], []], early = { key: "", maps: [[], []] };
+    const results = new Map([["", data.first.shares[0]], [found && `zero ${found}`, data.first.shares[1]]]);
     const wholeOf = (i, stamp) => (whole[stamp][i] ??= net.run(normal(example(i), stamp), none).layers.slice(1));
     const answerTo = (i, stamp, off, kind) => {
       const twin = kind === "zero" ? null : [null, ...wholeOf(i, 1 - stamp)];
@@ -262,25 +263,24 @@ export default {
       const hidden = net.parts[2](net.replaced(maps, 1, off, twin));
       return answerOf(net.head(net.replaced(hidden, 2, off, twin)));
     };
+    const counted = { key: null, done: 0 }; // the set of units that images are being counted for
     const measured = ({ off, kind }, until = Infinity) => {
       const key = off && `${kind} ${off}`;
-      if (!tallies.has(key)) {
-        if (tallies.size > 2000) tallies.clear();
-        tallies.set(key, { done: 0, right: 0, others: 0, taken: 0 });
+      if (results.has(key)) return results.get(key);
+      if (counted.key !== key) Object.assign(counted, { key, done: 0, right: 0, others: 0, taken: 0 });
+      const first = unitsOf(off).filter((unit) => layerOf(unit) === 0).join("."), own = first && `${kind} ${first}`;
+      if (own !== early.key) Object.assign(early, { key: own, maps: [[], []] });
+      for (const units = offOf(off); counted.done < count && performance.now() < until; counted.done += 1) {
+        const label = labels[counted.done], other = label !== trigger.target;
+        const [clean, attacked] = [0, 1].map((stamp) => answerTo(counted.done, stamp, units, kind));
+        counted.right += clean === label;
+        counted.others += other;
+        counted.taken += other && attacked === trigger.target;
       }
-      const tally = tallies.get(key), flags = offOf(off);
-      if (tally.done < count) {
-        const first = unitsOf(off).filter((unit) => layerOf(unit) === 0), own = first.length ? `${kind} ${first}` : "";
-        if (own !== early.key) Object.assign(early, { key: own, maps: [[], []] });
-      }
-      while (tally.done < count && performance.now() < until) {
-        const label = labels[tally.done], [clean, attacked] = [0, 1].map((stamp) => answerTo(tally.done, stamp, flags, kind));
-        tally.right += clean === label;
-        tally.others += label !== trigger.target;
-        tally.taken += label !== trigger.target && attacked === trigger.target;
-        tally.done += 1;
-      }
-      return tally.done < count ? null : [tally.right / count, tally.taken / tally.others];
+      if (counted.done < count) return null;
+      if (results.size > 5000) results.clear();
+      results.set(key, [counted.right / count, counted.taken / counted.others]);
+      return results.get(key);
     };
 
     const known = examples.flatMap((own, label) => (own.length ? [[String(label), `a test image, ${label}`]] : []));
@@ -330,10 +330,11 @@ export default {
       const [kept, left] = data.recorded[state.kind].units.subarray(2 * state.unit);
       return [
         `${subject} ${state.trigger ? "with" : "without"} the trigger is read as ${answer(1)}${beside}.`,
-        state.kind === "zero" && silent && `All of ${silent} is off: what follows says its biases alone, the same for every image.`,
-        tally && baseline && `On ${count} test images: ${pair(share(0), share(1))}.`,
+        state.kind === "zero" && silent && `All of ${silent} is off: what follows says its biases alone, whatever the image.`,
+        tally && `On ${count} test images: ${pair(share(0), share(1))}.`,
         `Marked: ${names[state.unit]}${data.found.includes(state.unit) ? ", found by the search" : ""};`,
         `it alone ${how}, on all ${data.total} images: ${pair(percent(kept), percent(left))}.`,
+        drawing && strokesOf(state.drawing).flat().length >= MOST_POINTS && "The pad is full; clear it to go on.",
         penned && `The pen is ${down ? "down" : "up"}.`,
       ].filter(Boolean).join(" ");
     };
@@ -346,8 +347,8 @@ export default {
       }
       const until = performance.now() + MILLISECONDS;
       baseline = measured({ off: "", kind: "zero" }, until);
-      tally = measured(state, until);
-      if (!baseline || !tally) view.redraw();
+      tally = baseline && measured(state, until);
+      if (!tally) view.redraw();
       const words = inWords();
       if (words !== said) view.say((said = words));
     });
@@ -393,7 +394,7 @@ export default {
       },
       draw: (context, look) => {
         const drawing = state.image === "drawing", place = (point) => point.map((at, k) => CORNER[k] + (at * size) / STEPS);
-        shade(context, look, drawing ? [] : now.pixels, "draw here");
+        shade(context, look, drawing ? new Float64Array(SIDE * SIDE) : now.pixels, "draw here");
         Object.assign(context, { lineWidth: 14, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
         if (drawing) strokesOf(state.drawing).forEach((stroke) => line(context, ...[stroke[0], ...stroke].map(place)));
         if (!penned) return;

@@ -110,7 +110,7 @@ def live_digit(
     few = from_bytes(greys, corner, report)
     off = sorted(names.index(tuple(unit)) for unit in found)
     shown = shown_first(model, trigger, few, off)
-    label = int(few.labels[shown])
+    label, view = int(few.labels[shown]), first_view(model, trigger, few, shown, off)
     coarse = report.source.startswith("embedded")
     pinned = names.index(tuple(found[0])) if found else 0
     kept = {kind: _kept(recorded[kind], names) for kind in KINDS}
@@ -139,11 +139,15 @@ def live_digit(
         "recorded": kept,
         "total": len(report),
         "looks": [{"colour": COLOURS.index(entries[name][0]), "square": entries[name][1] == "s"} for name in MEASURES],
-        "first": {"image": str(label), "nth": int((few.labels[:shown] == label).sum()), "unit": pinned},
+        "first": {
+            "image": str(label),
+            "nth": int((few.labels[:shown] == label).sum()),
+            "unit": pinned,
+            "shares": view.shares.tolist(),
+        },
     }
 
     def draw() -> Figure:
-        view = first_view(model, trigger, few, shown, off)
         return plot_first_view(view, trigger, names, off, pinned, kept["zero"], len(few), len(report))
 
     return LiveFigure(SCRIPT, data, draw, ABOUT.format(target=trigger.target))
