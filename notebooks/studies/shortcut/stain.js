@@ -123,7 +123,7 @@ const dot = (context, x, y, marker, edge, face = edge) => {
   context.stroke();
 };
 const writer = (context, canvas, { width, type }, ink) => {
-  const size = type * Math.min(Math.max(width / (canvas.clientWidth || width), 1), 1.3); // letters stay legible
+  const size = Math.min(Math.max(type, (11 * width) / (canvas.clientWidth || width)), 1.3 * type); // 11 pixels on screen, or more
   return (words, x, y, align = "left", weight = "normal", smaller = 0) => {
     context.font = `${weight} ${size - smaller}px system-ui, 'DejaVu Sans', sans-serif`;
     Object.assign(context, { textAlign: align, textBaseline: "middle", fillStyle: ink });
