@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from live_pages import CHROMIUM, opened, page_of
+from browsers import MARKS
+from live_pages import LIVE, STATE, opened, page_of, status
 from scipy.stats import pearsonr
 
 from studies.credit.audit import signals
@@ -17,18 +18,12 @@ from studies.credit.live import BOX, HIGHEST, LONGEST, LOWEST, MODES, PANEL, Exa
 from studies.credit.network import ResidualMLP
 from studies.credit.steps import PRECISIONS
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytest.importorskip("anywidget", reason="needs anywidget")
 
 STATES = 2000
 STEM, NAME, ALT = "04-feedback-alignment-audit", "live-audit", "Dots on a line. No loss changes."
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not CHROMIUM, reason="found no chromium or google-chrome"),
-]
+pytestmark = MARKS
 
 
 def examined(label: str, seed: int) -> Examined:
@@ -39,34 +34,25 @@ def examined(label: str, seed: int) -> Examined:
 
 
 PROBED = probes([examined("DFA", 0), examined("BP", 1)], [0, 2])
-LIVE = live_audit(PROBED)
-FIRST = LIVE.data["first"]
+SHOWN = live_audit(PROBED)
+FIRST = SHOWN.data["first"]
 
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory) -> Path:
-    return page_of(LIVE, STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    return page_of(SHOWN, STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
 
 
 @pytest.fixture
-def page(browser, page_file) -> Iterator[playwright.Page]:
-    with opened(browser, page_file, "light") as page:
+def page(browser, page_file) -> Iterator:
+    with opened(browser, page_file) as page:
         yield page
 
 
-COMPUTE = """states => states.map((state) => {
-    const { measured, rho, same } = document.querySelector('.live-figure').live.compute(state);
+COMPUTE = f"""states => states.map((state) => {{
+    const {{ measured, rho, same }} = {LIVE}.compute(state);
     return [Array.from(measured), Number.isNaN(rho) ? null : rho, same];
-})"""
-STATE = "() => ({...document.querySelector('.live-figure').live.state})"
+}})"""
 
 
 def recorded(state: dict[str, Any]) -> np.ndarray:
@@ -107,10 +93,10 @@ def test_the_first_view_is_the_static_pictures(page):
     state = page.evaluate(STATE)
     assert state == FIRST
     ((measured, rho, same),) = page.evaluate(COMPUTE, [state])
-    words = [text.get_text() for text in LIVE.static().axes[0].texts]
+    words = [text.get_text() for text in SHOWN.static().axes[0].texts]
     assert words == ["ρ undefined", f"no change at {same} of {len(measured)} probes (hollow)"]
     assert rho is None
-    assert "has no score" in page.locator(".live-status").inner_text()
+    assert "has no score" in status(page)
 
 
 def test_hand_and_keys_move_the_step_and_the_length(page):
@@ -132,21 +118,11 @@ def test_hand_and_keys_move_the_step_and_the_length(page):
     assert page.evaluate(STATE) == FIRST | {"step": LOWEST + 1, "length": FIRST["length"] - 1}
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "step=1e9&length=-1&mode=none&precision=float8&network=%00&layer=1&other=1",
-        "step=0.4&length=2.6",
-        "step=NaN&length=Infinity&layer=&mode=",
-    ],
-)
-def test_an_address_of_nonsense_does_no_harm(page, page_file, wrong):
+def test_an_address_between_two_steps_shows_the_nearest(page, page_file):
     page.goto("about:blank")
-    page.goto(f"{page_file.as_uri()}#figure-{NAME}?{wrong}")
-    page.locator(".live-status").filter(has_text="The exact gradient").wait_for()
-    state = page.evaluate(STATE)
-    assert {name: state[name] for name in ("network", "layer", "precision", "mode")} == {
-        name: FIRST[name] for name in ("network", "layer", "precision", "mode")
-    }
-    assert page.locator(".live-fault").count() == 0
-    assert "NaN" not in page.locator(".live-figure").inner_text()
+    page.goto(f"{page_file.as_uri()}#figure-{NAME}?step=0.4&length=2.6")
+    words = status(page)
+    page.evaluate(f"() => {LIVE}.set({{ step: 0, length: 3 }})")
+    assert status(page) == words
+    page.evaluate(f"() => {LIVE}.set({{ step: 1, length: 3 }})")
+    assert status(page) != words  # the control

@@ -94,6 +94,7 @@ export default {
     view.slider("step", { label: "ε", value: first.step, min: lowest, max: highest, step: 1 });
     view.slider("length", { label: "Length ‖h‖", value: first.length, min: 0, max: longest, step: 1 });
     const sliders = [...view.root.querySelectorAll("input[type=range]")];
+    sliders.forEach((slider, i) => { slider.nextElementSibling.style.minWidth = `${[6, 9][i]}em`; }); // nothing jumps
     const last = data.layers.at(-1), place = (layer) => (layer ? (layer === last ? `${layer}, into the last block` : layer) : "0, the embedding");
     view.choice("precision", { label: "Precision", value: first.precision, options: precisions.map(({ name }) => [name, name]) });
     view.choice("network", { label: "Network", value: first.network, options: data.networks.map((name) => [name, name]) });
