@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
@@ -64,6 +64,16 @@ def project(tmp_path, monkeypatch) -> Project:
     monkeypatch.setattr(layout, "root", lambda: root)
     monkeypatch.delenv(layout.OUT_VARIABLE, raising=False)
     return Project(root)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start the machine's own Chromium."""
+    import browsers
+
+    pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with browsers.launched() as browser:
+        yield browser
 
 
 @pytest.fixture

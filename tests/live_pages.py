@@ -1,15 +1,17 @@
-"""Live figures on a page, for tests in a browser."""
+"""Live figures on a page, for tests in a browser: opened, and every control moved by keyboard, mouse and touch."""
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
+from browsers import without_network
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nbutils import claims, layout
@@ -18,8 +20,21 @@ from nbutils.notebook.render import render_all
 from nbutils.plotting import figures
 from nbutils.plotting.live import WIDGET_VIEW, LiveFigure
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SCREENSHOTS = layout.root() / "build" / "browser"
+FIGURE = ".live-figure"
+LIVE = f"document.querySelector('{FIGURE}').live"
+STATE = f"() => ({{...{LIVE}.state}})"
+NONSENSE = ("NaN", "undefined", "Infinity", "null", "[object")  # in words for a reader
+SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]
+KEYS = {  # by what a control is
+    "range": [*ARROWS, "Home", "End", "PageUp", "PageDown"],
+    "select": ["ArrowUp", "ArrowDown", "Home", "End"],
+    "canvas": [*ARROWS, *ARROWS, "Space", "Enter", "Escape"],
+    "button": ["Enter", "Space"],
+    "checkbox": ["Space"],
+    "radio": ["ArrowUp", "ArrowDown"],
+}
+STROKE = 10  # moves between a pointer's going down and up
 
 
 def page_of(live: LiveFigure, stem: str, name: str, alt: str, folder: Path) -> Path:
@@ -45,23 +60,108 @@ def page_of(live: LiveFigure, stem: str, name: str, alt: str, folder: Path) -> P
 
 
 @contextmanager
-def opened(browser, file: Path, scheme: str) -> Iterator[Any]:
-    """Yield the page without a network, in light or dark; an error of a script fails the test."""
-    context = browser.new_context(offline=True, color_scheme=scheme, viewport={"width": 1280, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    page.goto(file.as_uri())
-    page.locator(".live-figure").wait_for()
-    yield page
-    context.close()
+def opened(browser, file: Path, scheme: str = "light", **options: Any) -> Iterator[Any]:
+    """Yield a page that holds a live figure, without a network; an error of a script fails the test."""
+    with without_network(browser, color_scheme=scheme, **options) as (page, troubles):
+        page.goto(file.as_uri())
+        page.locator(FIGURE).wait_for()
+        page.evaluate(SETTLED)
+        yield page
     assert troubles == []
 
 
-def heap(page) -> float:
-    """Return the megabytes of objects that scripts hold, after a collection."""
+def status(page) -> str:
+    """Return what the figure says, once it has drawn; a fault, or nonsense in it, fails the test."""
+    page.evaluate(SETTLED)
+    words: str = page.locator(".live-status").inner_text()
+    assert page.locator(".live-fault").count() == 0, words
+    assert words.strip()
+    assert not [sign for sign in NONSENSE if sign in words], words
+    return words
+
+
+def controls(page) -> list[tuple[str, str, Any]]:
+    """Return what each control of the figure is, its name, and where it is."""
+    found = []
+    for control in page.locator(FIGURE).locator("input, select, button, canvas").all():
+        kind, name = control.evaluate("""e => [
+            e.localName === 'input' ? e.type : e.localName,
+            e.ariaLabel || e.labels?.[0]?.querySelector('span')?.innerText || e.labels?.[0]?.innerText || e.innerText,
+        ]""")
+        assert kind in KEYS, f"no test moves a control of the kind {kind}"
+        found.append((kind, name, control))
+    return found
+
+
+def by_keyboard(page, kind: str, control, times: int, random: np.random.Generator) -> Iterator[None]:
+    """Press keys on a control; yield after each."""
+    control.focus()
+    for key in random.choice(KEYS[kind], times):
+        page.keyboard.press(str(key))
+        yield
+
+
+def by_mouse(page, kind: str, control, times: int, random: np.random.Generator) -> Iterator[None]:
+    """Choose, click, or draw strokes on a control; yield after each move."""
+    if kind == "select":  # its list is the system's
+        for place in random.integers(control.locator("option").count(), size=times):
+            control.select_option(index=int(place))
+            yield
+        return
+    for places in strokes(control, times, random):
+        if kind in ("range", "canvas"):
+            page.mouse.move(*places[0])
+            page.mouse.down()
+            for place in places:
+                page.mouse.move(*place)
+                yield
+            page.mouse.up()
+        else:
+            for place in places:
+                page.mouse.click(*place)
+                yield
+
+
+def by_touch(page, kind: str, control, times: int, random: np.random.Generator) -> Iterator[None]:
+    """Tap, or draw strokes on a control; yield after each move. A list of choices is the system's, and left alone."""
     session = page.context.new_cdp_session(page)
-    session.send("HeapProfiler.collectGarbage")
-    return session.send("Runtime.getHeapUsage")["usedSize"] / 1e6
+
+    def send(what: str, *places: list[float]) -> None:
+        points = [dict(zip("xy", place, strict=True)) for place in places]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{what}", "touchPoints": points})
+
+    for places in strokes(control, times if kind != "select" else 0, random):
+        if kind in ("range", "canvas"):
+            send("Start", places[0])
+            for place in places[1:]:
+                send("Move", place)
+                yield
+            send("End")
+            places = next(strokes(control, 1, random))  # what takes no strokes has scrolled
+        for place in places:
+            page.touchscreen.tap(*place)
+            yield
+
+
+def strokes(control, times: int, random: np.random.Generator) -> Iterator[list[list[float]]]:
+    """Yield points of the screen on a control, some at a time; it is brought into view before."""
+    for start in range(0, times, STROKE):
+        control.scroll_into_view_if_needed()
+        box = control.bounding_box()
+        shares = 0.02 + 0.96 * random.random((min(STROKE, times - start), 2))
+        yield (shares * [box["width"], box["height"]] + [box["x"], box["y"]]).tolist()
+
+
+def moved(page, way, kind: str, control, times: int, random: np.random.Generator) -> bool:
+    """Move a control, and return whether that changed the state."""
+    before, changed = page.evaluate(STATE), False
+    for i, _ in enumerate(way(page, kind, control, times, random)):
+        changed = changed or (i < 60 and page.evaluate(STATE) != before)
+    return changed
+
+
+def appearance(page) -> str:
+    """Return the state, the words and the pictures of the figure as text."""
+    page.evaluate(SETTLED)
+    pictures = f"() => [...document.querySelectorAll('{FIGURE} canvas')].map(e => e.toDataURL())"
+    return json.dumps([page.evaluate(STATE), page.locator(".live-status").inner_text(), page.evaluate(pictures)])

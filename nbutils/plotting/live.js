@@ -74,7 +74,7 @@ const liveView = ({ model, el }) => {
   // What is not allowed becomes the first view's.
   const apply = (changes) => {
     for (const [name, value] of Object.entries(changes ?? {})) {
-      if (!(name in first)) continue;
+      if (!Object.hasOwn(first, name)) continue; // an address may hold any name
       const found = accepts[name](value);
       state[name] = found === undefined ? first[name] : found;
       shows[name]?.(state[name]);

@@ -1,248 +1,234 @@
-"""Live figures in a browser: what they compute is PyTorch's, every control moves, and without scripts a picture stands.
+"""The live figures of the stored notebooks, on their pages: every control moves, the address holds the view, and
+without scripts a picture stands.
 
-Screenshots go to `build/browser/`.
+What a figure computes is compared with PyTorch by a test of its own. Screenshots go to `build/browser/`.
 """
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlencode
 
-import nbformat
 import numpy as np
 import pytest
-import torch
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from browsers import AXE, MARKS, NEEDS_AXE, SCREENSHOTS, faults, heap
+from live_pages import (
+    FIGURE,
+    LIVE,
+    SETTLED,
+    STATE,
+    appearance,
+    by_keyboard,
+    by_mouse,
+    by_touch,
+    controls,
+    moved,
+    opened,
+    status,
+)
 
-from nbutils import claims, hooks, layout
-from nbutils.notebook.hygiene import hygiene
+from nbutils import layout
 from nbutils.notebook.render import render_all
-from nbutils.plotting import figures
-from nbutils.plotting.live import WIDGET_VIEW
-from studies.color_cube.live import Seed, live_cube
-from studies.color_cube.mappers import BoundedFalloff
-from studies.color_cube.network import ColorMLP
-from studies.color_cube.steering import Suppression
+from nbutils.plotting.manifests import manifest_of
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-pytest.importorskip("anywidget", reason="needs anywidget")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SCREENSHOTS = layout.root() / "build" / "browser"
-STATES, MOVES = 1000, 300
-STEM, NAME, ALT = "01-color-cube", "live-cube", "A sphere, a cube and errors. Red is gone."
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(not CHROMIUM, reason="found no chromium or google-chrome"),
+MOVES, TOUCHES = 300, 40
+GROWTH = 20  # megabytes
+FIGURES = {  # notebook -> the live figure that it shows
+    path: [name for name, entry in manifest_of(layout.assets(path.stem)).items() if "live" in entry]
+    for path in layout.notebooks()
+}
+NOTEBOOKS = [path for path, names in FIGURES.items() if names]
+IMPOSSIBLE = [
+    *("", "NaN", "undefined", "null", "Infinity", "-Infinity", "-1", "1e99", "-1e99", "1e-320", "0x10", "9" * 400),
+    *(
+        "a.9999..3",
+        "0 0 0",
+        "0,0,0",
+        "-1.-2",
+        "[object Object]",
+        "{}",
+        "[]",
+        "\0",
+        "%",
+        "é" * 2000,
+        "__proto__",
+        "true",
+    ),
 ]
+OTHERS = """() => [...document.querySelectorAll('main figure img, .plotly-figure svg')]
+    .filter(e => e.checkVisibility()).length"""
+
+pytestmark = MARKS
 
 
-def network(seed: int) -> ColorMLP:
-    """Return an untrained network whose activations reach where GELU bends."""
-    torch.manual_seed(seed)
-    model = ColorMLP().double().eval()
-    for parameter in model.parameters():
-        parameter.data *= 2
-    return model
+def test_some_notebook_has_a_live_figure_and_none_has_two():
+    assert NOTEBOOKS
+    assert all(len(names) == 1 for names in FIGURES.values() if names)
 
 
-SEEDS = [
-    Seed(
-        f"{i} ({what})",
-        network(i),
-        network(10 + i),
-        torch.nn.functional.normalize(torch.arange(5.0).double() - i, dim=0),
-    )
-    for i, what in enumerate(("median", "best", "failed"))
-]
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem[:2])
+def file(request, tmp_path_factory) -> Path:
+    """Render a notebook as it is stored."""
+    found = render_all([request.param], tmp_path_factory.mktemp("html"))
+    return next(page for page in found if page.stem == request.param.stem)
 
 
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory) -> Path:
-    """Show the live figure as a cell does, and render the notebook that holds it."""
-    folder = tmp_path_factory.mktemp("live")
-    outputs: list[Any] = []
-
-    def kept(bundle, metadata, alt, caption):
-        assert bundle.pop(WIDGET_VIEW)["model_id"]
-        outputs.append(new_output("display_data", data=bundle, metadata=metadata))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(layout.OUT_VARIABLE, str(folder))
-        patch.setattr(claims, "_results", None)
-        patch.setattr(figures, "_display", kept)
-        claims.begin(STEM, profile="quick", source="embedded")
-        figures.show(live_cube(SEEDS), NAME, ALT, caption="The network itself.")
-    cell = new_code_cell("show()", outputs=outputs, execution_count=1)
-    path = folder / f"{STEM}.ipynb"
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# 01 · Live\n\nText."), cell]), path)
-    for check in ("alt text", "figures", "absolute paths"):
-        assert hygiene(path, assets=folder / STEM, only=check) == []
-    return next(file for file in render_all([path], folder / "html") if file.stem == STEM)
+@pytest.fixture
+def page(file, browser) -> Iterator:
+    with opened(browser, file) as page:
+        yield page
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+def name_of(file: Path) -> str:
+    return next(names[0] for path, names in FIGURES.items() if path.stem == file.stem)
 
 
-@pytest.fixture(params=["light", "dark"])
-def page(request, browser, page_file) -> Iterator[playwright.Page]:
-    """Yield the page, opened without a network; an error of a script fails the test."""
-    context = browser.new_context(offline=True, color_scheme=request.param, viewport={"width": 1280, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
-    page.goto(page_file.as_uri())
-    page.locator(".live-figure").wait_for()
-    yield page
-    context.close()
-    assert troubles == []
-
-
-def by_torch(state: dict[str, Any], rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return latents and reconstructions as the notebook computes them."""
-    seed = next(seed for seed in SEEDS if seed.label == state["seed"])
-    model = seed.plain if state["plan"] == "post hoc" else seed.anchored
-    axis = seed.direction if state["plan"] == "post hoc" else torch.eye(5, dtype=torch.float64)[0]
-    edits: dict[str, Any] = {"bottleneck": Suppression(axis, BoundedFalloff(power=0), state["strength"])}
-    if state["plan"] in ("none", "ablated"):
-        share = 1 - state["strength"] if state["plan"] == "ablated" else 1.0
-        edits = {"encoder": lambda z: torch.cat([share * z[..., :1], z[..., 1:]], -1)}
-    with torch.no_grad(), hooks.edit(model, edits), hooks.capture(model, "bottleneck") as seen:
-        recon = model(torch.as_tensor(rgb))
-    return seen["bottleneck"].numpy(), recon.numpy()
-
-
-COMPUTE = """([states, colours]) => states.map((state, i) => {
-    const found = document.querySelector('.live-figure').live.compute(state, Float64Array.from(colours[i]));
-    return [Array.from(found.latents), Array.from(found.recon)];
-})"""
-
-
-def test_what_the_page_computes_is_pytorchs(page):
-    random = np.random.default_rng(0)
-    plans = ["suppressed", "ablated", "post hoc", "none"]
-    states = [
-        {"seed": SEEDS[random.integers(3)].label, "plan": plans[random.integers(4)], "strength": random.random()}
-        for _ in range(STATES)
-    ]
-    colours = random.random((STATES, 8, 3))
-    found = page.evaluate(COMPUTE, [states, colours.reshape(STATES, -1).tolist()])
-    worst = 0.0
-    for state, rgb, own in zip(states, colours, found, strict=True):
-        for theirs, ours in zip(by_torch(state, rgb), own, strict=True):
-            worst = max(worst, np.abs(theirs.ravel() - ours).max())
-    print(f"largest difference over {STATES} states: {worst:.1e}")
-    assert worst < 1e-5
-    wrong = by_torch(states[0] | {"plan": "none", "strength": 0.0}, colours[0])[1]  # the control
-    moved = next(i for i, state in enumerate(states) if state["plan"] == "ablated" and state["strength"] > 0.5)
-    assert np.abs(by_torch(states[moved], colours[moved])[1].ravel() - found[moved][1]).max() < 1e-5
-    assert np.abs(wrong.ravel() - found[moved][1]).max() > 1e-3
-
-
-def heap(page: playwright.Page) -> float:
-    """Return the megabytes of objects that scripts hold, after a collection."""
-    session = page.context.new_cdp_session(page)
-    session.send("HeapProfiler.collectGarbage")
-    return session.send("Runtime.getHeapUsage")["usedSize"] / 1e6
-
-
-def test_every_control_moves_300_times(page):
+@pytest.mark.parametrize("way", [by_keyboard, by_mouse, by_touch])
+def test_every_control_moves(browser, file, way):
     random = np.random.default_rng(1)
-    figure = page.locator(".live-figure")
-    fault = figure.locator(".live-fault")
-    before = heap(page)
-    slider = figure.get_by_role("slider")
-    slider.focus()
-    for _ in range(MOVES):
-        page.keyboard.press(["ArrowLeft", "ArrowRight", "Home", "PageUp"][random.integers(4)])
-    for select in figure.locator("select").all():
-        select.focus()
-        before_it = select.input_value()
-        for _ in range(MOVES):
-            page.keyboard.press(["ArrowDown", "ArrowUp", "Home", "End"][random.integers(4)])
-        page.keyboard.press("Home" if before_it != "0" else "End")
-        assert select.input_value() != before_it
-    for canvas in figure.locator("canvas").all():
-        canvas.scroll_into_view_if_needed()
-        box = canvas.bounding_box()
-        place = random.random((MOVES, 2)) * [box["width"], box["height"]] + [box["x"], box["y"]]
-        page.mouse.move(*place[0])
-        page.mouse.down()
-        for x, y in place:
-            page.mouse.move(x, y)
-        page.mouse.up()
-        if canvas.get_attribute("tabindex") == "0":
-            canvas.focus()
-            for _ in range(MOVES):
-                page.keyboard.press(["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Space"][random.integers(5)])
-    for button in figure.get_by_role("button").all():
-        button.focus()
-        for _ in range(MOVES):
-            page.keyboard.press("Enter")
-    page.wait_for_timeout(500)
-    assert fault.count() == 0
-    assert heap(page) - before < 20
-    assert page.evaluate("() => document.querySelector('.live-figure').live.state.strength") == 1  # of the first view
+    touch = {"has_touch": True, "is_mobile": True, "viewport": {"width": 390, "height": 844}} if way is by_touch else {}
+    with opened(browser, file, **touch) as page:
+        before, others = heap(page), page.evaluate(OTHERS)
+        for kind, name, control in controls(page):
+            if not control.is_visible():
+                page.evaluate(f"() => {LIVE}.reset()")
+                page.evaluate(SETTLED)
+            changed = moved(page, way, kind, control, TOUCHES if way is by_touch else MOVES, random)
+            status(page)
+            if kind in ("range", "checkbox", "radio") or (kind == "select" and way is not by_touch):
+                assert changed, name
+            if kind == "canvas":  # what a pointer moves, keys move too
+                assert changed == (control.get_attribute("tabindex") == "0"), name
+        assert page.evaluate(OTHERS) == others > 0
+        grown = heap(page) - before
+        print(f"memory grew by {grown:.1f} MB")
+        assert grown < GROWTH
 
 
-def test_the_address_holds_the_view_and_nonsense_does_no_harm(page, page_file):
-    slider = page.locator(".live-figure").get_by_role("slider")
-    slider.focus()
-    for _ in range(30):
-        page.keyboard.press("ArrowLeft")
-    page.locator(".live-figure select").nth(1).select_option(label="suppress a direction found afterwards")
-    page.wait_for_url(lambda url: "strength=0.7" in url and "plan=post" in url)
+def test_every_button_does_something(page):
+    random = np.random.default_rng(2)
+    found = controls(page)
+    for kind, name, button in found:
+        if kind != "button":
+            continue
+        for _ in range(3):
+            for other, _, control in found:
+                if other != "button":
+                    moved(page, by_mouse, other, control, 10, random)
+                    moved(page, by_keyboard, other, control, 5, random)
+            before = appearance(page)
+            button.click()
+            page.wait_for_timeout(400)
+            if appearance(page) != before:
+                break
+        else:
+            pytest.fail(f"{name} changes nothing")
+
+
+def test_the_address_holds_the_view(page):
+    random = np.random.default_rng(3)
+    first = page.evaluate(STATE)
+    for kind, _, control in controls(page):
+        if kind != "button":
+            moved(page, by_mouse, kind, control, 10, random)
+            moved(page, by_keyboard, kind, control, 3, random)
+    words, state = status(page), page.evaluate(STATE)
+    assert state != first
+    page.wait_for_timeout(500)  # the address follows when the hand rests
     address = page.url
-    words = page.locator(".live-status").inner_text()
     page.goto("about:blank")
     page.goto(address)
-    assert page.locator(".live-figure").get_by_role("slider").input_value() == "0.7"
-    page.wait_for_function("words => document.querySelector('.live-status').innerText === words", arg=words)
-
+    assert status(page) == words
+    assert page.evaluate(STATE) == state
     page.goto("about:blank")
-    wrong = "strength=9&plan=delete&seed=%00&yaw=NaN&pitch=1e9&brushed=a.9999..3&dimensions=0+0+0&other=1"
-    page.goto(f"{page_file.as_uri()}#figure-{NAME}?{wrong}")
-    state = page.evaluate("() => document.querySelector('.live-figure').live.state")
-    first = {"seed": SEEDS[0].label, "plan": "suppressed", "strength": 1, "dimensions": "0 1 2", "brushed": "3"}
-    assert {name: state[name] for name in first} == first
-    assert page.locator(".live-fault").count() == 0
+    page.goto(address.partition("#")[0])
+    assert page.evaluate(STATE) == first
+    assert status(page) != words  # the control
 
 
-def test_only_its_own_scripts_run(browser, page_file):
+def test_an_impossible_address_gives_a_view(page, file):
+    place = f"figure-{name_of(file)}"
+    asks = "async hash => { location.hash = hash; }"
+    parts = [*page.evaluate(STATE), "__proto__", "constructor", "other"]
+    for part in parts:
+        for value in IMPOSSIBLE:
+            page.evaluate(asks, f"{place}?{urlencode({part: value})}")
+            status(page)
+            unfit = "state => Object.entries(state).filter(([, value]) => value === undefined || Number.isNaN(value))"
+            assert page.evaluate(unfit, page.evaluate(STATE)) == [], (part, value)
+    for value in IMPOSSIBLE:
+        page.goto("about:blank")
+        page.goto(f"{file.as_uri()}#{place}?{urlencode(dict.fromkeys(parts, value))}")
+        status(page)
+
+
+def test_a_picture_stands_where_scripts_are_off(browser, file):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.locator(f"#figure-{name_of(file)} .live-static img").is_visible()
+    assert page.locator(FIGURE).count() == 0
+    context.close()
+
+
+def test_the_picture_makes_way_for_the_figure_and_only_its_own_scripts_run(browser, file):
     page = browser.new_page()
-    page.goto(page_file.as_uri())
-    assert page.locator(".live-figure").count() == 1
+    page.goto(file.as_uri())
+    page.locator(FIGURE).wait_for()
+    assert not page.locator(f"#figure-{name_of(file)} .live-static img").is_visible()
     page.evaluate("() => document.body.append(Object.assign(document.createElement('script'), {text: 'window.x = 1'}))")
     assert page.evaluate("() => window.x") is None
     page.close()
 
 
-def test_a_picture_stands_where_scripts_are_off(browser, page_file):
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(page_file.as_uri())
-    assert page.locator("figure img").is_visible()
-    assert page.locator(".live-figure").count() == 0
-    context.close()
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_nothing_moves_by_itself_for_readers_who_want_it_still(browser, file, motion):
+    with opened(browser, file, reduced_motion=motion) as page:
+        shares = f"""() => new Promise(done => {{
+            const shares = [];
+            {LIVE}.animate(share => shares.push(share));
+            setTimeout(() => done(shares), 600);
+        }})"""
+        found = page.evaluate(shares)
+        assert found[-1] == 1
+        assert (len(found) == 1) == (motion == "reduce")
 
 
+@NEEDS_AXE
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_the_figure(browser, file, scheme):
+    with opened(browser, file, scheme) as page:
+        page.add_init_script(path=AXE)  # a script tag would be stopped by the page's policy
+        page.reload()
+        figure = f"document.querySelector('{FIGURE}').closest('figure')"
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.locator(FIGURE).scroll_into_view_if_needed()
+            status(page)
+            assert faults(page, figure) == [], width
+        page.evaluate(f"() => {figure}.querySelectorAll('canvas').forEach(e => e.removeAttribute('aria-label'))")
+        assert "role-img-alt" in [fault[1] for fault in faults(page, figure)]  # the control
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_screenshot(page, width):
+def test_a_screenshot(browser, file, scheme, width):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    scheme = page.evaluate("() => matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light'")
-    page.set_viewport_size({"width": width, "height": 1000})
-    page.wait_for_timeout(300)
-    page.screenshot(path=SCREENSHOTS / f"live-{NAME}-{width}-{scheme}.png", full_page=True)
-    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    with opened(browser, file, scheme, viewport={"width": width, "height": 1000}) as page:
+        status(page)
+        stem = f"live-{file.stem[:2]}-{width}-{scheme}"
+        whole = page.locator("figure", has=page.locator(FIGURE))
+        whole.screenshot(path=SCREENSHOTS / f"{stem}.png")
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        if (scheme, width) != ("light", 1280):
+            return
+        random = np.random.default_rng(4)
+        for i, (kind, name, control) in enumerate(controls(page)):  # one after the other, from the first view
+            page.evaluate(f"() => {LIVE}.reset()")
+            moved(page, by_keyboard if kind == "button" else by_mouse, kind, control, 5, random)
+            page.mouse.up()
+            page.wait_for_timeout(400)
+            word = re.sub(r"\W+", "-", name.lower()).strip("-")[:24]
+            whole.screenshot(path=SCREENSHOTS / f"{stem}-{i}-{word}.png")

@@ -115,8 +115,9 @@ const signed = (value) => {
 };
 const plain = (value) => (Number.isFinite(value) ? value.toFixed(2).replace(/^-(?=0\.00$)/, "").replace("-", MINUS) : DASH);
 const CIRCUIT = { width: 500, height: 400 }, ROWS = { width: 358, height: 400 };
-const FIRST_ROW = 62, ROW = 36, BARS = [112, 214], DOTS = [258, 312], LOW = -0.2, HIGH = 1.2; // as in the static picture
+const FIRST_ROW = 62, ROW = 36, BARS = [112, 194], DOTS = [246, 314], LOW = -0.2, HIGH = 1.2; // as in the static picture
 const WIDEST = 8, NARROWEST = 0.9, CUT_WIDTH = 1.1, NEAR = 12; // pixels
+const PASSES = 0.9; // from which faithfulness counts
 const MILLISECONDS = 6; // of a frame, for stand-ins that are not the chosen one
 
 export default {
@@ -213,7 +214,7 @@ export default {
       cut[edge] = 1 - cut[edge];
       return { pinned: edge, cut: wordsOf(cut) };
     };
-    view.button("Cut or restore", () => view.set(switched(state.pinned)));
+    view.button("Cut or restore the pinned edge", () => view.set(switched(state.pinned)));
     view.button("Restore all", () => view.set({ cut: nothing }));
     view.button("First view", view.reset);
 
@@ -237,12 +238,13 @@ export default {
       if (waits) view.redraw();
       const { difference, answered } = measured(state), whole = measured({ ...state, cut: nothing }).difference;
       const { label } = standIns[own], [part, all] = [difference, whole].map((one) => one.toFixed(1).replace("-", MINUS));
+      const passed = found.filter((value) => value >= PASSES).length;
       const words = [
         `${remaining} of ${edges.length} edges kept, the others fed with: ${label}.`,
-        `Logit difference ${part} of ${all} logits, faithfulness ${plain(faithful)};`,
-        `${answered} of ${items} prompts answered rightly.`,
+        `Faithfulness ${plain(faithful)}: ${part} of ${all} logits, ${answered} of ${items} prompts answered rightly.`,
+        `Faithful (${PASSES} or more) under ${waits ? "…" : passed} of ${standIns.length} stand-ins.`,
         `Pinned: ${names[state.pinned]}, ${cut[state.pinned] ? "cut" : "kept"};`,
-        `cut alone (${label}) it moves the logit difference by ${signed(scoresOf(state)[state.pinned])}.`,
+        `cutting it alone: ${signed(scoresOf(state)[state.pinned])} logits.`,
       ].join(" ");
       if (words !== said) view.say((said = words));
     });
@@ -363,12 +365,15 @@ export default {
         };
         context.textBaseline = "middle";
         context.fillStyle = ink;
-        const font = context.font;
+        const font = context.font, middle = (BARS[0] + BARS[1] + 44) / 2, end = (DOTS[0] + ROWS.width - 6) / 2;
+        write("fed to cut edges", 6, 26, "left");
+        write("cut alone, logits", middle, 26, "center");
+        write("faithfulness", end, 26, "center");
         context.font = `bold ${font}`;
-        write(names[edge], 0, 8, "left");
+        write("stand-in", 6, 8, "left");
+        write(names[edge], middle, 8, "center");
+        write("this circuit", end, 8, "center");
         context.font = font;
-        write("score, logits", (BARS[0] + BARS[1] + 40) / 2, 28, "center");
-        write("faithfulness", (DOTS[0] + DOTS[1] + 30) / 2, 28, "center");
         context.strokeStyle = muted;
         context.lineWidth = 1;
         upright(at(0), []);
@@ -385,13 +390,14 @@ export default {
           }
           context.fillStyle = ink;
           write(label, 6, y, "left");
-          write(signed(value), BARS[1] + 40, y, "right");
+          write(signed(value), BARS[1] + 44, y, "right");
           if (found[i] !== undefined) write(plain(found[i]), ROWS.width - 6, y, "right");
           context.fillStyle = accents[value <= 0 ? 0 : 1];
           context.fillRect(Math.min(at(0), at(value)), y - 7, Math.abs(at(value) - at(0)), 14);
           if (!Number.isFinite(found[i])) return;
           const x = along(found[i]), side = Math.sign(found[i] - Math.min(Math.max(found[i], LOW), HIGH));
           context.fillStyle = ink;
+          context.fillRect(Math.min(x, along(0)), y - 1, Math.abs(x - along(0)), 2);
           context.beginPath();
           if (side) {
             context.moveTo(x + 5 * side, y);

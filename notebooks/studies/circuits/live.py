@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).with_name("circuit.js")
 ANOTHER = "resample, another prompt"
 ABOUT = """
-A transformer that continues repeated sequences runs in this page. Tap an edge to see its score under every stand-in,
-tap it again to cut or restore it. The dots show how much of its logit difference the circuit keeps: under one stand-in
-it may be all, under another nothing.
+A transformer that continues repeated sequences runs in this page. Some of its edges are kept; the others are cut, and
+fed a stand-in. The dots tell how much of its behaviour is left under each: all (1) by one, next to nothing by another.
+Try another stand-in, or tap an edge to see what cutting it alone does, and again to cut or restore it.
 """
 
 
@@ -69,7 +69,7 @@ STAND_INS: Mapping[str, StandIn] = {
 # Pixels, and points of type, of the two panels.
 CIRCUIT, ROWS, GAP = (500, 400), (358, 400), 12
 TITLE, FIRST_ROW, ROW, TYPE = 16, 62, 36, 9.0
-BARS, DOTS = (112, 214), (258, 312)  # from where to where scores and faithfulness are drawn
+BARS, DOTS = (112, 194), (246, 314)  # from where to where scores and faithfulness are drawn
 WIDEST, NARROWEST, CUT_WIDTH = 8.0, 0.9, 1.1
 LOW, HIGH = -0.2, 1.2  # of faithfulness; what lies beyond stands at the end
 SCREEN = 96  # pixels per inch
@@ -286,9 +286,14 @@ def _draw_rows(
     def along(value: float) -> float:
         return DOTS[0] + (np.clip(value, LOW, HIGH) - LOW) / (HIGH - LOW) * (DOTS[1] - DOTS[0])
 
-    ax.text(0, 8, edge, ha="left", fontweight="bold", **text)
-    ax.text((BARS[0] + BARS[1] + 40) / 2, 28, "score, logits", ha="center", **text)
-    ax.text((DOTS[0] + DOTS[1] + 30) / 2, 28, "faithfulness", ha="center", **text)
+    middle, right = (BARS[0] + BARS[1] + 44) / 2, (DOTS[0] + ROWS[0] - 6) / 2
+    for x, align, owner, told in (
+        (6, "left", "stand-in", "fed to cut edges"),
+        (middle, "center", edge, "cut alone, logits"),
+        (right, "center", "this circuit", "faithfulness"),
+    ):
+        ax.text(x, 8, owner, ha=align, fontweight="bold", **text)
+        ax.text(x, 26, told, ha=align, **text)
     line: dict[str, Any] = {"color": theme.muted, "linewidth": point, "linestyle": ":"}
     ax.plot([at(0)] * 2, [FIRST_ROW - ROW / 2, bottom], **line | {"linestyle": "-"})
     for level in (0, 1):
@@ -304,8 +309,9 @@ def _draw_rows(
         value = scores[name][pinned].item()
         colour = theme.accents[0] if value <= 0 else theme.accents[1]
         ax.fill_betweenx([y - 7, y + 7], at(0), at(value), color=colour, linewidth=0)
-        ax.text(BARS[1] + 40, y, signed(value), ha="right", **text)
+        ax.text(BARS[1] + 44, y, signed(value), ha="right", **text)
         if np.isfinite(found[name]):
+            ax.plot([along(0), along(found[name])], [y, y], color=theme.ink, linewidth=2 * point, linestyle="-")
             marker = "o" if LOW <= found[name] <= HIGH else "<" if found[name] < LOW else ">"
             ax.scatter([along(found[name])], [y], s=45, marker=marker, color=theme.ink, zorder=3)
         ax.text(ROWS[0] - 6, y, plain(found[name]), ha="right", **text)

@@ -4,6 +4,6 @@
 latent sphere. `regimes`: the objectives of training, and the choices that make sense together. `routing`: gradient
 routing. `mappers`, `steering`: edits of its latents. `directions`: directions found after training, or at random.
 `measures`: similarity of colours, errors, their correlation. `frontier`: removals of many networks at once, and how
-selective they are. `planted`: an autoencoder whose red is known. `plots`, `explorer` and `figures.toml`: what the
-notebook shows, and what it says to those who do not see it.
+selective they are. `planted`: an autoencoder whose red is known. `plots`, `figures.toml`, and `live` with `cube.js`:
+what the notebook shows, and what it says to those who do not see it.
 """

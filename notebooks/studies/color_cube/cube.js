@@ -73,13 +73,24 @@ const css = (rgb, i, mix, paper) => {
 };
 const channels = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
 
+const raised = (whole) => [...String(whole)].map((sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]).join("");
+
+const plain = (value) => value.toFixed(3).replace("-0.000", "0.000").replace("-", "−");
+const small = (value) => {
+  if (Math.abs(value) < 1e-9) return "0";
+  const [digits, power] = value.toExponential(1).split("e");
+  return `${digits.replace("-", "−")} · 10${raised(Number(power))}`;
+};
+
+const STEPS = 20; // of strength, where removals are compared
+const NOTABLE = 0.005; // squared error at red, from which on they are
 const PANEL = { width: 265, height: 280 };
 
 export default {
   render({ model, el }) {
     const view = liveView({ model, el });
     const { data, state } = view;
-    const { seeds, rgb, similarity, hues, values, unlike, gridPoints, highest } = data;
+    const { seeds, rgb, similarity, hues, values, unlike, gridPoints, decades } = data;
     const count = similarity.length, patches = hues * values, slices = count / patches;
     const width = seeds[0].anchored.encoder.at(-1).bias.length;
 
@@ -126,6 +137,18 @@ export default {
       const added = errorsOf(wanted).map((error, i) => error - before.get(network)[i]);
       return { red: added[0], elsewhere: added.subarray(1).reduce((sum, one) => sum + one, 0) / (added.length - 1) };
     };
+    // What the other removal does elsewhere at the strength where it does as much to red; undefined if it never does.
+    const curves = new Map();
+    const asMuch = (wanted, red) => {
+      const plan = wanted.plan === "post hoc" ? "suppressed" : "post hoc", key = `${wanted.seed}\n${plan}`;
+      if (!curves.has(key)) {
+        curves.set(key, Array.from({ length: STEPS + 1 }, (_, step) => damage({ ...wanted, plan, strength: step / STEPS })));
+      }
+      const curve = curves.get(key), end = curve.findIndex((at, step) => step && at.red >= red);
+      if (end < 0) return undefined;
+      const [low, high] = [curve[end - 1], curve[end]];
+      return low.elsewhere + ((red - low.red) / (high.red - low.red)) * (high.elsewhere - low.elsewhere);
+    };
 
     view.choice("seed", { label: "Seed", value: seeds[0].label, options: seeds.map(({ label }) => [label, label]) });
     view.choice("plan", {
@@ -162,8 +185,13 @@ export default {
       brushed = new Set(state.brushed ? state.brushed.split(".").map(Number) : []);
       const { red, elsewhere } = damage(state);
       const mean = [...brushed].reduce((sum, i) => sum + squared(now.recon, rgb, i), 0) / brushed.size;
-      const told = brushed.size ? ` ${brushed.size} colours brushed: mean error ${mean.toPrecision(2)}.` : "";
-      view.say(`Squared error added at pure red: ${red.toFixed(3)}; at colours that have nothing of red, on average: ${elsewhere.toExponential(1)}.${told}`);
+      const told = brushed.size ? ` ${brushed.size} colours brushed: mean error ${small(mean)}.` : "";
+      const other = state.plan === "post hoc" ? "the anchored axis" : "the direction found afterwards";
+      const equal = red >= NOTABLE ? asMuch(state, red) : null;
+      const compared = equal === null ? "" : equal === undefined
+        ? ` Suppressing ${other} cannot do as much to red.`
+        : ` Suppressing ${other}, as strongly as to do the same to red, adds ${small(equal)} there.`;
+      view.say(`Squared error added: ${plain(red)} at pure red, ${small(elsewhere)} on average at colours that have nothing of it.${compared}${told}`);
     });
 
     const turn = ({ dx, dy }) => ({ yaw: state.yaw + 0.6 * dx, pitch: state.pitch + 0.6 * dy });
@@ -290,10 +318,9 @@ export default {
       ...PANEL,
       draw: (context, { ink, muted, paper }) => {
         const box = { left: 48, right: 258, top: 20, bottom: 240 }, paperOf = channels(paper);
-        const at = (i) => [
-          box.left + similarity[i] * (box.right - box.left),
-          box.bottom - Math.min(squared(now.recon, rgb, i) / highest, 1) * (box.bottom - box.top),
-        ];
+        const [lowest, highest] = decades;
+        const heightOf = (decade) => box.bottom - ((Math.min(Math.max(decade, lowest), highest) - lowest) / (highest - lowest)) * (box.bottom - box.top);
+        const at = (i) => [box.left + similarity[i] * (box.right - box.left), heightOf(Math.log10(squared(now.recon, rgb, i)))];
         context.strokeStyle = ink;
         context.lineWidth = 1;
         context.beginPath();
@@ -306,8 +333,8 @@ export default {
         for (const tick of [0, 0.5, 1]) context.fillText(tick, box.left + tick * (box.right - box.left), box.bottom + 19);
         context.fillText("similarity to red", (box.left + box.right) / 2, box.bottom + 36);
         context.textAlign = "right";
-        for (let tick = 0; tick <= highest; tick += 0.1) {
-          context.fillText(tick.toFixed(1), box.left - 8, box.bottom + 4 - (tick / highest) * (box.bottom - box.top));
+        for (let decade = lowest; decade <= highest; decade += 1) {
+          context.fillText(decade ? `10${raised(decade)}` : "1", box.left - 8, heightOf(decade) + 4);
         }
         context.save();
         context.translate(9, (box.top + box.bottom) / 2);
@@ -329,7 +356,7 @@ export default {
       },
     });
 
-    Object.assign(view, { compute, damage });
+    Object.assign(view, { compute, damage, asMuch });
     return view.end;
   },
 };

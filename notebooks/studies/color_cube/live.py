@@ -24,6 +24,7 @@ from studies.color_cube.network import ColorMLP
 SCRIPT = Path(__file__).with_name("cube.js")
 GRID = 20  # points per axis of the colours that collateral is measured on
 YAW, PITCH = 335.0, 15.0  # degrees: from where the sphere is seen first
+LOWEST, HIGHEST = -7, 0  # decades of the error axis; what lies beyond stands at its end
 WIDTH, SMALL = 8.53, 8.0  # inches, as wide as the three canvases; points
 ABOUT = """
 The network runs in this page: take red out of it with the strength, brush colours in the middle to find them in the
@@ -63,7 +64,6 @@ def live_cube(seeds: Sequence[Seed]) -> LiveFigure:
     similarity = rgb_similarity(rgb, RED_HSV)
     latents, recon = first_view(seeds[0].anchored, rgb)
     errors = np.square(recon - rgb).mean(-1)
-    highest = np.ceil(10 * max(errors.max(), 0.25) + 0.5) / 10  # of the error axis
     data = {
         "seeds": [
             {
@@ -80,12 +80,12 @@ def live_cube(seeds: Sequence[Seed]) -> LiveFigure:
         "values": len(cube.value),
         "gridPoints": GRID,
         "unlike": (rgb_similarity(grid, RED_HSV) < UNLIKE).astype(np.uint8),
-        "highest": highest,
+        "decades": [LOWEST, HIGHEST],
         "yaw": YAW,
         "pitch": PITCH,
     }
     shape = (len(cube.saturation), len(cube.value), len(cube.hue), 3)
-    panels = latents, recon.reshape(shape), rgb.reshape(shape), errors, similarity, highest
+    panels = latents, recon.reshape(shape), rgb.reshape(shape), errors, similarity
     return LiveFigure(SCRIPT, data, lambda: plot_first_view(*panels), ABOUT)
 
 
@@ -104,7 +104,6 @@ def plot_first_view(
     truth: np.ndarray,
     errors: np.ndarray,
     similarity: np.ndarray,
-    highest: float,
 ) -> Figure:
     """Plot what the live figure shows first.
 
@@ -114,7 +113,6 @@ def plot_first_view(
         truth: true colours, likewise.
         errors: squared, `[N]`.
         similarity: to red, `[N]`.
-        highest: upper end of the error axis.
     """
     fig = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     sphere, cube, error = fig.subplots(1, 3)
@@ -122,8 +120,13 @@ def plot_first_view(
     _draw_sphere(sphere, latents[:, :3], rgb)
     _draw_cube(cube, recon, truth)
     edge = {"edgecolors": current().muted, "linewidths": 0.5}
-    error.scatter(similarity, errors, s=28, c=rgb, **edge)
-    error.set(xlim=(-0.03, 1.03), ylim=(-0.02 * highest, highest))
+    low, high = 10.0**LOWEST, 10.0**HIGHEST
+    error.set(yscale="log", xlim=(-0.03, 1.03), ylim=(0.8 * low, high))
+    error.scatter(similarity, errors.clip(low, high), s=28, c=rgb, **edge)
+    error.minorticks_off()
+    error.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    error.set_yticks(10.0 ** np.arange(LOWEST, HIGHEST + 1))
+    error.yaxis.set_major_formatter(lambda value, _: "1" if value == 1 else f"$10^{{{np.log10(value):.0f}}}$")
     error.set_xlabel("similarity to red", fontsize=SMALL)
     error.set_ylabel("squared error", fontsize=SMALL)
     error.tick_params(labelsize=SMALL)

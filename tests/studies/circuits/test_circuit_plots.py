@@ -7,7 +7,6 @@ from drawn import words
 from matplotlib.colors import to_rgba
 from matplotlib.patches import FancyBboxPatch, PathPatch
 
-from studies.circuits.explorer import circuit_explorer, view_circuit
 from studies.circuits.plots.faithfulness import plot_faithfulness, plot_sorted
 from studies.circuits.plots.graphs import plot_circuit
 from studies.circuits.plots.heat_maps import plot_attention, plot_edge_scores
@@ -122,51 +121,6 @@ def test_sorted_curves_rise_and_lose_no_method():
         plot_sorted({"panel": {"unknown": [1.0]}}, {"panel": "methods"})
     with pytest.raises(ValueError, match="one panel"):
         plot_sorted({}, {})
-
-
-def view(kept=3):
-    sizes = list(range(len(edges()) + 1))
-    height = [size / sizes[-1] for size in sizes]
-    curve = pd.DataFrame({"edges": sizes, "ratio_of_means": height, "low": height, "high": height})
-    return {"edges": edges(), "curve": curve, "kept": kept}
-
-
-def test_the_circuit_view_marks_the_circuit_that_it_draws(look):
-    left, right = view_circuit(view()).axes
-    assert left.collections[-1].get_offsets().tolist() == [[3, 3 / 15]]
-    assert left.get_title("left") == "3 edges: 0.20"
-    assert len(curves(right, to_rgba(look.paper))) == 3
-    with pytest.raises(KeyError, match="curve"):
-        view_circuit({"edges": edges(), "kept": 1})
-    with pytest.raises(ValueError, match="one row of the curve with 99 edges, got 0"):
-        view_circuit(view(99))
-
-
-def test_the_circuit_explorer_redraws_what_was_chosen():
-    calls = []
-
-    def evaluate(ablation, kept):
-        calls.append((ablation, kept))
-        if kept == 9:
-            raise ValueError("no <such> circuit")
-        return view(kept)
-
-    explorer = circuit_explorer(evaluate, ["zero", "mean"], 15, kept=3)
-    controls, status, picture = explorer.children
-    ablation, count = controls.children
-    assert "3 of 15 edges kept, the others ablated (zero): faithfulness 0.20" in status.value
-    first = picture.value
-    assert "Faithfulness by number of edges" in first
-    ablation.value = "mean"
-    count.value = 6
-    assert "faithfulness 0.40" in status.value
-    assert picture.value != first
-    count.value = 9
-    assert "ValueError: no &lt;such&gt; circuit" in status.value
-    assert picture.value == ""
-    assert calls == [("zero", 3), ("mean", 3), ("mean", 6), ("mean", 9)]
-    with pytest.raises(ValueError, match="0 to 15 edges kept"):
-        circuit_explorer(evaluate, ["zero"], 15, kept=16)
 
 
 def test_a_pair_is_written_once_and_what_certifies_least_is_darkest():

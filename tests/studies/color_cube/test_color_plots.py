@@ -1,7 +1,5 @@
 """Figures of the colour cube are tested through the data they draw, in both themes."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,14 +8,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from nbutils.plotting.figures import PLOTLY
 from studies.color_cube.data import HsvCube
-from studies.color_cube.explorer import color_cube_explorer, view_cube, view_sphere
 from studies.color_cube.plots.cubes import draw_error_by_hue, plot_cube_slices, plot_error_vs_similarity
 from studies.color_cube.plots.distributions import plot_power_sweep, plot_seed_distribution
 from studies.color_cube.plots.frontier import plot_frontiers, plot_losses, tabulate_frontiers
 from studies.color_cube.plots.latents import ColorLatents, plot_latent_grid, plot_stacked
-from studies.color_cube.plots.sphere import EYE, latent_sphere, sphere_picture
+from studies.color_cube.plots.sphere import EYE, plot_sphere
 from studies.color_cube.plots.tables import LATEX_PREAMBLE, color_table_html, color_table_latex
 
 RNG = np.random.default_rng(0)
@@ -184,7 +180,7 @@ def test_a_view_of_fewer_dimensions_lays_the_others_flat():
 @pytest.mark.parametrize("dims", [(1, 0, 5), (-1, 0, 2)])
 def test_views_of_dimensions_that_latents_do_not_have_are_refused(dims):
     latents = ColorLatents(sphere_points(20), RNG.random((20, 3)))
-    for draw in (lambda: plot_latent_grid(latents, [dims]), lambda: latent_sphere(latents, dims)):
+    for draw in (lambda: plot_latent_grid(latents, [dims]), lambda: plot_sphere(latents, dims)):
         with pytest.raises(IndexError, match="from 0 to 4"):
             draw()
 
@@ -205,37 +201,18 @@ def test_stacked_figures_share_the_scale_they_are_given():
     np.testing.assert_array_equal([s[0][1] for s in collections[0].get_segments()], mse[:-1, -1, 2])
 
 
-def test_the_sphere_is_compact_and_keeps_its_data():
-    latents, rgb = sphere_points(2500), RNG.random((2500, 3))
-    fig = latent_sphere(ColorLatents(latents, rgb), dims=(3, 0, 1))
-    traces = {trace.name: trace for trace in fig.data}
-    assert set(traces) == {"unit sphere", "dimension 0", "dimension 1", "dimension 3", "latents"}
-    drawn = np.column_stack([traces["latents"].x, traces["latents"].y, traces["latents"].z])
-    np.testing.assert_array_equal(drawn, np.round(latents[::3][:, [3, 0, 1]], 4))
-    assert len(drawn) <= 1000
-    np.testing.assert_allclose([to_rgb(c) for c in traces["latents"].marker.color], rgb[::3], atol=1 / 255)
-    wires = np.array([traces["unit sphere"].x, traces["unit sphere"].y, traces["unit sphere"].z], dtype=float)
-    radii = np.linalg.norm(wires, axis=0)
-    np.testing.assert_allclose(radii[~np.isnan(radii)], 1, atol=1e-3)
-    axis = traces["dimension 0"]
-    assert np.ptp(axis.y) > 2
-    assert np.ptp(axis.x) == np.ptp(axis.z) == 0
-    assert axis.line.width > traces["dimension 1"].line.width
-    assert len(fig.to_json()) < 60_000
-
-
 def test_the_picture_of_the_sphere_is_seen_from_where_the_camera_stands():
     eye = np.array(EYE) / np.linalg.norm(EYE)
     side = np.cross([0, 0, 1], eye) / np.linalg.norm(np.cross([0, 0, 1], eye))
     points, rgb = np.array([eye, side, -eye, -side]), RNG.random((4, 3))
-    (ax,) = sphere_picture(ColorLatents(points, rgb)).axes
+    (ax,) = plot_sphere(ColorLatents(points, rgb)).axes
     (dots,) = scatters(ax)
     np.testing.assert_allclose(dots.get_offsets(), [[0, 0], [1, 0], [-1, 0], [0, 0]], atol=1e-12)  # far ones first
     np.testing.assert_array_equal(dots.get_facecolors()[[0, -1], :3], rgb[[2, 0]])
     assert (np.diff(dots.get_sizes())[[0, -1]] > 0).all()
     assert set(words(ax)) == {"dimension 0", "dimension 1", "dimension 2"}
     with pytest.raises(IndexError, match="from 0 to 2"):
-        sphere_picture(ColorLatents(points, rgb), (0, 1, 3))
+        plot_sphere(ColorLatents(points, rgb), (0, 1, 3))
 
 
 COLORS = pd.DataFrame(
@@ -331,70 +308,3 @@ def test_the_power_sweep_shows_means_bands_and_choices():
         plot_power_sweep(powers, table.iloc[:-1])
     with pytest.raises(KeyError, match="low"):
         plot_power_sweep(powers, table.drop(columns="low"))
-
-
-def evaluation(strength: float) -> dict[str, np.ndarray]:
-    truth = np.full((2, 3, 4, 3), 0.5)
-    return {
-        "recon": truth * (1 - strength),
-        "truth": truth,
-        "latents": np.eye(5) * (1 - strength / 2),
-        "rgb": np.eye(5)[:, :3],
-    }
-
-
-def test_the_explorer_redraws_what_the_static_cell_shows():
-    calls = []
-
-    def evaluate(seed, plan, strength):
-        calls.append((seed, plan, strength))
-        return evaluation(strength)
-
-    explorer = color_cube_explorer(evaluate, seeds=[3, 47], plans=["ablated", "suppressed"])
-    controls, status, cube, sphere = explorer.children
-    seed, plan, strength = controls.children
-    assert [control.description for control in controls.children] == ["Seed", "Intervention", "Strength"]
-
-    def static(strength):
-        return json.loads(view_sphere(evaluation(strength)).to_json())
-
-    assert sphere.outputs[0]["data"][PLOTLY] == static(1.0) != static(0.5)
-    first = cube.value
-    plan.value = "suppressed"
-    strength.value = 0.5
-    seed.value = 47
-    assert calls == [
-        (3, "ablated", 1.0),
-        (3, "suppressed", 1.0),
-        (3, "suppressed", 0.5),
-        (47, "suppressed", 0.5),
-    ]
-    assert sphere.outputs[0]["data"][PLOTLY] == static(0.5)
-    assert cube.value != first
-    assert 'alt="Slices of the colour cube' in cube.value
-    assert "seed 47, suppressed, strength 0.50" in status.value
-
-
-def test_the_explorer_says_what_went_wrong_instead_of_showing_the_last_picture():
-    def evaluate(seed, plan, strength):
-        if strength < 1:
-            raise ValueError("no <such> strength")
-        return evaluation(strength)
-
-    explorer = color_cube_explorer(evaluate, seeds=[3], plans=["ablated"])
-    controls, status, cube, sphere = explorer.children
-    assert "alert" not in status.value
-    controls.children[2].value = 0.5
-    assert "ValueError: no &lt;such&gt; strength" in status.value
-    assert (cube.value, sphere.outputs) == ("", ())
-    controls.children[2].value = 1.0
-    assert "alert" not in status.value
-    assert cube.value
-
-
-def test_the_views_of_the_explorer_name_what_is_missing():
-    for view in (view_cube, view_sphere):
-        with pytest.raises(KeyError, match="rgb"):
-            view({key: value for key, value in evaluation(1).items() if key != "rgb"})
-    with pytest.raises(ValueError, match="at least one seed"):
-        color_cube_explorer(lambda *_: evaluation(1), seeds=[], plans=["ablated"])
