@@ -27,9 +27,12 @@ from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
 from nbutils.sites import Site
+from nbutils.sweeps.chains import ITEMS, Chain
 from nbutils.sweeps.greedy import Goal, greedy
+from nbutils.sweeps.hooked import items_at_most
 from nbutils.sweeps.metrics import accuracy, divergence
 from nbutils.sweeps.metrics import cross_entropy as loss
+from nbutils.sweeps.rows import Fixed
 from nbutils.sweeps.units import measure, sweep
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
@@ -250,6 +253,25 @@ def test_a_checkpoint_of_one_device_goes_on_on_another(device, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(first, Interrupted(timeline, at=3), path)
         same(run(second, timeline, path), whole)
+
+
+def test_another_device_takes_as_many_items_at_a_time_as_memory_holds(device):
+    """What is cut for the processor's cache is slow where each operation has to be sent; the bound holds there, too."""
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 3)),
+        torch.randn(1, 6),
+    )
+    most = {}
+    for on in (CPU, device):
+        chain = Chain.of(model.to(on), x.to(on), Fixed())
+        for memory in (0, 100_000, 50_000_000):
+            items = most[on.type, memory] = chain.most(memory)
+            assert items * chain._item_bytes + chain._room <= memory
+            assert items <= memory // chain.least
+    assert most["cpu", 50_000_000] == ITEMS
+    assert most[device.type, 50_000_000] > 1000
+    assert items_at_most(model) > items_at_most(nn.Linear(2, 2)) > 0
 
 
 def test_tensors_of_two_devices_are_refused(device):
