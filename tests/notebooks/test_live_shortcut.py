@@ -12,7 +12,8 @@ import torch
 from browsers import MARKS
 from live_pages import STATE, opened, page_of, status
 
-from studies.shortcut.live import COLUMNS, MEASURES, PANEL, STAINS, Answers, live_shortcut, looked_up, stained
+from studies.shortcut.first_view import PANEL
+from studies.shortcut.live import COLUMNS, MEASURES, STAINS, Answers, live_shortcut, looked_up, stained
 from studies.shortcut.stains import REFERENCE, Stain, turned
 from studies.shortcut.tiles import Tiles
 
