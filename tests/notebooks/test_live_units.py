@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def page(browser, page_file) -> Iterator:
         yield page
 
 
-@lru_cache(maxsize=None)
+@cache
 def by_scipy(label: str, across: str, up: str) -> np.ndarray:
     """Return agreement of every row, then what moves, what is shared, and every unit's two places."""
     found = compare(next(one for one in NETWORKS if one.label == label), across, up)
@@ -80,10 +80,12 @@ def test_ranks_and_their_agreement_are_scipys(page):
     worst = 0.0
     for state, own in zip(asked, found, strict=True):
         expected = by_scipy(*state)
-        assert np.isfinite(own).all() and own.shape == expected.shape
+        assert np.isfinite(own).all()
+        assert own.shape == expected.shape
         worst = max(worst, float(np.abs(own - expected).max()))
     print(f"largest difference over {len(asked)} states: {worst:.1e}")
-    assert len(asked) == STATES and worst < 1e-5
+    assert len(asked) == STATES
+    assert worst < 1e-5
     # The control: what the page says of a pair does not hold of the pair turned round.
     turned = [(own, by_scipy(label, up, across)) for (label, across, up), own in zip(asked[:100], found, strict=False)
               if up in ORDER and up != across]  # fmt: skip
@@ -131,7 +133,8 @@ def test_a_unit_is_picked_by_mouse_and_key(page):
     page.locator(".live-figure canvas").nth(1).focus()
     page.keyboard.press("ArrowUp")
     after = page.evaluate(STATE)
-    assert after["up"] == ORDER[-2] and after["unit"] != f"net 3 {weakest}"
+    assert after["up"] == ORDER[-2]
+    assert after["unit"] != f"net 3 {weakest}"
 
 
 def test_a_unit_and_a_stand_in_are_picked_by_touch(browser, page_file):

@@ -206,15 +206,15 @@ def _draw_plane(ax: Axes, found: Comparison, across: str, up: str) -> None:
     edge = found.strongest / len(x)
     ax.plot([right - edge * (right - left)] * 2, [top, bottom], linestyle=":", **line)
     ax.plot([left, right], [top + edge * (bottom - top)] * 2, linestyle=":", **line)
-    size = (7 if len(x) < 200 else 5) ** 2 * point**2
+    size, rises = (7 if len(x) < 200 else 5) ** 2 * point**2, found.places[1] > found.places[0]
     for chosen, marker, colour in (
         (~found.far, "o", theme.accents[0]),
-        (found.far & (y < bottom - (x - left) * (bottom - top) / (right - left)), "^", theme.accents[1]),
-        (found.far & (y > bottom - (x - left) * (bottom - top) / (right - left)), "v", theme.accents[1]),
+        (found.far & rises, "^", theme.accents[1]),
+        (found.far & ~rises, "v", theme.accents[1]),
     ):
         ax.scatter(x[chosen], y[chosen], s=size, marker=marker, color=colour, linewidth=0, zorder=3)
-    ax.scatter(*[[z[found.moved]] for z in (x, y)], s=(15 * point) ** 2, facecolors="none", edgecolors=theme.ink,
-               linewidth=2 * point, zorder=4)  # fmt: skip
+    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": theme.ink, "linewidth": 2 * point, "zorder": 4}
+    ax.scatter([x[found.moved]], [y[found.moved]], s=(15 * point) ** 2, **ring)
     text: dict[str, Any] = {"va": "center", "fontsize": TYPE}
     ax.text(right, 10, "dots: units; triangles: moved by more than a quarter", ha="right", **text)
     ax.text(left, bottom + 13, "weakest", ha="left", **text)
@@ -252,11 +252,12 @@ def _draw_rows(ax: Axes, network: Network, found: Comparison, across: str, up: s
     for ends in (RANKS, ALIKE):
         for x in ends:
             ax.plot([x, x], [FIRST_ROW - ROW / 2, bottom], **line)
+    dot: dict[str, Any] = {"s": (8 * point) ** 2, "color": theme.ink, "linewidth": 0, "zorder": 3}
     ranks = places_of(network, unit)
     for i, name in enumerate(rows):
         y = FIRST_ROW + ROW * i
         if name is None:
-            blank = {"facecolor": theme.paper, "linewidth": 0, "zorder": 2}
+            blank: dict[str, Any] = {"facecolor": theme.paper, "linewidth": 0, "zorder": 2}
             ax.fill_between([RANKS[0] - 2, ROWS[0]], y - ROW / 2 + 2, y + ROW / 2 - 2, **blank)
             ax.text(18, y, "read off instead", ha="left", fontweight="bold", **text)
             ax.text(sum(RANKS) / 2, y, "in its layer", ha="center", **text)
@@ -268,21 +269,14 @@ def _draw_rows(ax: Axes, network: Network, found: Comparison, across: str, up: s
             ax.plot([1, ROWS[0] - 1, ROWS[0] - 1, 1, 1], [top, top, end, end, top], **frame)
             ax.text(5, y, "→" if name == across else "↑", ha="left", **text)
         ax.text(18, y, SHORT.get(name, name), ha="left", **text)
-        ax.scatter(
-            [RANKS[0] + ranks[name] * (RANKS[1] - RANKS[0])],
-            [y],
-            s=(8 * point) ** 2,
-            color=theme.ink,
-            linewidth=0,
-            zorder=3,
-        )
+        ax.scatter([RANKS[0] + ranks[name] * (RANKS[1] - RANKS[0])], [y], **dot)
         if name in network.effects:
             ax.text(EFFECTS, y, signed(own[name]), ha="right", **text)
         alike = found.alike[name]
         if np.isfinite(alike):
-            ends = [ALIKE[0], ALIKE[0] + np.clip(alike, 0, 1) * (ALIKE[1] - ALIKE[0])]
-            ax.plot(ends, [y, y], color=theme.ink, linewidth=2 * point, linestyle="-")
-            ax.scatter(ends[1:], [y], s=(8 * point) ** 2, color=theme.ink, linewidth=0, zorder=3)
+            reach = ALIKE[0] + np.clip(alike, 0, 1) * (ALIKE[1] - ALIKE[0])
+            ax.plot([ALIKE[0], reach], [y, y], color=theme.ink, linewidth=2 * point, linestyle="-")
+            ax.scatter([reach], [y], **dot)
         ax.text(ROWS[0] - 4, y, plain(alike), ha="right", **text)
     for x, words in zip((*RANKS, *ALIKE), ("weak", "strong", "0", "1"), strict=True):
         ax.text(x, bottom + 8, words, ha="center", **text)

@@ -82,8 +82,8 @@ def test_the_page_is_given_the_tables():
 def test_the_picture_shows_units_by_rank_and_rings_the_one_that_moves_most(look):
     plane, rows = plot_first_view(OWN, "zero", "optimal").axes
     found = compare(OWN, "zero", "optimal")
-    drawn = {len(one.get_offsets()) for one in plane.collections}
-    assert sum(len(one.get_offsets()) for one in plane.collections) == 13 and found.far.sum() // 2 in drawn
+    drawn = [len(one.get_offsets()) for one in plane.collections]
+    assert drawn == [(~found.far).sum(), found.far.sum() // 2, found.far.sum() // 2, 1]
     (ring,) = plane.collections[-1].get_offsets()
     assert ring[0] < PLANE[0] / 2  # weak under zeros, the strongest under the optimal constant
     assert {"block 0, unit 0", "+1.0", "−12.0", "−1.00", "read off instead"} <= set(words(rows))
