@@ -29,8 +29,8 @@ class Ensemble:
     Double precision is the default because training is chaotic. Over the 1,501 steps of the colour cube a difference
     in rounding grew into other networks for most seeds in float32; in float64 it stayed below 1e-8 for 94 of 100
     seeds, and became another network for one. Members are therefore also laid out so that their rounding does not
-    depend on the others (`flat`): once `nbutils.seeding.pin` has chosen the matrix kernels, member i is on the processor
-    the single run of seed i to the last bit, and on a GPU to rounding. What a model draws itself while it trains
+    depend on the others (`flat`): once `nbutils.seeding.pin` has chosen the matrix kernels, member i is the single run
+    of seed i, on the processor to the last bit, on a GPU to rounding. What a model draws itself while it trains
     (dropout) comes from torch's global generator.
 
     Args:
