@@ -17,7 +17,6 @@ from torch import Tensor
 
 from nbutils import layout
 from nbutils.data.digits import MEAN, SIZE, STD, Digits
-from nbutils.hooks import submodule
 from nbutils.plotting.live import LiveFigure
 from nbutils.plotting.marks import COLOURS, mark, registry
 from nbutils.plotting.theme import current
@@ -104,15 +103,15 @@ def live_digit(
     if not len(report):
         raise ValueError("expected images to show and to measure on, got none")
     names = units_of(model)
-    if unknown := [unit for unit in found if tuple(unit) not in names]:
+    if unknown := [unit for unit in found if unit not in names]:
         raise KeyError(f"the network has no units {unknown}")
     greys, corner = in_bytes(report)
     few = from_bytes(greys, corner, report)
-    off = sorted(names.index(tuple(unit)) for unit in found)
+    off = sorted(names.index(unit) for unit in found)
     shown = shown_first(model, trigger, few, off)
     label, view = int(few.labels[shown]), first_view(model, trigger, few, shown, off)
     coarse = report.source.startswith("embedded")
-    pinned = names.index(tuple(found[0])) if found else 0
+    pinned = names.index(found[0]) if found else 0
     kept = {kind: _kept(recorded[kind], names) for kind in KINDS}
     entries = registry(layout.marks())
     state = model.state_dict()
@@ -155,7 +154,7 @@ def live_digit(
 
 def units_of(model: MnistNet) -> list[tuple[str, int]]:
     """Return (layer, unit) of every hidden unit, in the page's order."""
-    return [(name, unit) for name in HIDDEN for unit in range(len(submodule(model, LAYERS[name]).bias))]
+    return [(name, unit) for name in HIDDEN for unit in range(len(model.get_parameter(f"{LAYERS[name]}.bias")))]
 
 
 def in_bytes(digits: Digits) -> tuple[np.ndarray, tuple[int, int]]:
@@ -274,7 +273,8 @@ def plot_first_view(
     width, height = 2 * PAD[0] + ANSWERS[0] + 2 * GAP, PAD[1] + GAP + UNITS[1]
     fig = Figure(figsize=(width / SCREEN, height / SCREEN))
     fig.set_layout_engine("none")  # pixels are the canvases'
-    panels, left = [], 0
+    panels: list[Axes] = []
+    left = 0
     for (across, down), top in ((PAD, 0), (PAD, 0), (ANSWERS, 0), (UNITS, PAD[1] + GAP), (MEASURED, PAD[1] + GAP)):
         left = 0 if top and len(panels) == 3 else left
         ax = fig.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
@@ -401,7 +401,12 @@ def _draw_measures(
         ax.plot([along(alone[row])] * 2, [y - 11, y + 11], color=theme.ink, linewidth=1.5, linestyle="-", zorder=2)
         ax.plot([along(first), along(then)], [y, y], color=look.color, linewidth=1.5, linestyle="-", zorder=3)
         for share, size, face in ((first, 10.5, theme.paper), (then, 6.75, look.color)):
-            dot = {"marker": look.marker, "markersize": size, "markerfacecolor": face, "markeredgecolor": look.color}
+            dot: dict[str, Any] = {
+                "marker": look.marker,
+                "markersize": size,
+                "markerfacecolor": face,
+                "markeredgecolor": look.color,
+            }
             ax.plot(along(share), y, markeredgewidth=1.5 if face == theme.paper else 0, zorder=4, **dot)
     layer, unit = names[pinned]
     lines = [
