@@ -14,7 +14,8 @@ from live_pages import LIVE, STATE, opened, page_of, status
 from scipy.stats import pearsonr
 
 from studies.credit.audit import signals
-from studies.credit.live import BOX, HIGHEST, LONGEST, LOWEST, MODES, PANEL, Examined, live_audit, probes, score
+from studies.credit.differences import HIGHEST, LONGEST, LOWEST, MODES, Examined, probes, score
+from studies.credit.live import BOX, PANEL, live_audit
 from studies.credit.network import ResidualMLP
 from studies.credit.steps import PRECISIONS
 

@@ -13,15 +13,16 @@ from matplotlib.colors import to_hex
 
 from nbutils.plotting.marks import mark
 from nbutils.plotting.theme import LIGHT, use
-from studies.credit import live
+from studies.credit import differences as recorded
 from studies.credit.chance import fresh_feedback_null
-from studies.credit.live import MODES, STEP, Examined, chance_range, live_audit, plain, probes, rho, score, scores
+from studies.credit.differences import MODES, STEP, Examined, chance_range, probes, rho, score, scores
+from studies.credit.live import live_audit, plain
 from studies.credit.loss import loss_from
 from studies.credit.network import cast
 from studies.credit.perturbation import PerturbationCorrelation, perturbation_correlation, unit_directions
 from studies.credit.steps import PRECISIONS
 
-FEW = slice(live.IMAGES)
+FEW = slice(recorded.IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def differences(model, states, layer, precision, mode, epsilon, times=1.0):
     """Return what the study measures at states so many times as long, `[probes]`."""
     dtype = PRECISIONS[precision]
     h = states.hidden[layer, FEW]
-    v = unit_directions(h, live.DIRECTIONS).to(dtype)
+    v = unit_directions(h, recorded.DIRECTIONS).to(dtype)
     low = times * h.to(dtype)
     loss = loss_from(cast(stretched(model, times), dtype), layer, states.labels[FEW])
     found = perturbation_correlation(low, low, loss, directions=v, method=MODES[mode], epsilon=epsilon)
@@ -58,8 +59,8 @@ def test_tables_are_what_differences_measure_and_score(model, states, probed, pr
     for one in probed:
         table = one.tables[mode][precision]
         assert len(table.codes) > 2
-        shortest = live.LOWEST - live.LONGEST * (mode == "absolute")
-        for k in range(max(table.lowest - 1, shortest), live.HIGHEST + 1):
+        shortest = recorded.LOWEST - recorded.LONGEST * (mode == "absolute")
+        for k in range(max(table.lowest - 1, shortest), recorded.HIGHEST + 1):
             found = table.at(k, one.derivative)
             true = differences(model, states, one.layer, precision, mode, STEP * 4.0**k)
             assert ((found == 0) == (true == 0)).all()
@@ -83,7 +84,7 @@ def test_a_state_4_times_as_long_is_a_fixed_step_of_a_quarter_and_the_same_share
 
 def test_float32_goes_deaf_at_a_fixed_step_and_not_at_a_share(probed):
     view = {"precision": "float32", "step": 0}
-    lengths = range(live.LONGEST + 1)
+    lengths = range(recorded.LONGEST + 1)
     for one in probed:
         fixed = [score(one, {**view, "mode": "absolute", "length": k})[1] for k in lengths]
         share = {score(one, {**view, "mode": "relative", "length": k})[1] for k in lengths}
@@ -123,7 +124,9 @@ def test_every_step_is_a_row_and_the_first_view_is_drawn(probed):
     shown = live_audit(probed)
     assert not score(probed[1], shown.data["first"])[0].any()
     words = [text.get_text() for ax in shown.static().axes for text in ax.texts]
-    assert {"ρ undefined", f"no change at {live.IMAGES} of {live.IMAGES} probes (hollow)", *PRECISIONS} <= set(words)
+    assert {"ρ undefined", f"no change at {recorded.IMAGES} of {recorded.IMAGES} probes (hollow)", *PRECISIONS} <= set(
+        words
+    )
     assert [plain(value) for value in (1.0, -0.0001, -0.25)] == ["ρ = 1.000", "ρ = 0.000", "ρ = −0.250"]
     with pytest.raises(ValueError, match="every layer of every network"):
         live_audit(probed[:1] + probed[:1])
