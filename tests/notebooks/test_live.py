@@ -34,7 +34,7 @@ from nbutils import layout
 from nbutils.notebook.render import render_all
 from nbutils.plotting.manifests import manifest_of
 
-MOVES, TOUCHES = 300, 40
+MOVES = {by_keyboard: 300, by_mouse: 100, by_touch: 30}  # of each control; a pointer's wait for a frame each
 GROWTH = 20  # megabytes
 FIGURES = {  # notebook -> the live figure that it shows
     path: [name for name, entry in manifest_of(layout.assets(path.stem)).items() if "live" in entry]
@@ -117,7 +117,7 @@ def test_every_control_moves(browser, file, way):
                 page.evaluate(f"() => {LIVE}.reset()")
                 page.evaluate(SETTLED)
             place = place_of(control)
-            changed = moved(page, way, kind, control, TOUCHES if way is by_touch else MOVES, random)
+            changed = moved(page, way, kind, control, MOVES[way], random)
             status(page)
             assert place_of(control) == place, name  # it does not jump away from under the hand
             if kind in ("range", "checkbox", "radio") or (kind == "select" and way is not by_touch):

@@ -180,7 +180,7 @@ export default {
         return Number.isFinite(wanted) ? nearest(values, wanted) : undefined;
       });
       const input = make("input", { type: "range", min: 0, max: values.length - 1, step: 1 }), told = make("output");
-      told.style.minWidth = `min(${Math.max(...values.map((one) => text(one).length))}ch, 35vw)`; // nothing else is moved by it
+      view.roomFor(told, values.map(text));
       input.oninput = () => view.set({ [name]: values[input.value] });
       view.root.querySelector(".live-controls").append(make("label", {}, make("span", { textContent: label }), input, told));
       view.follow(() => {
@@ -191,7 +191,7 @@ export default {
     };
     const select = (name, label, list) => view.choice(name, { label, value: first[name], options: list.map((one) => [one, one]) });
     const meant = (stain) => (stain === 0 ? "own" : stain === 1 ? data.stain : stain < 1 ? "between" : "beyond");
-    stops("stain", "Stain", stains, (stain) => `${stain.toFixed(1)}, ${meant(stain)}`);
+    stops("stain", "Stain", stains, (stain) => `${stain.toFixed(1)}, ${stain === 1 ? "the other's" : meant(stain)}`);
     stops("k", "Ablate K", ks, (k) => `${k} channels`);
     select("control", "chosen by", names);
     select("set", "Judged on", sets);
