@@ -414,7 +414,7 @@ def _draw_measures(
         f"recorded, on all {total} images, clean accuracy and ASR:",
         f"│ {layer} {unit}{' ◆' if pinned in off else ''} alone: {percent(alone[0])}, ASR {percent(alone[1])}",
     ]
-    if off:
+    if len(off) > 1:
         both = recorded["found"]
         lines.append(f"◆ the {len(off)} found together: {percent(both[0])}, ASR {percent(both[1])}")
     for y, line in zip(TOLD, lines, strict=False):
