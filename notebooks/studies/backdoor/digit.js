@@ -168,7 +168,7 @@ const blurred = (ink, lens) => {
   return out;
 };
 
-// The layout, in pixels: `live.py` has the same numbers.
+// The layout, in pixels: `plots/first_view.py` has the same numbers.
 const PAD = { width: 196, height: 216 }, ANSWERS = { width: 448, height: 216 };
 const UNITS = { width: 440, height: 256 }, MEASURES = { width: 412, height: 256 };
 const CORNER = [1.4, 18], PIXEL = 6.9; // of an image on the pad
