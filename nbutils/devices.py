@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 Value = TypeVar("Value")
+MEMORY, MOST_MEMORY = 500_000_000, 8_000_000_000  # bytes
 
 
 def available() -> tuple[str, ...]:
@@ -49,6 +50,33 @@ def told(device: torch.device) -> str:
     import torch
 
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def of(model: torch.nn.Module) -> torch.device:
+    """Return the device of a model's first parameter or buffer; the processor where it has none.
+
+    >>> import torch
+    >>> of(torch.nn.Linear(2, 3))
+    device(type='cpu')
+    """
+    import torch
+
+    first = next((tensor for tensors in (model.parameters(), model.buffers()) for tensor in tensors), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def room(device: torch.device) -> int:
+    """Return how many bytes to work on at a time: 500 MB; on CUDA a quarter of what is free, if more, up to 8 GB.
+
+    There a large product takes hardly longer than a small one.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return MEMORY
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # what torch holds for later
+    return max(MEMORY, min(MOST_MEMORY, free // 4))
 
 
 def moved(value: Value, device: torch.device) -> Value:

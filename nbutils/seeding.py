@@ -50,20 +50,32 @@ def generator(seed: int, *stream: str | int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *stream: str | int) -> Iterator[None]:
-    """Seed torch's global generator inside the block, for code that takes no generator; restore it after.
+    """Seed torch's global generators, the processor's and CUDA's, inside the block, for code that takes no generator.
 
-    All threads share that generator. So one of them at a time is inside a block; the others wait, and a thread may
-    enter again. A thread that draws from it outside any block still disturbs one: give such draws a `generator`.
+    They are restored after. All threads share them. So one of them at a time is inside a block; the others wait, and a
+    thread may enter again. A thread that draws from them outside any block still disturbs one: give such draws a
+    `generator`.
     """
     import torch
 
     with _global:
-        state = torch.get_rng_state()
+        state, first, cards = torch.get_rng_state(), torch.initial_seed(), _cards()
         try:
             torch.manual_seed(stream_seed(seed, *stream))
             yield
         finally:
             torch.set_rng_state(state)
+            if cards:
+                torch.cuda.set_rng_state_all(cards)
+            else:  # nobody drew before: what the seed before this one gives, once CUDA is there
+                torch.cuda.manual_seed_all(first)
+
+
+def _cards() -> list[torch.Tensor]:
+    """Return the states of CUDA's generators, without making CUDA start."""
+    import torch
+
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 @contextmanager

@@ -83,7 +83,9 @@ def device() -> Iterator[torch.device]:
     import torch
 
     if torch.cuda.is_available():
+        allowed, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # as `seeding.pin` has it
         yield torch.device("cuda", 0)
+        torch.backends.cudnn.allow_tf32 = allowed
     else:
         with elsewhere.device() as device:
             yield device

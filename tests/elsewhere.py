@@ -19,6 +19,7 @@ from nbutils import devices
 
 DEVICE = torch.device("lazy", 0)  # a name that every build of torch knows, and that nothing else here uses
 COPIES = {"aten::copy_", "aten::_to_copy"}
+JOINS = {"aten::cat", "aten::stack"}
 INDEXES = {"aten::index", "aten::_unsafe_index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 
 
@@ -109,7 +110,8 @@ def _run(func, args, kwargs):
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     there = [tensor for tensor in tensors if isinstance(tensor, Elsewhere)]
     name = func._schema.name
-    strangers = any(t.dim() and not isinstance(t, Elsewhere) for t in tensors)
+    alike = name in JOINS  # elsewhere a tensor of the processor without axes is a number
+    strangers = any((t.dim() or alike) and not isinstance(t, Elsewhere) for t in tensors)
     if there and strangers and name not in COPIES | INDEXES:  # those two take tensors of the processor, on CUDA too
         raise RuntimeError(f"{name}: expected all tensors on one device; some are on {DEVICE}, some on cpu")
     goes = bool(there)

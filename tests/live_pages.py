@@ -24,7 +24,7 @@ FIGURE = ".live-figure"
 LIVE = f"document.querySelector('{FIGURE}').live"
 IDLE = f"() => {LIVE}.idle()"
 STATE = f"() => ({{...{LIVE}.state}})"
-NONSENSE = ("NaN", "undefined", "Infinity", "null", "[object")  # in words for a reader
+NONSENSE = ("NaN", "undefined", "Infinity", "null", "[object", "cannot be drawn")  # in words for a reader
 SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
 ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]
 KEYS = {  # by what a control is
@@ -77,9 +77,13 @@ def status(page) -> str:
     page.wait_for_function(IDLE)
     words: str = page.locator(".live-status").inner_text()
     assert page.locator(".live-fault").count() == 0, words
-    assert words.strip()
-    assert not [sign for sign in NONSENSE if sign in words], words
+    assert sensible(words), words
     return words
+
+
+def sensible(words: str) -> bool:
+    """Return whether a figure says something, and no fault or nonsense."""
+    return bool(words.strip()) and not any(sign in words for sign in NONSENSE)
 
 
 def controls(page) -> list[tuple[str, str, Any]]:

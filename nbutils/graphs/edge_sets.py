@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nbutils import batches
+from nbutils import batches, devices
 from nbutils.ablation.running import answer, answered
 from nbutils.batches import Batch
 from nbutils.graphs.nodes import Graph, Values
@@ -20,7 +20,7 @@ from nbutils.hooks import unchanged
 
 FOLD = 32  # edge sets in one forward pass, at most
 NARROW = 2 << 20  # bytes of the largest activation in one pass: what is larger is written to fresh pages every time
-MEMORY = 500_000_000  # bytes
+NARROW_ELSEWHERE = 256 << 20  # on another device than the processor, where nothing is
 WORTH = 8  # edge sets times batches, for each place where they may begin, from which on clean runs and checks pay
 NEVER = 1 << 62
 
@@ -80,8 +80,8 @@ class EdgeSets:
         model: the graph's.
         graph: as from `ResidualGraph.trace`.
         fold: edge sets in one forward pass, 1 or more; None: as many as are fast, by their bytes.
-        memory: upper bound in bytes, without the model, the inputs and the ablations; None: 500 MB, or what one set at
-            a time needs.
+        memory: upper bound in bytes, without the model, the inputs and the ablations; None: as
+            `nbutils.devices.room` says, 500 MB on the processor; or what one set at a time needs.
         expected: how many sets times batches will be asked for; few are not worth a clean run.
         item: which tensor the model answers with, as for `nbutils.ablation.running.answer`.
 
@@ -153,11 +153,12 @@ class EdgeSets:
         one, kept = 4 * largest + written, written + self.order.nbytes(set(self._moments().values())) * items
         if self.memory is not None and self.memory < one:
             raise ValueError(f"memory={self.memory} bytes is less than one edge set needs; give at least {one}")
-        room = MEMORY if self.memory is None else self.memory
+        room = devices.room(batch.rows.device) if self.memory is None else self.memory
         if self.memory is not None and self.skips and room < kept + one:
             self.skips = False
         room -= kept if self.skips else 0
-        fold = fold_of(self.order, items) if self.fold is None else self.fold
+        narrow = NARROW if batch.rows.device.type == "cpu" else NARROW_ELSEWHERE
+        fold = fold_of(self.order, items, narrow) if self.fold is None else self.fold
         return max(1, min(fold, room // one))
 
     def _folded(self, masks: Tensor, batch: _Batch, order: list[int], fold: int) -> int:
@@ -194,7 +195,7 @@ class EdgeSets:
             self._distrust(str(error))
             return None
         clean = _Clean(prefix, patch.written)
-        room = MEMORY if self.memory is None else self.memory // 2
+        room = devices.room(batch.rows.device) if self.memory is None else self.memory // 2
         if key is not None and clean.nbytes + sum(other.nbytes for other in self.held.values()) <= room:
             self.held[key] = clean
         return clean
@@ -308,9 +309,9 @@ def warn_mixed(model: nn.Module) -> None:
     )
 
 
-def fold_of(order: Order, items: int) -> int:
+def fold_of(order: Order, items: int, narrow: int = NARROW) -> int:
     """Return how many passes over some items are fast as one: as many as keep every activation narrow."""
-    return max(1, min(FOLD, int(NARROW // max(1.0, order.largest * items))))
+    return max(1, min(FOLD, int(narrow // max(1.0, order.largest * items))))
 
 
 def _chunks(order: list[int], starts: list[int], size: int) -> Iterator[list[int]]:

@@ -48,7 +48,7 @@ def circuit_curve(
     kept = [round(share * len(scores)) for share in shares]
     circuits = circuit_masks(scores, kept)
     ends = torch.stack([torch.zeros(len(scores)), torch.ones(len(scores))])
-    means = evaluate(task, torch.cat([ends, circuits, 1 - circuits]), memory=memory).double().mean(1)
+    means = evaluate(task, torch.cat([ends, circuits, 1 - circuits]), memory=memory).double().mean(1).cpu()
     whole, nothing = means[0], means[1]
     if whole == nothing:
         raise ValueError(f"with everything ablated the metric is that of the whole model, {whole:.4g}: nothing to keep")

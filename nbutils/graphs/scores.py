@@ -52,7 +52,7 @@ def exact_scores(task: EdgeTask, *, fold: int | None = None, memory: int | None 
     """
     edges = len(task.graph.edges)
     masks = torch.cat([torch.zeros(1, edges), torch.eye(edges)])
-    means = evaluate(task, masks, fold=fold, memory=memory).double().mean(1)
+    means = evaluate(task, masks, fold=fold, memory=memory).double().mean(1).cpu()  # where the other scores are
     return means[1:] - means[0]
 
 
@@ -268,7 +268,7 @@ def circuit_masks(scores: Tensor, kept: Sequence[int]) -> Tensor:
     """
     if any(not 0 <= count <= len(scores) for count in kept):
         raise ValueError(f"a circuit keeps 0 to {len(scores)} edges; got {list(kept)}")
-    rank = scores.abs().sort(descending=True, stable=True).indices.argsort()
+    rank = scores.cpu().abs().sort(descending=True, stable=True).indices.argsort()
     return (rank[None] >= torch.tensor(list(kept))[:, None]).float()
 
 

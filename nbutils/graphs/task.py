@@ -110,8 +110,8 @@ def evaluate(task: EdgeTask, masks: Tensor, *, fold: int | None = None, memory: 
     Args:
         masks: `[sets, edges]`, 1 for an ablated edge.
         fold: edge sets in one forward pass; None: as many as are fast. Results do not depend on it but for rounding.
-        memory: upper bound in bytes, without the model, the inputs and the ablations; None: 500 MB, or what one set at
-            a time needs.
+        memory: upper bound in bytes, without the model, the inputs and the ablations; None: as
+            `nbutils.devices.room` says, 500 MB on the processor; or what one set at a time needs.
 
     Raises:
         KeyError: no ablations for a batch.

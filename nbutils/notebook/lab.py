@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from tornado.web import HTTPError
 
 from nbutils import hints, layout
-from nbutils.notebook.document import PLOTLY, is_bar
+from nbutils.notebook.document import LIVE, PLOTLY, WIDGET_VIEW, is_bar
 
 PICTURE = "image/png"  # of a plotly figure, drawn and added by the browser
 
@@ -49,8 +49,9 @@ class Contents(AsyncLargeFileManager):
 def keep(content: dict[str, Any], stored: Mapping[str, Any] | None) -> None:
     """Make in place of what Lab saves what the project stores.
 
-    Bars that are over, and outputs that are emptied, go. An output that equals the stored one, but for the form of
-    numbers and the browser's picture of a plotly figure, becomes that one; so do the language's particulars.
+    Bars that are over, and outputs that are emptied, go; so does a live figure's widget, which lives as long as its
+    kernel: whoever opens the notebook later sees the picture. An output that equals the stored one, but for the form
+    of numbers and the browser's picture of a plotly figure, becomes that one; so do the language's particulars.
 
     Args:
         content: a notebook of format 4, as Lab sends it.
@@ -64,6 +65,9 @@ def keep(content: dict[str, Any], stored: Mapping[str, Any] | None) -> None:
             continue
         old = before.get(cell.get("id"), {}).get("outputs", [])
         cell["outputs"] = [output for output in cell["outputs"] if not is_bar(output)]
+        for output in cell["outputs"]:
+            if LIVE in output.get("data", {}):
+                output["data"].pop(WIDGET_VIEW, None)
         for place, (new, kept) in enumerate(zip(cell["outputs"], old, strict=False)):
             if _drawn_by_hand(new) == _drawn_by_hand(kept):
                 cell["outputs"][place] = kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -51,14 +51,6 @@ def draw_dots(ax: Axes, x: ArrayLike, y: ArrayLike, look: int | Mark, *, size: f
         linewidths=0.4,
         zorder=zorder,
     )
-
-
-def draw_change(ax: Axes, row: int, before: float, after: float, *, colour: str, marker: str) -> None:
-    """Draw a value in a row, before (open) and after (filled), joined by a line."""
-    ax.plot([before, after], [row, row], color=colour, linestyle="-", linewidth=2.2)
-    dots: dict[str, Any] = {"s": 60, "marker": marker, "edgecolors": colour, "clip_on": False}
-    ax.scatter(before, row, facecolors=current().paper, linewidths=1.6, zorder=3, **dots)
-    ax.scatter(after, row, facecolors=colour, zorder=4, **dots)
 
 
 def plot_gain(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,16 +23,6 @@ def expect_columns(table: pd.DataFrame, columns: Sequence[str]) -> None:
         raise KeyError(f"expected columns {', '.join(columns)}, got none called {missing}")
     if table.empty:
         raise ValueError(f"expected at least one row of {', '.join(columns)}, got an empty table")
-
-
-def expect_keys(result: Mapping[str, Any], keys: Sequence[str]) -> None:
-    """Check that a result has these keys.
-
-    Raises:
-        KeyError: one is missing.
-    """
-    if missing := [key for key in keys if key not in result]:
-        raise KeyError(f"expected {', '.join(keys)}, got none called {missing}")
 
 
 def expect_shape(name: str, array: ArrayLike, shape: tuple[int | str, ...]) -> np.ndarray:

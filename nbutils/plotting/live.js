@@ -109,11 +109,14 @@ const liveView = ({ model, el }) => {
   // A part of the state without a control: `accept` returns what it becomes, or undefined.
   const keep = (name, value, accept) => part(name, value, accept);
 
+  // A control stays where it is under the hand, whatever stands beside it.
+  const roomFor = (told, words) => { told.style.minWidth = `${Math.max(...words.map(({ length }) => length))}ch`; };
   const slider = (name, { label, value, min, max, step, text = String }) => {
     const input = make("input", { type: "range", min, max, step });
     const told = make("output");
     input.oninput = () => set({ [name]: Number(input.value) });
     controls.append(make("label", {}, make("span", { textContent: label }), input, told));
+    roomFor(told, [min, value, max].map(text));
     part(name, value, within(min, max), (now) => {
       input.value = now;
       told.textContent = text(now);
@@ -257,7 +260,7 @@ const liveView = ({ model, el }) => {
   redraw();
   const view = {
     data: unpacked(model.get("data")), state, root,
-    keep, slider, choice, toggle, button, canvas, follow, say, set, animate, reset, redraw, end,
+    keep, roomFor, slider, choice, toggle, button, canvas, follow, say, set, animate, reset, redraw, end,
     idle: () => !frame, // nothing is left to draw, or to count
   };
   root.live = view;

@@ -19,6 +19,7 @@ from nbutils.sites import Site
 from nbutils.sweeps.rows import Fixed, Row, Values, by_place
 from nbutils.sweeps.steps import Affine, Step, read
 
+# On the processor:
 ITEMS = 32  # a row of 128 bytes; larger batches leave the core's own cache
 GROUP_BYTES = 2_000_000  # worked on for one group of units: about a core's own cache
 
@@ -59,6 +60,7 @@ class Chain:
         # Of one unit, from a step's output on; the first step's output is never a unit's.
         self._tail_bytes = [sum(outputs[at:]) + sum(columns[at + 1 :]) for at in range(len(outputs))]
         self.least = self._item_bytes + self._tail_bytes[0]
+        self._cached = sample.device.type == "cpu"  # elsewhere few large products are fast
         self._room = GROUP_BYTES
 
     @classmethod
@@ -81,8 +83,14 @@ class Chain:
 
         0 where one item needs more: `least` says how much.
         """
-        items = min(ITEMS, memory // self.least)
-        self._room = min(GROUP_BYTES, memory - items * self._item_bytes)
+        items = memory // self.least
+        if self._cached:
+            items = min(ITEMS, items)
+        elif items > 1:  # half of it for groups of units
+            items = min(items, max(1, memory // (2 * self._item_bytes)))
+        self._room = memory - items * self._item_bytes
+        if self._cached:
+            self._room = min(GROUP_BYTES, self._room)
         return items
 
     def work(self, inputs: Batch, values: Values) -> _Work:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nbutils import batches as kinds
-from nbutils import progress
+from nbutils import devices, progress
 from nbutils.ablation.running import differ, running
 from nbutils.hooks import unchanged
 from nbutils.sites import Site
@@ -34,9 +34,15 @@ class Driver:
     """
 
     def __init__(
-        self, model: nn.Module, task: Measurement, sites: Mapping[Hashable, Site], ablated: Sequence[Site], memory: int
+        self,
+        model: nn.Module,
+        task: Measurement,
+        sites: Mapping[Hashable, Site],
+        ablated: Sequence[Site],
+        memory: int | None,
     ) -> None:
-        self.model, self.task, self.memory = model, task, memory
+        self.model, self.task = model, task
+        self.memory = devices.room(devices.of(model)) if memory is None else memory
         self.rows: list[Row] = []
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}

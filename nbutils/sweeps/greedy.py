@@ -13,7 +13,7 @@ from nbutils.ablation.values import Where
 from nbutils.batches import Batch
 from nbutils.sites import Site
 from nbutils.sweeps.protocol import Measurement, Metric, Reference
-from nbutils.sweeps.units import MEMORY, Sites, measure, named_sites, sweep
+from nbutils.sweeps.units import Sites, measure, named_sites, sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ def greedy(
     reference: Reference | None = None,
     where: Where | None = None,
     output: int | str | None = None,
-    memory: int = MEMORY,
+    memory: int | None = None,
 ) -> pd.DataFrame:
     """Replace, one after the other, the unit that lowers a metric most, until it has dropped far enough.
 

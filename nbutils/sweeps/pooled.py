@@ -19,7 +19,7 @@ from nbutils import batches
 from nbutils.batches import Batch
 from nbutils.hooks import edit, watch
 from nbutils.sites import Site
-from nbutils.sweeps.hooked import ITEMS, Answer
+from nbutils.sweeps.hooked import Answer, items_at_most
 from nbutils.sweeps.recording import Mismatch, Outside, is_hooked, reachable, tensors, version_of
 from nbutils.sweeps.rows import Fixed, Row, Values
 
@@ -68,7 +68,7 @@ class Pooled:
 
     def most(self, memory: int) -> int:
         """As `Chain.most`."""
-        return min(8 * ITEMS, memory // max(1, self.least))
+        return min(8 * items_at_most(self.model), memory // max(1, self.least))
 
     def work(self, inputs: Batch, values: Values) -> tuple[Tensor, Tensor]:
         """Return the answer `[items, classes]`, and what replacing each unit adds to it `[units, classes, items]`.

@@ -17,7 +17,7 @@ from nbutils import batches
 from nbutils.batches import Batch
 from nbutils.hooks import edit, submodule
 from nbutils.sites import Site
-from nbutils.sweeps.hooked import ITEMS, Answer
+from nbutils.sweeps.hooked import Answer, items_at_most
 from nbutils.sweeps.recording import Call, Mismatch, Recorder, answering, storages, tensors
 from nbutils.sweeps.rows import Exchange, Fixed, Row, Values, by_place
 
@@ -63,7 +63,7 @@ class Replay:
 
     def most(self, memory: int) -> int:
         """As `Chain.most`."""
-        return min(ITEMS, memory // max(1, self.least))
+        return min(items_at_most(self.model), memory // max(1, self.least))
 
     @staticmethod
     def holds(rows: Sequence[Row]) -> bool:

@@ -18,7 +18,6 @@ from nbutils.sweeps.protocol import Measurement, Metric, Reference
 if TYPE_CHECKING:
     import pandas as pd
 
-MEMORY = 500_000_000  # bytes
 Sites = str | Site | Sequence[str | Site] | Mapping[Any, str | Site]
 
 
@@ -34,7 +33,7 @@ def sweep(
     ablated: Iterable[str | Site] = (),
     where: Where | None = None,
     output: int | str | None = None,
-    memory: int = MEMORY,
+    memory: int | None = None,
     label: str = "ablating units",
 ) -> pd.DataFrame:
     """Replace units on all items, one unit or group at a time, and measure.
@@ -60,7 +59,8 @@ def sweep(
         where: as for `gather`.
         output: which tensor of the answer metrics are of: its key or position. None: the only one, or `logits`.
         memory: upper bound in bytes, without the batch, the model, its answers to one batch, and the activations at
-            the sites where a type reduces a whole batch.
+            the sites where a type reduces a whole batch; None: as `nbutils.devices.room` says, 500 MB on the
+            processor.
         label: of the progress bar.
 
     Returns:
@@ -115,7 +115,7 @@ def measure(
     reference: Reference | None = None,
     where: Where | None = None,
     output: int | str | None = None,
-    memory: int = MEMORY,
+    memory: int | None = None,
 ) -> pd.DataFrame:
     """Measure a model with some sites replaced, none by default.
 

@@ -30,7 +30,8 @@ class Ensemble:
     in rounding grew into other networks for most seeds in float32; in float64 it stayed below 1e-8 for 94 of 100
     seeds, and became another network for one. Members are therefore also laid out so that their rounding does not
     depend on the others (`flat`): once `nbutils.seeding.pin` has chosen the matrix kernels, member i is the single run
-    of seed i to the last bit. What a model draws itself while it trains (dropout) comes from torch's global generator.
+    of seed i, on the processor to the last bit, on a GPU to rounding. What a model draws itself while it trains
+    (dropout) comes from torch's global generator.
 
     Args:
         build: returns a freshly initialised module; called once per seed.

@@ -78,9 +78,12 @@ def _dragged(browser: Any, file: Path) -> list[tuple[str, list[float], float]]:
     with without_network(browser) as (page, troubles):
         page.add_init_script(f"({TIMED})()")
         page.goto(file.as_uri())
+        page.locator(FIGURE).wait_for()
+        page.evaluate(SETTLED)
         handles = page.locator(FIGURE).locator("input[type=range], canvas.live-drag").all()
         for handle in handles:
             handle.scroll_into_view_if_needed()
+            page.evaluate(SETTLED)
             box = handle.bounding_box()
             name = handle.evaluate("e => e.ariaLabel || e.labels[0].querySelector('span').innerText")
             turns = np.linspace(0, 6 * np.pi, MOVES)
@@ -95,6 +98,8 @@ def _dragged(browser: Any, file: Path) -> list[tuple[str, list[float], float]]:
                 page.mouse.move(x, y)
             end, later, spent = page.evaluate(COUNTED)
             page.mouse.up()
+            if len(spent) < MOVES / 10:
+                raise RuntimeError(f"{file.name}: {name} moved {len(spent)} times")
             found.append((name.split(".")[0], spent, 1000 * (later - shown) / (end - start)))
     if troubles:
         raise RuntimeError(f"{file.name}: {troubles[0]}")

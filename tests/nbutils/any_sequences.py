@@ -81,7 +81,7 @@ def heads(last: bool) -> nn.Module:
 
 def positions() -> nn.Module:
     def forward(self: Any, tokens: Tensor) -> Tensor:
-        places = torch.arange(tokens.shape[1])[None]
+        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
         return self.out(self.norm(self.words(tokens) + self.places(places)).tanh()).mean(1)
 
     return Fn(forward, words=nn.Embedding(20, 8), places=nn.Embedding(9, 8), norm=nn.RMSNorm(8), out=nn.Linear(8, 4))

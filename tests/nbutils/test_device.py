@@ -21,14 +21,18 @@ from nbutils.ablation.weights import zero_weights
 from nbutils.data import digits
 from nbutils.data.pairs import PairLoader, Pairs
 from nbutils.graphs import scores as edge_scores
+from nbutils.graphs.faithfulness import circuit_curve
 from nbutils.graphs.patch import patch_edges
 from nbutils.hooks import edit
 from nbutils.schedules.dopesheet import Dopesheet
 from nbutils.schedules.timeline import Timeline
 from nbutils.sites import Site
+from nbutils.sweeps.chains import ITEMS, Chain
 from nbutils.sweeps.greedy import Goal, greedy
+from nbutils.sweeps.hooked import items_at_most
 from nbutils.sweeps.metrics import accuracy, divergence
 from nbutils.sweeps.metrics import cross_entropy as loss
+from nbutils.sweeps.rows import Fixed
 from nbutils.sweeps.units import measure, sweep
 from nbutils.training.ensemble import Ensemble
 from nbutils.training.fit import fit
@@ -146,14 +150,19 @@ def scored(device):
     with torch.no_grad(), patch_edges(task.model, task.graph, [task.graph.edges[3]], task.of(first)):
         patched = task.model(first.clean)
     attribution = edge_scores.attribution_scores(task)
-    return [
-        patched,
+    scores = [
         attribution,
         edge_scores.exact_scores(task),
         edge_scores.integrated_gradients(task, steps=2),
         edge_scores.magnitude_scores(task),
         edge_scores.greedy_scores(task, thresholds=[0.01, 0.1]),
-        edge_scores.evaluate(task, edge_scores.circuit_masks(attribution, [2, 5])),
+    ]
+    assert {one.device for one in scores} == {CPU}  # so that they can be compared with each other
+    return [
+        patched,
+        *scores,
+        edge_scores.evaluate(task, edge_scores.circuit_masks(attribution.to(device), [2, 5])),
+        circuit_curve(task, attribution, [0.2, 0.5]),
     ]
 
 
@@ -201,7 +210,7 @@ def same(found, expected):
         for one, other in zip(found, expected, strict=True):
             same(one, other)
     elif isinstance(expected, pd.DataFrame):
-        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, check_categorical=False)
+        pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-6, check_categorical=False)
     else:
         assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
 
@@ -246,10 +255,31 @@ def test_a_checkpoint_of_one_device_goes_on_on_another(device, tmp_path):
         same(run(second, timeline, path), whole)
 
 
+def test_another_device_takes_as_many_items_at_a_time_as_memory_holds(device):
+    """What is cut for the processor's cache is slow where each operation has to be sent; the bound holds there, too."""
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 3)),
+        torch.randn(1, 6),
+    )
+    most = {}
+    for on in (CPU, device):
+        chain = Chain.of(model.to(on), x.to(on), Fixed())
+        for memory in (0, 100_000, 50_000_000):
+            items = most[on.type, memory] = chain.most(memory)
+            assert items * chain._item_bytes + chain._room <= memory
+            assert items <= memory // chain.least
+    assert most["cpu", 50_000_000] == ITEMS
+    assert most[device.type, 50_000_000] > 1000
+    assert items_at_most(model) > items_at_most(nn.Linear(2, 2)) > 0
+
+
 def test_tensors_of_two_devices_are_refused(device):
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(3, device=device) + torch.ones(3)
     with pytest.raises(RuntimeError, match="device"):
         torch.nn.Linear(3, 3).to(device)(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="device"):
+        torch.stack([torch.ones((), device=device), torch.ones(())])
     with pytest.raises(TypeError, match=r"cpu\(\)"):
         torch.ones(3, device=device).numpy()

@@ -11,14 +11,11 @@ from threading import Barrier
 import matplotlib
 import numpy as np
 import pytest
-import torch
 from matplotlib.figure import Figure
 
 from nbutils import claims, layout
 from nbutils.plotting import figures, theme
 from nbutils.plotting.labels import label_curves
-from studies.credit.explorer import credit_explorer
-from studies.credit.perturbation import PerturbationCorrelation
 
 PAIRS = 60  # each is a light and a dark picture
 SETTINGS = {"font.size": 20.0, "lines.linewidth": 9.0, "axes.grid": True, "savefig.bbox": "tight", "savefig.dpi": 30}
@@ -80,38 +77,6 @@ def test_pictures_of_two_threads_are_those_of_one(assets, impatient):
     ]
     assert not wrong
     assert set(figures.manifest("07-example")) == {"alone", *names}
-
-
-def test_a_slider_moved_while_a_cell_draws_changes_neither_picture(assets, impatient):
-    x = torch.linspace(-1, 1, 20)[None]
-
-    def evaluate(layer, epsilon, precision):
-        return PerturbationCorrelation(x, x * epsilon)
-
-    explorer = credit_explorer(evaluate, [0], [1.0, 2.0])
-    controls, _, picture = explorer.children
-    epsilon = controls.children[1]
-
-    def move():
-        seen = []
-        for value in (2.0, 1.0) * 4:
-            epsilon.value = value
-            seen.append(picture.value)
-        return seen
-
-    still = move()[:2]
-    assert still[0] != still[1]
-    figures.show(note, "alone", "A word.")
-    alone = [(assets / name).read_bytes() for name in ("alone.png", "alone.dark.png")]
-    with ThreadPoolExecutor(1) as threads:
-        moving = threads.submit(move)
-        shown = []
-        while not moving.done():
-            figures.show(note, "again", "A word.")
-            shown.append([(assets / name).read_bytes() for name in ("again.png", "again.dark.png")])
-    assert moving.result() == still * 4
-    assert shown
-    assert all(pair == alone for pair in shown)
 
 
 def test_settings_of_the_user_neither_reach_a_picture_nor_are_lost(assets):

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from nbutils.seeding import generator, seeded, stream_seed
@@ -25,6 +26,34 @@ def test_seeded_puts_the_global_generator_back_after_an_exception():
     except RuntimeError:
         pass
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_seeded_puts_the_generators_of_cuda_back(monkeypatch, started):
+    cards = [torch.Generator().manual_seed(8), torch.Generator().manual_seed(9)]  # stand for those of two GPUs
+
+    def seed_all(seed):
+        for card in cards:
+            card.manual_seed(seed)
+
+    def set_all(states):
+        for card, state in zip(cards, states, strict=True):
+            card.set_state(state)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seed_all)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [card.get_state() for card in cards])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", set_all)
+    torch.manual_seed(4)  # seeds them, too
+    if started:
+        torch.rand(3, generator=cards[0])  # drawn from before
+    before = [card.get_state() for card in cards]
+    with seeded(5, "anything"):
+        first = [torch.rand(3, generator=card) for card in cards]
+        assert torch.equal(*first)
+    assert all(torch.equal(card.get_state(), state) for card, state in zip(cards, before, strict=True))
+    with seeded(5, "anything"):
+        assert torch.equal(torch.rand(3, generator=cards[1]), first[1])
 
 
 def test_pin_sets_threads_kernels_and_determinism_for_this_process_and_its_children():

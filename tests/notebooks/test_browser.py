@@ -5,6 +5,7 @@ Screenshots go to `build/browser/`. The browser is the machine's own Chromium; n
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import secrets
@@ -17,9 +18,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import live_pages
 import nbformat
+import numpy as np
 import pytest
-from browsers import AXE, LIMIT, MARKS, NEEDS_AXE, SCREENSHOTS, faults, without_network
+from browsers import AXE, LIMIT, MARKS, NEEDS_AXE, SCREENSHOTS, faults, heap, without_network
 from bs4 import BeautifulSoup
 
 from nbutils import atomic, layout
@@ -335,6 +338,141 @@ def test_interrupts_and_restarts_leave_nothing_behind(lab, lab_folder, browser):
         (lab_folder / name).unlink()
     assert "untouched" in run_study(page, 0, 1, 2, 3)[3]
     assert sorted(path.name for path in lab_folder.glob("ran-*")) == ["ran-2", "ran-3"]  # the others were kept
+    page.close()
+
+
+MOVING = (
+    """
+from pathlib import Path
+import torch
+from matplotlib.figure import Figure
+import nbutils as nb
+from nbutils import claims
+from studies.color_cube.live import Seed, live_cube
+from studies.color_cube.network import ColorMLP
+claims.begin("01-color-cube", profile="quick", source="embedded")
+live = live_cube([Seed("0", ColorMLP(), ColorMLP(), torch.eye(5)[0])])
+nb.show(Figure(), "another", "Another figure, which is empty.", caption="Empty.")
+""",
+    'nb.show(live, "live-cube", "A network to move. It is untrained.", caption="The network.")',
+    """
+Path("counting").touch()
+counted = 0
+while not Path("counted").exists():
+    counted += 1
+print("counted" if counted else "")
+""",
+    "print(live.state)",
+    "live.move(strength=0.25)",
+)
+KEYS = [
+    "a",
+    "b",
+    "d",
+    "d",
+    "x",
+    "c",
+    "v",
+    "m",
+    "y",
+    "Enter",
+    "ArrowDown",
+    "z",
+    "0",
+    "0",
+    "Shift+Enter",
+    "Control+Enter",
+]
+NOTEBOOK = """() => {
+    const { model, activeCellIndex, widgets } = window.jupyterapp.shell.currentWidget.content;
+    const cells = model.sharedModel.cells.map(cell => [cell.id, cell.source]);
+    return [cells, activeCellIndex, widgets.map(cell => cell.model.executionCount ?? null)];
+}"""
+
+
+def test_a_live_figure_keeps_its_keys_and_disturbs_no_cell(lab, lab_folder, browser):
+    cells = [nbformat.v4.new_code_cell(text.strip()) for text in MOVING]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab_folder / "moving.ipynb")
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    open_notebook(page, lab, "moving")
+    run_study(page, 0, 1)
+    figure = page.locator(live_pages.FIGURE)
+    figure.wait_for()
+    before, held = page.evaluate(NOTEBOOK), heap(page)
+    for _, _, control in live_pages.controls(page):
+        control.focus()
+        for key in KEYS:
+            page.keyboard.press(key)
+    assert page.evaluate(NOTEBOOK) == before  # no cell came, went or ran
+
+    start_study(page, 2, lab_folder / "counting")
+    random = np.random.default_rng(0)
+    for kind, _, control in live_pages.controls(page):
+        live_pages.moved(page, live_pages.by_keyboard, kind, control, 300, random)
+        live_pages.moved(page, live_pages.by_mouse, kind, control, 20, random)
+        live_pages.status(page)
+    (lab_folder / "counted").touch()
+    wait_until_idle(page)
+    assert page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-OutputArea").inner_text().strip() == "counted"
+    assert page.evaluate(NOTEBOOK)[0] == before[0]
+    assert heap(page) - held < 20
+    assert page.locator(".jp-Notebook .jp-RenderedImage img").evaluate_all("all => all.every(i => i.naturalWidth > 0)")
+
+    state = page.evaluate(live_pages.STATE)
+    said = ast.literal_eval(run_study(page, 3)[0])
+    assert said
+    assert state | said == state
+    run_study(page, 4)
+    page.wait_for_function(f"() => {live_pages.LIVE}.state.strength === 0.25")
+    assert not [cell["errors"] for cell in page.evaluate(CELLS) if cell["errors"]]
+
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    for scheme, theme in SCHEMES.items():
+        command(page, "apputils:change-theme", theme=theme)
+        page.wait_for_selector(f"body[data-jp-theme-name='{theme}']", state="attached")
+        page.wait_for_function(
+            "dark => getComputedStyle(document.querySelector('.live-figure')).colorScheme === dark", arg=scheme
+        )
+        live_pages.status(page)
+        figure.scroll_into_view_if_needed()
+        page.screenshot(path=SCREENSHOTS / f"moving-{scheme}.png")
+
+    page.evaluate("i => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = i }", 0)
+    page.locator(".jp-Notebook .jp-InputPrompt").first.click()
+    page.keyboard.press("a")  # the control: outside of the figure the key inserts a cell
+    assert len(page.evaluate(NOTEBOOK)[0]) == len(before[0]) + 1
+    assert troubles == []
+    page.close()
+
+
+def test_a_saved_live_figure_is_a_picture_until_it_is_run_again(lab, lab_folder, browser):
+    path = lab_folder / "kept.ipynb"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+    cells = [nbformat.v4.new_code_cell(text.strip()) for text in MOVING[:2]]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    open_notebook(page, lab, "kept")
+    run_study(page, 0, 1)
+    page.locator(live_pages.FIGURE).wait_for()
+    command(page, "docmanager:save")
+    while not nbformat.read(path, as_version=4).cells[1].outputs:
+        page.wait_for_timeout(200)
+    command(page, "kernelmenu:shutdown")
+    page.wait_for_function("() => !window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel")
+    page.close()
+    page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    open_notebook(page, lab, "kept")
+    output = page.locator(".jp-Notebook .jp-Cell").nth(1).locator(".jp-OutputArea")
+    output.locator("img").wait_for(timeout=60_000)
+    page.wait_for_timeout(2000)  # a widget that is looked for in vain says so by then
+    assert "Error" not in output.inner_text()
+    assert output.locator("img").is_visible()
+    run_study(page, 0, 1)
+    page.locator(live_pages.FIGURE).wait_for()
+    assert not output.locator("img").count()
     page.close()
 
 

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from nbutils import bars, layout
 from nbutils.notebook import lab
-from nbutils.notebook.document import PLOTLY
+from nbutils.notebook.document import LIVE, PLOTLY, WIDGET_VIEW
 
 
 def as_lab_sends(value: Any) -> Any:
@@ -70,6 +70,15 @@ def test_what_was_run_is_saved_without_its_bars():
     assert sent["cells"][0]["outputs"] == [new_output("stream", text="2.5"), table]
     lab.keep(sent, None)  # a new file
     assert len(sent["cells"][0]["outputs"]) == 2
+
+
+def test_a_live_figure_is_saved_as_its_picture():
+    view = {"model_id": "of a kernel that will have ended"}
+    live = new_output("display_data", data={LIVE: {"figure": "a"}, WIDGET_VIEW: view, "image/png": "drawn"})
+    slider = new_output("display_data", data={WIDGET_VIEW: view})  # it has no picture
+    content = new_notebook(cells=[new_code_cell("x", outputs=[live, slider])])
+    lab.keep(content, None)
+    assert [[*output["data"]] for output in content["cells"][0]["outputs"]] == [[LIVE, "image/png"], [WIDGET_VIEW]]
 
 
 def test_lab_knows_this_interpreter_alone_and_the_figures_extension():

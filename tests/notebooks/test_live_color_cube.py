@@ -38,14 +38,15 @@ def network(seed: int) -> ColorMLP:
     return model
 
 
+DRAWN = {"median": (24, 9), "best": (29, 22), "failed": (40, 20)}  # both removals do something to red
 SEEDS = [
     Seed(
-        f"{i} ({what})",
-        network(i),
-        network(10 + i),
+        f"{i} ({word})",
+        network(anchored),
+        network(plain),
         torch.nn.functional.normalize(torch.arange(5.0).double() - i, dim=0),
     )
-    for i, what in enumerate(("median", "best", "failed"))
+    for i, (word, (anchored, plain)) in enumerate(DRAWN.items())
 ]
 
 
@@ -124,7 +125,7 @@ def test_the_damage_in_words_is_pytorchs(page, plan):
         found = page.evaluate(f"state => {LIVE}.damage(state)", state)
         np.testing.assert_allclose([found["red"], found["elsewhere"]], [added[0], added[1:].mean()], atol=1e-7)
         largest = max(largest, np.abs(added).max())
-    assert largest > 1e-4  # the control
+    assert largest > 1e-2  # the control
 
 
 def test_removals_are_compared_where_they_do_as_much_to_red(page):

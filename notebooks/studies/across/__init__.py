@@ -5,5 +5,5 @@ in one thing; `effects`, what ablating their sources changes, under every ablati
 
 Of notebook 06: `training`, the networks of all five studies by their own batches and objectives; `cases`, each in one
 vocabulary; `study`, all measurements of one; `standins`, `certificates`, `predictors`, `doses`, `repair` and `scalars`,
-one question each; `planted`, networks whose answers are known.
+one question each; `planted`, networks whose answers are known; `live` and `units.js`, the figure to move.
 """

@@ -109,7 +109,7 @@ def _find_least_missed(model: MnistNet, layer: str, images: Tensor, taken: Seque
         with edit(model, edits([Site(layer, unit)])):
             moved.append((model(images) - before).square().mean())
     for unit in taken:
-        moved[unit] = torch.tensor(torch.inf)
+        moved[unit] = torch.full_like(before[0, 0], torch.inf)
     return int(torch.stack(moved).argmin())
 
 

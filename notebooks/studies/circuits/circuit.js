@@ -207,6 +207,7 @@ export default {
     // It moves what is cut, and follows it.
     const count = make("input", { type: "range", min: 0, max: edges.length, step: 1 }), told = make("output");
     count.oninput = () => view.set({ cut: cutAll(byStrength(state).slice(Number(count.value))) });
+    view.roomFor(told, [`${edges.length} of ${edges.length} edges`]);
     const title = make("span", { textContent: "Keep the strongest" });
     view.root.querySelector(".live-controls").append(make("label", {}, title, count, told));
     const switched = (edge) => {
@@ -238,11 +239,9 @@ export default {
       if (waits) view.redraw();
       const { difference, answered } = measured(state), whole = measured({ ...state, cut: nothing }).difference;
       const { label } = standIns[own], [part, all] = [difference, whole].map((one) => one.toFixed(1).replace("-", MINUS));
-      const passed = found.filter((value) => value >= PASSES).length;
       const words = [
         `${remaining} of ${edges.length} edges kept, the others fed with: ${label}.`,
         `Faithfulness ${plain(faithful)}: ${part} of ${all} logits, ${answered} of ${items} prompts answered rightly.`,
-        `Faithful (${PASSES} or more) under ${waits ? "…" : passed} of ${standIns.length} stand-ins.`,
         `Pinned: ${names[state.pinned]}, ${cut[state.pinned] ? "cut" : "kept"};`,
         `cutting it alone: ${signed(scoresOf(state)[state.pinned])} logits.`,
       ].join(" ");
@@ -381,6 +380,8 @@ export default {
           upright(along(level), [1, 2]);
           write(level, along(level), bottom + 10, "center");
         }
+        const passed = found.includes(undefined) ? "…" : found.filter((value) => value >= PASSES).length;
+        write(`faithful (${PASSES} or more) under ${passed} of ${standIns.length}`, 6, bottom + 10, "left");
         standIns.forEach(({ name, label }, i) => {
           const y = FIRST_ROW + ROW * i, value = scores[i * edges.length + edge];
           if (name === state.standIn) {

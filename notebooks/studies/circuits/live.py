@@ -71,6 +71,7 @@ CIRCUIT, ROWS, GAP = (500, 400), (358, 400), 12
 TITLE, FIRST_ROW, ROW, TYPE = 16, 62, 36, 9.0
 BARS, DOTS = (112, 194), (246, 314)  # from where to where scores and faithfulness are drawn
 WIDEST, NARROWEST, CUT_WIDTH = 8.0, 0.9, 1.1
+PASSES = 0.9  # from which faithfulness counts
 LOW, HIGH = -0.2, 1.2  # of faithfulness; what lies beyond stands at the end
 SCREEN = 96  # pixels per inch
 _DASHES, _DOTS = (0, (2.2, 1.1)), (0, (1, 2.5))
@@ -299,6 +300,8 @@ def _draw_rows(
     for level in (0, 1):
         ax.plot([along(level)] * 2, [FIRST_ROW - ROW / 2, bottom], **line)
         ax.text(along(level), bottom + 10, str(level), ha="center", va="center", fontsize=TYPE - 1)
+    passed = sum(value >= PASSES for value in found.values())
+    ax.text(6, bottom + 10, f"faithful ({PASSES:g} or more) under {passed} of {len(found)}", ha="left", **text)
     for i, (name, way) in enumerate(STAND_INS.items()):
         y = FIRST_ROW + ROW * i
         if name == chosen:

@@ -78,8 +78,9 @@ const raised = (whole) => [...String(whole)].map((sign) => "⁻⁰¹²³⁴⁵�
 const plain = (value) => value.toFixed(3).replace("-0.000", "0.000").replace("-", "−");
 const small = (value) => {
   if (Math.abs(value) < 1e-9) return "0";
+  if (Math.abs(value) >= 0.01) return plain(value);
   const [digits, power] = value.toExponential(1).split("e");
-  return `${digits.replace("-", "−")} · 10${raised(Number(power))}`;
+  return `${digits.replace("-", "−")}\u00a0·\u00a010${raised(Number(power))}`;
 };
 
 const STEPS = 20; // of strength, where removals are compared
@@ -185,7 +186,7 @@ export default {
       brushed = new Set(state.brushed ? state.brushed.split(".").map(Number) : []);
       const { red, elsewhere } = damage(state);
       const mean = [...brushed].reduce((sum, i) => sum + squared(now.recon, rgb, i), 0) / brushed.size;
-      const told = brushed.size ? ` ${brushed.size} colours brushed: mean error ${small(mean)}.` : "";
+      const told = brushed.size ? ` ${brushed.size} colour${brushed.size > 1 ? "s" : ""} brushed: mean error ${small(mean)}.` : "";
       const other = state.plan === "post hoc" ? "the anchored axis" : "the direction found afterwards";
       const equal = red >= NOTABLE ? asMuch(state, red) : null;
       const compared = equal === null ? "" : equal === undefined

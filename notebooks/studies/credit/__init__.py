@@ -8,5 +8,6 @@ The audit of one network is `audit`. It puts together `perturbation` (the correl
 of the loss), `alignment` (cosines, steps along a credit), `chance` (ρ of fresh feedback) and `rounding` (what it leaves
 of ρ). `steps`: ρ against the length of the step. `equilibrium`: whether penalised states stand still, and where.
 `ablation`: what ablating units does to the loss, beside what credits predict. `planted`: credits whose ρ is known.
-`report`: the source's table and what follows from it. `explorer` and `plots`: what the notebook shows.
+`report`: the source's table and what follows from it. `plots` and `live`: what the notebook shows; `differences`: what
+the live figure looks up.
 """

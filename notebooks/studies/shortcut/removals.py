@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from studies.shortcut.pooled import Pool
 
 SCORES = "coefficient", "pattern", "pattern × weight"
-BASES = "learnt rotation", "LEACE direction"
 
 
 def removals(

@@ -1,11 +1,10 @@
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from nbutils.data import digits
-from studies.across import explorer, scalars
+from studies.across import scalars
 from studies.across.training import Trained
 from studies.backdoor.network import MnistNet
 from studies.color_cube.network import ColorMLP
@@ -45,18 +44,3 @@ def test_a_circuit_is_judged_by_its_own_stand_in_and_by_the_worst():
     rows = [("a", "a", 0.25, "a", 0.9), ("a", "a", 0.25, "b", 0.1), ("a", "b", 0.25, "a", 0.0)]
     certified = pd.DataFrame(rows, columns=["first", "second", "share", "judge", "kept"])
     assert scalars.circuit(certified).to_numpy().tolist() == [["a", 0.9, 0.1]]
-
-
-def test_the_explorer_shows_where_a_unit_stands():
-    matplotlib.use("agg")
-    effects = pd.DataFrame({"zero": [0.1, -3.0, 0.2], "resample": [1.0, 0.0, 2.0]})
-    predicted = pd.DataFrame({"magnitude": [1.0, 2.0, 3.0]})
-    result = explorer.unit_result(effects, predicted, "zero", 1)
-    assert result["ranks"] == {"zero": 1.0, "resample": pytest.approx(1 / 3)}
-    explorer.view_unit(result)
-    box = explorer.unit_explorer({"net": (effects, predicted)}, ["zero", "resample"])
-    assert "effect" in box.children[1].value
-    with pytest.raises(ValueError, match="units are 0 to 2"):
-        explorer.unit_result(effects, predicted, "zero", 3)
-    with pytest.raises(KeyError, match="no stand-in"):
-        explorer.unit_result(effects, predicted, "mean", 0)

@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.shortcut.explorer import shortcut_explorer, view_ablation, view_stain
 from studies.shortcut.plots import (
     plot_ablation_effect,
     plot_areas,
@@ -132,50 +131,6 @@ def test_the_sheet_shows_each_tile_as_it_is():
     assert np.array_equal(shown, images.reshape(6, 8, 8, 3))
     with pytest.raises(ValueError, match="expected 2 row and 3 column labels, got 2 and 2"):
         plot_tile_sheet(images, row_labels=["a", "b"], column_labels=["a", "b"])
-
-
-def test_the_view_of_an_ablation_shows_before_after_and_chance():
-    frame = curves()
-    fig = view_ablation(frame, "shortcut", 64)
-    (ax,) = fig.axes
-    mean = frame.set_index(["control", "set", "k"])["mean"]
-    for row, group in enumerate(("ID", "OOD")):
-        assert ax.get_lines()[row].get_xdata().tolist() == [mean["shortcut", group, 0], mean["shortcut", group, 64]]
-        chance = ax.patches[row]
-        middle = mean["matched random", group, 64]
-        assert (chance.get_x(), chance.get_x() + chance.get_width()) == pytest.approx((middle - 0.02, middle + 0.03))
-    with pytest.raises(KeyError, match=r"the sweep has no \('shortcut', 'ID', 5\)"):
-        view_ablation(frame, "shortcut", 5)
-
-
-def test_the_shortcut_explorer_redraws_and_says_what_went_wrong():
-    shares = []
-
-    def recolour(share):
-        shares.append(share)
-        if share > 1:
-            raise RuntimeError("no such stain")
-        return np.full((2, 8, 8, 3), share), np.array([share, 1 - share])
-
-    explorer = shortcut_explorer(curves(), recolour, labels=["normal", "tumour"], first=("random", 50))
-    first, said, picture, second, heard, tiles, _ = explorer.children
-    (control, k), (share,) = first.children, second.children
-    assert (control.value, k.value, share.value) == ("random", 64, 0.0)
-    before = picture.value
-    k.value = 4
-    assert picture.value != before
-    assert "4 channels ablated by random" in said.value
-    share.value = 1.0
-    assert shares == [0.0, 1.0]
-    assert "base64" in tiles.value
-    share.value = 1.2
-    assert 'role="alert"' in heard.value
-    assert "no such stain" in heard.value
-    assert tiles.value == ""
-    with pytest.raises(KeyError, match="no control 'oracle' in the sweep"):
-        shortcut_explorer(curves(), recolour, labels=["normal", "tumour"], first=("oracle", 4))
-    with pytest.raises(ValueError, match="with a probability and a label each"):
-        view_stain(np.zeros((2, 8, 8, 3)), [0.5], labels=["normal", "tumour"])
 
 
 def test_recovery_is_drawn_around_0_where_its_area_is_taken():
