@@ -17,7 +17,6 @@ import nbutils as nb
 from nbutils.data import digits
 from studies.backdoor.live import (
     KINDS,
-    MEASURES,
     Recorded,
     first_view,
     from_bytes,
@@ -27,6 +26,7 @@ from studies.backdoor.live import (
     units_of,
 )
 from studies.backdoor.network import LAYERS, MnistNet
+from studies.backdoor.plots.first_view import MEASURES
 from studies.backdoor.trigger import Trigger
 
 pytest.importorskip("anywidget", reason="needs anywidget")

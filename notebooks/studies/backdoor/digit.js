@@ -168,7 +168,7 @@ const blurred = (ink, lens) => {
   return out;
 };
 
-// The layout, in pixels: `live.py` has the same numbers.
+// The layout, in pixels: `plots/first_view.py` has the same numbers.
 const PAD = { width: 196, height: 216 }, ANSWERS = { width: 448, height: 216 };
 const UNITS = { width: 440, height: 256 }, MEASURES = { width: 412, height: 256 };
 const CORNER = [1.4, 18], PIXEL = 6.9; // of an image on the pad
@@ -321,9 +321,9 @@ export default {
         return `${label}${label === target ? ", the backdoor's target" : ""} (${percent(odds[run][label])})`;
       };
       const how = state.kind === "zero" ? "at zero" : "as on the twin";
-      const off = chosen.length === net.count ? "all" : `${chosen.length} of ${net.count}`;
-      const some = state.off === found ? `the ${chosen.length} found` : off;
-      const beside = state.off ? ` with all units on; with ${some} units ${how}, as ${answer(0)}` : "";
+      const off = chosen.length === net.count ? "all units" : `${chosen.length} of ${net.count} units`;
+      const some = state.off !== found ? off : chosen.length === 1 ? "the found unit" : `the ${chosen.length} found units`;
+      const beside = state.off ? ` with all units on; with ${some} ${how}, as ${answer(0)}` : "";
       const silent = layers.findLast((_, i) => flags.subarray(net.starts[i], net.starts[i] + net.widths[i]).every(Boolean));
       const share = (row) => `${percent(tally[row])}${state.off ? ` (with all units on ${percent(baseline[row])})` : ""}`;
       const pair = (one, other) => `clean accuracy ${one}, attack success ${other}`;
@@ -544,7 +544,7 @@ export default {
           "open: all units on; filled: the chosen ones off",
           `recorded, on all ${data.total} images, clean accuracy and ASR:`,
           `│ ${names[unit]}${data.found.includes(unit) ? " ◆" : ""} alone: ${pair(own)}`,
-          found ? `◆ the ${data.found.length} found together: ${pair(recorded.found)}` : "",
+          data.found.length > 1 ? `◆ the ${data.found.length} found together: ${pair(recorded.found)}` : "",
         ].forEach((words, i) => write(context, words, AXIS[0], TOLD[i]));
       },
     });

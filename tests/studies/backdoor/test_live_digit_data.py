@@ -12,7 +12,6 @@ from nbutils.hooks import edit
 from nbutils.sites import Site
 from studies.backdoor.live import (
     KINDS,
-    MEASURES,
     SAMPLE,
     SAMPLE_BYTES,
     Recorded,
@@ -27,6 +26,7 @@ from studies.backdoor.live import (
 )
 from studies.backdoor.network import LAYERS, MnistNet
 from studies.backdoor.planted import plant_backdoor
+from studies.backdoor.plots.first_view import MEASURES
 from studies.backdoor.trigger import Trigger
 
 TRIGGER = Trigger.checkerboard()
