@@ -449,9 +449,14 @@ class Thirty:
     ("executor", "at", "how"), [("none", 11, "SIGKILL"), ("loky", 17, "SIGKILL"), ("loky", 5, "SIGINT")]
 )
 def test_a_killed_run_goes_on_where_it_was(tmp_path, executor, at, how):
-    run = Thirty(tmp_path, executor)
-    run.stop(at, random.Random(at).uniform(0, 0.03), signal.Signals[how])
-    finished = run.finished()
+    for attempt in range(5):  # on a busy machine all tasks may have ended before the signal comes
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        run = Thirty(folder, executor)
+        run.stop(at, random.Random(at).uniform(0, 0.03), signal.Signals[how])
+        finished = run.finished()
+        if len(finished) < 30:
+            break
     assert at - 1 <= len(finished) < 30
     # Without workers, the moment between a task's last line and its file is lost with the parent.
     assert set(run.lines("end")) - set(finished) <= ({finished[-1] + 1} if executor == "none" else set())

@@ -184,23 +184,26 @@ def shown_first(model: MnistNet, trigger: Trigger, few: Digits, off: Sequence[in
 
 def first_view(model: MnistNet, trigger: Trigger, few: Digits, shown: int, off: Sequence[int]) -> View:
     """Return what the live figure shows first, of the network in double precision."""
-    model = copy.deepcopy(model).double().cpu()
+    weight = next(model.parameters())
+    precise = weight.dtype if weight.device.type == "mps" else torch.float64  # which mps has not
+    model = copy.deepcopy(model).to(precise)
     one = few.images[shown : shown + 1]
     now, maps = answer(model, trigger.apply(one), off)
     before, whole = answer(model, trigger.apply(one), ())
     shares = []
     for some in ((), off):
         clean, attacked = (
-            answer(model, images, some)[0].argmax(1).numpy() for images in (few.images, trigger.apply(few.images))
+            answer(model, images, some)[0].argmax(1).numpy(force=True)
+            for images in (few.images, trigger.apply(few.images))
         )
         labels = few.labels.numpy()
         attack = measures.attack_success_rate(attacked, labels, trigger.target)
         shares.append([float(measures.accuracy(clean, labels)), float(attack)])
     return View(
         to_pixels(one[0, 0].numpy()),
-        {name: said[0].numpy() for name, said in maps.items()},
+        {name: said[0].numpy(force=True) for name, said in maps.items()},
         {name: max(float(said.max()), 1e-9) for name, said in whole.items()},
-        torch.cat([now, before]).numpy(),
+        torch.cat([now, before]).numpy(force=True),
         np.array(shares),
     )
 
