@@ -155,7 +155,7 @@ export default {
       const words = [
         `${across} and ${up} rank the ${network.count} units of ${network.label} ${word}:`,
         `${within ? "Spearman within layers" : "τ"} ${plain(agreement)};`,
-        `${moved} move by more than a quarter of the ranking, ${found.shared} of the ${found.strongest} strongest are the same.`,
+        `${moved} ${moved === 1 ? "moves" : "move"} by more than a quarter of the ranking, ${found.shared} of the ${found.strongest} strongest ${found.shared === 1 ? "is" : "are"} the same.`,
         `${network.called(unit)}: rank ${rank(0)} of ${found.among[unit]} under ${across}${effect(state.across)},`,
         `${rank(1)} under ${up}${state.up === state.across ? "" : effect(state.up)}.`,
       ].join(" ");

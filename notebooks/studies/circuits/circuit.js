@@ -198,7 +198,7 @@ export default {
     view.choice("standIn", { label: "Stand-in", value: data.first.standIn, options: standIns.map(({ name, label }) => [name, label]) });
     view.keep("cut", data.first.cut, (value) => {
       const known = String(value).split(".").filter((one) => /^\d+$/.test(one) && Number(one) < edges.length);
-      return cutAll(new Set(known.map(Number)));
+      return known.length || value === "" ? cutAll(new Set(known.map(Number))) : undefined;
     });
     view.keep("pinned", data.first.pinned, (value) => {
       const edge = /^\d+$/.test(String(value)) ? Number(value) : NaN;

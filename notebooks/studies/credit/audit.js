@@ -137,12 +137,13 @@ export default {
       if (before) view.animate(shares, MORPH);
       const { roundoff } = precisionOf(state), length = lengthOf(state), step = stepOf(Math.round(state.step));
       const relative = state.mode === "relative", share = relative ? step : step / length, changed = now.count - now.same;
+      const amounts = now.amounts - (now.same > 0);
       view.say([
         `${state.network}, layer ${state.layer}, states of length ${written(length)}; in ${state.precision} a step of ${stepIn(state)},`,
         `which is ${relative ? written(step * length) : `${written(share)} ‖h‖`}, or ${written(share / roundoff)} roundoffs.`,
         Number.isNaN(now.rho) ? "The exact gradient, right by definition, has no score."
           : `The exact gradient, right by definition, scores ${plain(now.rho)}.`,
-        changed ? `The loss changes at ${changed} of ${now.count} probes, by ${now.amounts - (now.same > 0)} different amounts.`
+        changed ? `The loss changes at ${changed} of ${now.count} probes, by ${amounts === 1 ? "one amount" : `${amounts} different amounts`}.`
           : `The loss changes at none of ${now.count} probes, to the last bit: nothing is measured.`,
       ].join(" "));
     });
@@ -230,10 +231,14 @@ export default {
     const kAt = (x) => Math.min(Math.max(Math.round(((x - BOX.left) / (BOX.right - BOX.left)) * ks.length - 0.5) + lowest, lowest), highest);
     const height = (rho) => (Math.min(Math.max(Number.isNaN(rho) ? 0 : rho, LOW), HIGH) - LOW) / (HIGH - LOW);
     const moves = { ArrowLeft: ["step", -1], ArrowRight: ["step", 1], ArrowDown: ["length", -1], ArrowUp: ["length", 1] };
-    view.canvas({
+    let before = state.step;
+    const scores = view.canvas({
       label: "The exact gradient’s score against the step. Left and right arrow keys move the step, up and down the length of states.",
       ...PANEL,
-      drag: ({ x }) => ({ step: kAt(x) }),
+      drag: ({ x, first: down }) => {
+        if (down) before = state.step;
+        return { step: kAt(x) };
+      },
       keys: ({ key: pressed }) => moves[pressed] && { [moves[pressed][0]]: Math.round(state[moves[pressed][0]]) + moves[pressed][1] },
       draw: (context, { ink, paper, muted, accents }) => {
         const all = curveOf(state), chosen = precisions.indexOf(precisionOf(state)), [low, high] = pairOf(state).chance;
@@ -278,6 +283,8 @@ export default {
       },
     });
 
+    scores.style.touchAction = "pan-y"; // the page scrolls under a finger, and the step is what it was
+    scores.addEventListener("pointercancel", () => view.set({ step: before }));
     Object.assign(view, { compute, pearson });
     return view.end;
   },
