@@ -232,10 +232,14 @@ class Document:
         device = "" if self.results.device == "cpu" else f"; device {self.results.device}"
         return f"Profile {self.results.profile}; data: {self.results.source}; {versions}{device}."
 
-    def figure(self, content: bytes | None, alt: str, file: str = "") -> Figure:
-        """Return what is recorded of a figure that is found by its bytes, else its file's name, else its alt text."""
+    def figure(self, content: bytes | None, alt: str, file: str = "", name: str = "") -> Figure:
+        """Return what is recorded of a figure that is found by its bytes, else its file's name, else its alt text.
+
+        Of figures that look alike it is the one of that name.
+        """
         sha256 = "" if content is None else hashlib.sha256(content).hexdigest()
         tests: list[Callable[[str, Mapping[str, Any]], bool]] = [
+            lambda key, entry: key == name and entry["light"]["sha256"] == sha256,
             lambda key, entry: entry["light"]["sha256"] == sha256 and entry["alt"] == alt,
             lambda key, entry: entry["light"]["sha256"] == sha256,
             lambda key, entry: file in (key, entry["light"]["file"]),

@@ -31,7 +31,7 @@ from nbutils import layout
 from nbutils.notebook.anchors import Body, numbered, slug
 from nbutils.notebook.clean import clean, drawable, figure_parts, parsed, scheme
 from nbutils.notebook.document import LIVE, PLOTLY, WIDGET_VIEW, Document, Figure, alt_text
-from nbutils.plotting.live import relative
+from nbutils.plotting.live import parts_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
@@ -189,12 +189,11 @@ class Exporter(HTMLExporter):
     def live(self, output: Mapping[str, Any]) -> str:
         """Return a live figure's place, its data and its static picture, which stands there until a script runs."""
         static = self.picture(output, "image/png")
-        content = self.document.figure(_content(output, "image/png"), alt_text(output)).files.get("live", b"")
         try:
-            parts = json.loads(content)
-            script = relative(str(parts["script"]))
-        except (ValueError, LookupError, TypeError, OSError):
+            parts = parts_of(self._figure(output, "image/png").files.get("live", b""))
+        except ValueError:
             return f"{static}{self.gap('what lets this figure move')}"
+        script = parts["script"]
         if script not in self.modules:
             self.modules.append(script)
         stored = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c")
@@ -205,10 +204,16 @@ class Exporter(HTMLExporter):
         """Return a picture of an output as a figure with its caption; nothing where there is no picture."""
         if not picture.strip():
             return ""
-        figure = self.document.figure(_content(output, mime), alt_text(output))
+        figure = self._figure(output, mime)
         caption = self.tidy(escape(figure.caption, quote=False))
         below = f"<figcaption>{caption}</figcaption>" if caption else ""
         return f'<figure data-figure="{escape(figure.name)}">{picture}{below}{self.tools(figure)}</figure>'
+
+    def _figure(self, output: Mapping[str, Any], mime: str) -> Figure:
+        """Return what is recorded of an output's figure; a live one's output says its name."""
+        live = output["data"].get(LIVE)
+        name = live.get("figure") if isinstance(live, Mapping) else ""
+        return self.document.figure(_content(output, mime), alt_text(output), name=str(name))
 
     def gap(self, what: str) -> str:
         """Return a note in place of what cannot be shown, and keep a warning."""

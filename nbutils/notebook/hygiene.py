@@ -21,7 +21,7 @@ from nbutils.notebook.document import PLOTLY, Document, alt_text, code_cells, is
 from nbutils.notebook.screen import Screen
 from nbutils.plotting import texts
 from nbutils.plotting.figures import PIXELS_PER_INCH, SCREEN_PIXELS_PER_INCH
-from nbutils.plotting.live import MAX_LIVE_BYTES
+from nbutils.plotting.live import MAX_LIVE_BYTES, module, parts_of
 from nbutils.plotting.manifests import files_of, manifest_of
 
 MAX_NOTEBOOK_BYTES = 1_000_000
@@ -151,6 +151,8 @@ def check_figures(notebook: NotebookNode, path: Path, assets: Path) -> Iterator[
                 most = MAX_LIVE_BYTES if key == "live" else MAX_FIGURE_BYTES
                 if fault := _file_fault(file, entry[key]["sha256"], most):
                     yield f"figure {name}: {file.relative_to(assets.parent).as_posix()} {fault}"
+                elif key == "live" and (fault := _still(file)):
+                    yield f"figure {name}: it does not move: {fault}"
     for file in sorted(assets.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(assets).parts)  # editors' and systems' own
         if file.suffix.lower() in FIGURE_SUFFIXES and file not in listed and not hidden:
@@ -165,6 +167,15 @@ def _file_fault(file: Path, sha256: str, most: int) -> str | None:
         return "is not the file that the manifest describes"
     if len(content) >= most:
         return f"has {len(content):,} bytes; a figure stays under {most:,}"
+    return None
+
+
+def _still(file: Path) -> str | None:
+    """Return why what is stored lets no live figure move, or None where it does."""
+    try:
+        module(parts_of(file.read_bytes())["script"])
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -50,6 +50,7 @@ VISIBLE_SHIFT = 8  # of 255, in the worst channel
 COMFORTABLE_BYTES = 60_000
 MAX_BYTES = 300_000
 
+_widgets: dict[tuple[str, str], Any] = {}  # of the live figures, by cell and name
 _entering = Lock()  # an entry is added to what the file holds
 
 
@@ -108,7 +109,13 @@ def show(
         label = re.split(r"(?<=[.!?])\s", alt)[0]
         files["live"] = _checked(fig.stored(label), f"figure {name!r} (live)", MAX_LIVE_BYTES)
         bundle[LIVE] = {"figure": name}
-        bundle[WIDGET_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": fig.widget(label).model_id}
+        widget = fig.widget(label)
+        bundle[WIDGET_VIEW] = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+        if place := _place():
+            former, _widgets[place, name] = _widgets.get((place, name)), widget
+            if former:  # its output went when the cell ran again
+                former.layout.close()
+                former.close()
         fig = fig.static
     light: _Picture | dict[str, Any] | None = _rendered(fig, LIGHT)
     if isinstance(light, dict):
@@ -337,6 +344,14 @@ def _cell() -> int | None:
     shell = ipython.get_ipython() if ipython else None
     # Not shell.execution_count: newer versions of IPython raise it before the cell runs, older ones after.
     return len(shell.history_manager.input_hist_parsed) - 1 if shell else None
+
+
+def _place() -> str | None:
+    """Return what JupyterLab calls the cell that runs, None elsewhere."""
+    ipython = sys.modules.get("IPython")
+    kernel = getattr(ipython.get_ipython() if ipython else None, "kernel", None)
+    place: str | None = kernel.get_parent().get("metadata", {}).get("cellId") if kernel else None
+    return place
 
 
 def _display(bundle: dict[str, Any], metadata: dict[str, Any], alt: str, caption: str) -> None:

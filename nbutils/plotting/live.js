@@ -25,7 +25,7 @@ const liveView = ({ model, el }) => {
   const canvases = [], followers = [], endings = [];
   const darkness = matchMedia("(prefers-color-scheme: dark)");
   const stillness = matchMedia("(prefers-reduced-motion: reduce)");
-  let frame = 0, spoken = 0, moving = 0;
+  let frame = 0, spoken = 0, moving = 0, correcting = 0;
 
   const root = make("div", { className: "live-figure", role: "group" });
   root.setAttribute("aria-label", model.get("label"));
@@ -55,6 +55,7 @@ const liveView = ({ model, el }) => {
       canvases.forEach((canvas) => canvas.draw());
       status.classList.remove("live-fault");
     } catch (error) {
+      clearTimeout(spoken); // what was to be said must not stand in place of the fault
       status.textContent = `This view cannot be drawn: ${error.message}`;
       status.classList.add("live-fault");
       console.error(error);
@@ -89,7 +90,15 @@ const liveView = ({ model, el }) => {
     model.set("state", changed());
     model.save_changes();
   };
-  const restore = () => apply({ ...first, ...model.get("state") });
+  const spelled = (part) => JSON.stringify(Object.entries(part ?? {}).map(String).sort());
+  const correct = () => { // what is not known, or not allowed, is not part of the state
+    if (spelled(model.get("state")) !== spelled(changed())) set({});
+  };
+  const restore = () => {
+    apply({ ...first, ...model.get("state") });
+    clearTimeout(correcting);
+    correcting = setTimeout(correct); // a widget sends nothing back while it is told something
+  };
   model.on("change:state", restore);
   endings.push(() => model.off("change:state", restore));
 
@@ -106,7 +115,7 @@ const liveView = ({ model, el }) => {
     return Number.isFinite(number) ? Math.min(Math.max(number, low), high) : undefined;
   };
 
-  // A part of the state without a control: `accept` returns what it becomes, or undefined.
+  // A part of the state without a control: `accept` returns what it becomes, or undefined. From an address it gets text.
   const keep = (name, value, accept) => part(name, value, accept);
 
   // A control stays where it is under the hand, whatever stands beside it.
@@ -195,11 +204,11 @@ const liveView = ({ model, el }) => {
       element.onpointerup = element.onpointercancel = () => { last = null; };
     }
     if (hover) {
-      element.onpointermove = (event) => {
+      element.addEventListener("pointermove", (event) => { // beside that of `drag`
         if (event.pointerType === "touch") return;
         hover(at(event));
         redraw();
-      };
+      });
       element.onpointerleave = () => {
         hover(null);
         redraw();
@@ -253,6 +262,7 @@ const liveView = ({ model, el }) => {
     cancelAnimationFrame(frame);
     cancelAnimationFrame(moving);
     clearTimeout(spoken);
+    clearTimeout(correcting);
     endings.forEach((finish) => finish());
     root.remove();
   };

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -41,15 +41,16 @@ class LiveFigure:
     """A figure to move; display it with `nbutils.show`, which takes alt text, caption and data as for any other.
 
     Attributes:
-        script: the module, a file of the project.
+        script: the module, a file below `notebooks`.
         data: what it draws: JSON values, and arrays of float32, float64, uint8 or int32, which `view.data` holds as
             typed arrays with a `shape`. Others are to be cast.
         static: draws the first view, as matplotlib figure.
         about: one line for a reader who has not seen it: what it shows, and what to try.
 
     Raises:
-        FileNotFoundError: there is no such module in the project.
-        ValueError: the module has not one `export default`, or imports something; `about` is empty.
+        FileNotFoundError: there is no such module below `notebooks`.
+        ValueError: the module has not one `export default`, imports something, or holds what ends an inline script;
+            `about` is empty.
         TypeError: `data` holds something else.
     """
 
@@ -80,6 +81,8 @@ class LiveFigure:
     def move(self, **changes: Any) -> None:
         """Move the figure where it was shown last, as the reader would.
 
+        The figure itself knows its names and values: `state`, in a later cell, is without those that it does not have.
+
         Raises:
             RuntimeError: it is shown nowhere.
         """
@@ -107,12 +110,12 @@ def relative(script: str | Path) -> str:
     """Return a module's path in the project, with slashes.
 
     Raises:
-        FileNotFoundError: there is no such JavaScript file in the project.
+        FileNotFoundError: there is no such JavaScript file below `notebooks`, where what is committed lies.
     """
     root = layout.root()
     path = (root / script).resolve()
-    if path.suffix != ".js" or not path.is_relative_to(root) or not path.is_file():
-        raise FileNotFoundError(f"no JavaScript file {script} in {root}")
+    if path.suffix != ".js" or not path.is_relative_to(root / "notebooks") or not path.is_file():
+        raise FileNotFoundError(f"no JavaScript file {script} in {root / 'notebooks'}")
     return PurePosixPath(path.relative_to(root)).as_posix()
 
 
@@ -120,12 +123,17 @@ def module(script: str) -> str:
     """Return a module behind the part that all live figures have in common.
 
     Raises:
-        FileNotFoundError: there is no such module in the project.
-        ValueError: it has not one `export default`, or imports something.
+        FileNotFoundError: there is no such module below `notebooks`.
+        ValueError: it has not one `export default`, imports something, or holds what ends an inline script.
     """
     text = (layout.root() / relative(script)).read_text(encoding="utf-8")
     if len(re.findall(r"^export default\b", text, re.MULTILINE)) != 1 or re.search(r"\bimport\b", text):
-        raise ValueError(f"{script} must have one line that begins with 'export default', and import nothing")
+        raise ValueError(
+            f"{script} must have one line that begins with 'export default', and import nothing: "
+            "not even a comment has that word"
+        )
+    if found := re.search("</script|<!--", text, re.IGNORECASE):
+        raise ValueError(f"{script} holds {found[0]!r}, which ends or hides a script that stands on a page; split it")
     return COMMON.read_text(encoding="utf-8") + text
 
 
@@ -138,28 +146,49 @@ def on_page(script: str, host: str) -> str:
     return f"{text}{host}mountLive({json.dumps(script)}, liveModule);\n"
 
 
-def packed(value: Any) -> Any:
+def parts_of(stored: bytes) -> dict[str, Any]:
+    """Return what `LiveFigure.stored` wrote.
+
+    Raises:
+        ValueError: it is something else, or its module is not there.
+    """
+    try:
+        parts = json.loads(stored, parse_constant=lambda name: _unreadable(f"{name} is no JSON"))
+        if not isinstance(parts, dict) or not {"script", "about", "label", "data", "theme"} <= parts.keys():
+            _unreadable("it is no live figure")
+        return parts | {"script": relative(str(parts["script"]))}
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _unreadable(why: str) -> NoReturn:
+    raise ValueError(why)
+
+
+def packed(value: Any, where: str = "data") -> Any:
     """Return data as JSON values, arrays and tensors as `{"dtype", "shape", "base64"}`, little-endian.
 
     Raises:
-        TypeError: it holds something else, such as an array of another kind.
+        TypeError: it holds something else, such as an array of another kind; the message says where.
     """
     if hasattr(value, "numpy"):  # a tensor
         value = value.numpy(force=True)
     if isinstance(value, np.ndarray):
         if value.dtype.name not in _KINDS:
-            raise TypeError(f"expected an array of {', '.join(_KINDS)}, got {value.dtype}")
+            raise TypeError(f"{where}: expected an array of {', '.join(_KINDS)}, got {value.dtype}")
         content = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
         return {"dtype": value.dtype.name, "shape": list(value.shape), "base64": b64encode(content).decode()}
     if isinstance(value, Mapping):
-        return {str(key): packed(item) for key, item in value.items()}
+        if "base64" in value and value.keys() != {"dtype", "shape", "base64"}:
+            raise TypeError(f"{where}: 'base64' is the name of an array's bytes; choose another")
+        return {str(key): packed(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [packed(item) for item in value]
+        return [packed(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and np.isfinite(value)):
         return value
-    raise TypeError(f"a live figure's data are JSON values and arrays, got {value!r}")
+    raise TypeError(f"{where}: a live figure's data are JSON values and arrays, got {value!r}")
 
 
 def _theme() -> dict[str, Any]:

@@ -366,6 +366,8 @@ print("counted" if counted else "")
 """,
     "print(live.state)",
     "live.move(strength=0.25)",
+    "live.move(strength=-3, unknown=1)",
+    "from ipywidgets.widgets import widget; print(len(widget._instances))",
 )
 KEYS = [
     "a",
@@ -429,6 +431,12 @@ def test_a_live_figure_keeps_its_keys_and_disturbs_no_cell(lab, lab_folder, brow
     assert state | said == state
     run_study(page, 4)
     page.wait_for_function(f"() => {live_pages.LIVE}.state.strength === 0.25")
+    alive = run_study(page, 6)
+    run_study(page, 1, 1)
+    assert run_study(page, 6) == alive  # a cell that runs again leaves no widget behind
+    run_study(page, 5)
+    page.wait_for_function(f"() => {live_pages.LIVE}.state.strength === 0")
+    assert ast.literal_eval(run_study(page, 3)[0]) == {"strength": 0}  # what it does not know or allow is not its state
     assert not [cell["errors"] for cell in page.evaluate(CELLS) if cell["errors"]]
 
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -26,12 +26,15 @@ from live_pages import (
     controls,
     moved,
     opened,
+    page_of,
     sensible,
     status,
 )
+from matplotlib.figure import Figure
 
 from nbutils import layout
 from nbutils.notebook.render import render_all
+from nbutils.plotting.live import LiveFigure
 from nbutils.plotting.manifests import manifest_of
 
 MOVES = {by_keyboard: 300, by_mouse: 100, by_touch: 30}  # of each control; a pointer's wait for a frame each
@@ -78,6 +81,48 @@ pytestmark = MARKS
 def test_some_notebook_has_a_live_figure_and_none_has_two():
     assert NOTEBOOKS
     assert all(len(names) == 1 for names in FIGURES.values() if names)
+
+
+FAULTY = """export default { render({ model, el }) {
+  const view = liveView({ model, el });
+  view.slider("level", { label: "Level", value: 1, min: 0, max: 9, step: 1 });
+  view.keep("shift", 0, Number);
+  view.canvas({
+    label: "A line", width: 300, height: 200,
+    draw: (ink, look, { level }) => { if (level > 4) throw new Error("too high"); },
+    drag: ({ dx }) => ({ shift: view.state.shift + dx }),
+    hover: (at) => { view.over = at; },
+  });
+  view.follow(({ level }) => view.say(`Level ${level}.`));
+  return view.end;
+} };
+"""
+
+
+def test_a_fault_stays_in_sight_and_a_canvas_both_drags_and_hovers(project, browser):
+    script = project.root / "notebooks" / "figure.js"
+    script.write_text(FAULTY)
+    live = LiveFigure(script, {}, lambda: Figure((2, 1)), "Look.")
+    page_file = page_of(live, "01-faulty", "faulty", "A line.", project.root / "made")
+    with opened(browser, page_file) as page:
+        assert status(page) == "Level 1."
+        box = page.locator(f"{FIGURE} canvas").bounding_box()
+        page.mouse.move(box["x"] + 50, box["y"] + 50)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 90, box["y"] + 50, steps=4)
+        page.mouse.up()
+        assert page.evaluate(STATE)["shift"] == pytest.approx(40, abs=1)
+        assert page.evaluate(f"() => {LIVE}.over.x") == pytest.approx(90, abs=1)
+
+        page.evaluate("() => { location.hash = '#figure-faulty?level=3&unknown=1&level=nonsense' }")
+        page.wait_for_function("() => location.hash === '#figure-faulty'")  # of what it does not know nothing stays
+        page.evaluate("() => { console.error = () => {}; }")
+        page.evaluate(f"() => {LIVE}.set({{ level: 6 }})")
+        page.wait_for_timeout(900)  # by then what was to be said would be
+        assert page.locator(".live-fault").inner_text() == "This view cannot be drawn: too high"
+        page.evaluate(f"() => {LIVE}.set({{ level: 2 }})")
+        page.wait_for_timeout(900)
+        assert status(page) == "Level 2."
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem[:2])
