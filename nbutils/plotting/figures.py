@@ -294,10 +294,10 @@ def _compact(png: bytes) -> bytes:
     """Return the picture with a palette, a third of the size, where that does not shift its colours.
 
     Lines and text keep their colours in a palette. Patches of many colours do not, but they are flat, so in
-    true colour they are small anyway.
+    true colour they are small anyway. Where photographs fill the palette, lines keep the themes' accents.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageColor
 
     picture = Image.open(BytesIO(png)).convert("RGB")
     reduced = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -306,6 +306,19 @@ def _compact(png: bytes) -> bytes:
         exact = _encoded(picture)
         if len(exact) <= COMFORTABLE_BYTES:
             return exact
+    pixels = np.asarray(picture, np.int16)
+    accents = {ImageColor.getrgb(accent) for look in (LIGHT, DARK) for accent in look.accents}
+    lost = sorted(one for one in accents if (shift[(pixels == one).all(axis=-1)] > VISIBLE_SHIFT).any())
+    if lost:
+        reduced = picture.quantize(COLOURS - len(lost), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = (reduced.getpalette() or [])[: 3 * (COLOURS - len(lost))]
+        palette = np.array([*few, *np.ravel(lost)], np.int16).reshape(-1, 3)
+        places = np.array(reduced)
+        for place in range(len(few) // 3, len(palette)):  # what is nearer to an accent becomes the accent
+            own, other = (np.abs(pixels - palette[which]).sum(axis=-1) for which in (places, place))
+            places[other < own] = place
+        reduced = Image.fromarray(places, "P")
+        reduced.putpalette(palette.astype(np.uint8).tobytes())
     return _encoded(reduced)
 
 

@@ -182,26 +182,31 @@ const liveView = ({ model, el }) => {
     endings.push(() => resized.disconnect());
     const at = (event) => ({ x: event.offsetX / size(), y: event.offsetY / size() });
     if (drag) {
-      let last = null;
+      let last = null, hand = null, before = {}; // where the hand was, which it is, and the state that it met
       const trailOf = (event, now) => {
         const { left, top } = element.getBoundingClientRect();
         const passed = (event.getCoalescedEvents?.() ?? []).slice(0, -1);
         return [...passed.map((one) => ({ x: (one.clientX - left) / size(), y: (one.clientY - top) / size() })), now];
       };
       element.onpointerdown = (event) => {
-        if (event.button) return;
+        if (event.button || last) return; // a second finger moves nothing
         element.setPointerCapture(event.pointerId);
-        last = at(event);
+        [last, hand, before] = [at(event), event.pointerId, { ...state }];
         set(drag({ ...last, dx: 0, dy: 0, first: true, trail: [last] }) ?? {});
       };
       element.onpointermove = (event) => {
-        if (!last) return;
+        if (!last || event.pointerId !== hand) return;
         const now = at(event);
         const trail = trailOf(event, now);
         set(drag({ ...now, dx: now.x - last.x, dy: now.y - last.y, first: false, trail }) ?? {});
         last = now;
       };
-      element.onpointerup = element.onpointercancel = () => { last = null; };
+      element.onpointerup = element.onlostpointercapture = (event) => { if (event.pointerId === hand) last = null; };
+      element.onpointercancel = (event) => {
+        if (!last || event.pointerId !== hand) return;
+        last = null;
+        set(before); // the finger was for the page, to scroll
+      };
     }
     if (hover) {
       element.addEventListener("pointermove", (event) => { // beside that of `drag`

@@ -166,6 +166,22 @@ def test_patches_of_many_colours_keep_them_and_lines_take_a_palette(assets):
     assert Image.open(assets / "growth.png").mode == "P"
 
 
+def test_beside_a_photograph_lines_keep_their_colours_and_paper_stays_white(assets):
+    def beside():
+        fig = plt.figure(figsize=(9, 5), layout="none")
+        fig.add_axes((0, 0, 0.3, 0.3)).imshow(np.random.default_rng(0).uniform(0.2, 0.8, (150, 150, 3)))
+        for i, accent in enumerate(theme.LIGHT.accents):
+            fig.add_artist(plt.Line2D([0.1, 0.15], [0.4 + i / 20] * 2, color=accent, linestyle="-", linewidth=1.5))
+        return fig
+
+    figures.show(beside, "beside", ALT)
+    assert Image.open(assets / "beside.png").mode == "P"
+    shown = pixels(assets / "beside.png")
+    for colour in (*theme.LIGHT.accents, theme.LIGHT.paper):
+        rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+        assert (np.abs(shown - rgb).max(axis=-1) <= 8).sum() > 30, colour
+
+
 def test_show_takes_figures_only(assets):
     with pytest.raises(TypeError, match="got ndarray"):
         figures.show(lambda: np.zeros(3), "growth", ALT)

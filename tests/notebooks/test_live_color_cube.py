@@ -154,3 +154,40 @@ def test_of_an_impossible_address_what_is_possible_is_kept(page, page_file):
     first = {"seed": SEEDS[0].label, "plan": "suppressed", "strength": 1, "dimensions": "0 1 2", "brushed": "3"}
     assert {name: state[name] for name in first} == first
     assert page.locator(".live-fault").count() == 0
+
+
+def test_a_fast_hand_brushes_all_that_it_passes(page):
+    box = page.locator(".live-figure canvas").nth(1).bounding_box()
+    page.mouse.move(box["x"] + 30, box["y"] + 25)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 230, box["y"] + 25)
+    page.mouse.up()
+    brushed = [int(i) for i in page.evaluate(STATE)["brushed"].split(".")]
+    assert len(brushed) > 9
+    assert np.all(np.diff(brushed) == 1)
+
+
+def test_a_second_finger_moves_nothing(browser, page_file):
+    with opened(browser, page_file, has_touch=True) as page:
+        canvas, session = page.locator(".live-figure canvas").nth(1), page.context.new_cdp_session(page)
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+
+        def send(kind: str, *places: tuple[int, int]) -> None:
+            points = [{"x": box["x"] + x, "y": box["y"] + y, "id": i} for i, (x, y) in enumerate(places)]
+            session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+        send("Start", (30, 25))
+        first = page.evaluate(STATE)["brushed"]
+        send("Start", (30, 25), (200, 240))
+        send("Move", (31, 25), (100, 240))
+        send("End")
+        assert page.evaluate(STATE)["brushed"] == first != ""
+
+
+def test_an_address_asked_for_is_not_overwritten(page):
+    page.locator(".live-figure input[type=range]").focus()
+    page.keyboard.press("ArrowLeft")
+    page.evaluate("() => { location.hash = '#elsewhere'; }")
+    page.wait_for_timeout(500)
+    assert page.evaluate("() => location.hash") == "#elsewhere"

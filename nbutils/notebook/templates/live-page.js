@@ -36,6 +36,7 @@ const mountLive = (script, { render }) => {
       console.error(error);
     }
     addEventListener("hashchange", () => {
+      clearTimeout(waiting); // the address is the reader's now
       const state = said();
       if (!state) return;
       parts.state = state;

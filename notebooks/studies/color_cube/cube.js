@@ -217,8 +217,9 @@ export default {
         const dims = state.dimensions.split(" ").map(Number);
         dims.forEach((dim, k) => {
           const end = at(place(...[0, 1, 2].map((one) => (one === k ? 1.12 : 0))));
-          context.strokeStyle = dim ? muted : ink;
-          context.lineWidth = dim ? 1 : 2;
+          const anchored = dim === 0 && state.plan !== "post hoc"; // the other network has no anchor
+          context.strokeStyle = anchored ? ink : muted;
+          context.lineWidth = anchored ? 2 : 1;
           context.beginPath();
           context.moveTo(...centre);
           context.lineTo(...end);
@@ -257,24 +258,25 @@ export default {
       }
       return -1;
     };
-    const brush = (i, adds) => {
+    const brush = (some, adds) => {
       const after = new Set(state.brushed ? state.brushed.split(".").map(Number) : []);
-      if (adds) after.add(i); else after.delete(i);
+      some.forEach((i) => { if (adds) after.add(i); else after.delete(i); });
       return { brushed: [...after].join(".") };
     };
     let adding = true, cursor = -1;
     view.canvas({
       label: "Colours of the cube, reconstructed around true ones. Drag to brush; arrow keys move, space brushes.",
       ...PANEL,
-      drag: ({ first, ...where }) => {
-        const i = patchAt(where);
-        if (first) adding = i < 0 || !brushed.has(i);
+      drag: ({ x, y, dx, dy, first }) => {
+        if (first) adding = !brushed.has(patchAt({ x, y }));
         cursor = -1;
-        return i < 0 ? undefined : brush(i, adding);
+        const steps = Math.ceil(Math.max(Math.abs(dx), Math.abs(dy)) / 5) || 1; // a fast hand leaves nothing out
+        const passed = Array.from({ length: steps }, (_, k) => patchAt({ x: x - (dx * k) / steps, y: y - (dy * k) / steps }));
+        return brush(passed.filter((i) => i >= 0), adding);
       },
       keys: ({ key }) => {
         const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: hues, ArrowDown: -hues };
-        if (key === " " || key === "Enter") return cursor < 0 ? {} : brush(cursor, !brushed.has(cursor));
+        if (key === " " || key === "Enter") return cursor < 0 ? {} : brush([cursor], !brushed.has(cursor));
         if (key === "Escape") return { brushed: "" };
         if (!(key in moves)) return undefined;
         cursor = cursor < 0 ? count - patches : (cursor + moves[key] + count) % count;
