@@ -143,7 +143,7 @@ def by_touch(page, kind: str, control, times: int, random: np.random.Generator) 
                 send("Move", place)
                 yield
             send("End")
-            places = next(strokes(control, 1, random))  # what takes no strokes has scrolled
+            places = next(strokes(control, 4, random))  # what takes taps alone has scrolled; some miss what is there
         for place in places:
             page.touchscreen.tap(*place)
             yield
