@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
-SCRIPT = Path(__file__).with_name("units.js")
+SCRIPT = "notebooks/studies/across/units.js"
 ABOUT = """
 Every unit of a network is replaced, and ranked by what that does to the loss: across by one stand-in, up by another. If
 the stand-in did not matter, all would lie on the diagonal. Tap another stand-in, and watch which units move; tap a unit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from studies.backdoor.trigger import Trigger
 if TYPE_CHECKING:
     import pandas as pd
 
-SCRIPT = Path(__file__).with_name("digit.js")
+SCRIPT = "notebooks/studies/backdoor/digit.js"
 KINDS = {"zero": "at zero", "resample": "as on the twin (trigger \u2194 none)"}
 SAMPLE, SAMPLE_BYTES = 200, 84_000  # most test images, and most pixels of them, that go into the page
 BOX, SMALL = 20, 8  # pixels a side of a digit; of one of the embedded digits, before it was enlarged

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,7 +29,7 @@ from studies.circuits.transformer import Transformer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCRIPT = Path(__file__).with_name("circuit.js")
+SCRIPT = "notebooks/studies/circuits/circuit.js"
 ANOTHER = "resample, another prompt"
 ABOUT = """
 A transformer that continues repeated sequences runs in this page. Some of its edges are kept; the others are cut, and

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from studies.color_cube.frontier import UNLIKE
 from studies.color_cube.measures import rgb_similarity
 from studies.color_cube.network import ColorMLP
 
-SCRIPT = Path(__file__).with_name("cube.js")
+SCRIPT = "notebooks/studies/color_cube/cube.js"
 GRID = 20  # points per axis of the colours that collateral is measured on
 YAW, PITCH = 335.0, 15.0  # degrees: from where the sphere is seen first
 LOWEST, HIGHEST = -7, 0  # decades of the error axis; what lies beyond stands at its end

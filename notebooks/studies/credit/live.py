@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from studies.credit.steps import PRECISIONS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCRIPT = Path(__file__).with_name("audit.js")
+SCRIPT = "notebooks/studies/credit/audit.js"
 PUBLISHED_LENGTH = 4e8  # of vanilla DFA's states
 ABOUT = """
 Each dot is a step from one state in a random direction: across, the change of the loss that the exact gradient

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from studies.shortcut.tiles import Tiles
 if TYPE_CHECKING:
     import pandas as pd
 
-SCRIPT = Path(__file__).with_name("stain.js")
+SCRIPT = "notebooks/studies/shortcut/stain.js"
 STAINS = tuple(i / 10 for i in range(16))  # 0 the tiles' own, 1 the other one, beyond 1 farther still
 LARGEST = 64  # pixels per side of the tiles in the page; larger ones are averaged down
 MEASURES = "accuracy", "area under ROC", "accuracy at the median"
