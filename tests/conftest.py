@@ -77,6 +77,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
+def page(browser, page_file) -> Iterator[Any]:
+    """Open the page of a live figure, `page_file`, which a module makes."""
+    import live_pages
+
+    with live_pages.opened(browser, page_file) as page:
+        yield page
+
+
+@pytest.fixture
 def device() -> Iterator[torch.device]:
     """Give a GPU where there is one, else a stand-in whose tensors refuse the processor's."""
     import elsewhere

@@ -153,7 +153,7 @@ const liveView = ({ model, el }) => {
     controls.append(make("button", { type: "button", textContent: label, onclick: act }));
   };
 
-  // `keys(event)`, `drag({dx, dy, x, y, first, trail})` and `click({x, y})` return the state's changes to make; `hover` is
+  // `keys(event)`, `drag({dx, dy, x, y, first, trail})` and `click({x, y, touch})` return the state's changes to make; `hover` is
   // told where a mouse is, or null. All in the canvas's own units. The trail: all places of a fast hand since the last
   // call. `legible`: letters do not shrink with the canvas.
   const canvas = ({ label, width, height, draw: paint, drag, keys, click, hover, legible = false }) => {
@@ -180,7 +180,7 @@ const liveView = ({ model, el }) => {
     const resized = new ResizeObserver(redraw);
     resized.observe(element);
     endings.push(() => resized.disconnect());
-    const at = (event) => ({ x: event.offsetX / size(), y: event.offsetY / size() });
+    const at = (event) => ({ x: event.offsetX / size(), y: event.offsetY / size(), touch: event.pointerType === "touch" });
     if (drag) {
       let last = null, hand = null, before = {}; // where the hand was, which it is, and the state that it met
       const trailOf = (event, now) => {

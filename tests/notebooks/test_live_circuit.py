@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from browsers import MARKS
-from live_pages import STATE, opened, page_of
+from live_pages import STATE, page_of
 
 from nbutils.graphs.patch import patch_edges
 from studies.circuits.graph import transformer_graph
@@ -46,12 +45,6 @@ NETWORKS = [network(seed) for seed in range(3)]
 def page_file(tmp_path_factory) -> Path:
     live = live_circuit(NETWORKS, GRAPH, PROMPTS, ELSEWHERE)
     return page_of(live, STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def page(browser, page_file) -> Iterator:
-    with opened(browser, page_file) as page:
-        yield page
 
 
 @lru_cache

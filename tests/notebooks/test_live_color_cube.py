@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,6 @@ SEEDS = [
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory) -> Path:
     return page_of(live_cube(SEEDS), STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def page(browser, page_file) -> Iterator:
-    with opened(browser, page_file) as page:
-        yield page
 
 
 def by_torch(state: dict[str, Any], rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from browsers import MARKS
-from live_pages import LIVE, STATE, opened, page_of, status
+from live_pages import LIVE, STATE, page_of, status
 from scipy.stats import pearsonr
 
 from studies.credit.audit import signals
@@ -42,12 +41,6 @@ FIRST = SHOWN.data["first"]
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory) -> Path:
     return page_of(SHOWN, STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def page(browser, page_file) -> Iterator:
-    with opened(browser, page_file) as page:
-        yield page
 
 
 COMPUTE = f"""states => states.map((state) => {{

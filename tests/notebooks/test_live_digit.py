@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from browsers import MARKS
-from live_pages import LIVE, SETTLED, STATE, opened, page_of, status
+from live_pages import LIVE, SETTLED, STATE, page_of, status
 
 import nbutils as nb
 from nbutils.data import digits
@@ -67,12 +66,6 @@ def recorded(seed: int) -> Recorded:
 def page_file(tmp_path_factory) -> Path:
     live = live_digit(MODEL, TRIGGER, REPORT, FOUND, {kind: recorded(i) for i, kind in enumerate(KINDS)})
     return page_of(live, STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def page(browser, page_file) -> Iterator:
-    with opened(browser, page_file) as page:
-        yield page
 
 
 def written(strokes: list[np.ndarray]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from browsers import MARKS
-from live_pages import STATE, opened, page_of, status
+from live_pages import STATE, page_of, status
 
 from studies.shortcut.first_view import PANEL
 from studies.shortcut.live import COLUMNS, MEASURES, STAINS, Answers, live_shortcut, looked_up, stained
@@ -89,12 +88,6 @@ def figure():
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory) -> Path:
     return page_of(figure(), STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def page(browser, page_file) -> Iterator:
-    with opened(browser, page_file) as page:
-        yield page
 
 
 RECOLOUR = """([pixels, own, other, shares]) => pixels.map((some, i) =>

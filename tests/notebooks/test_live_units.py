@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -46,12 +45,6 @@ NETWORKS = [network(seed) for seed in range(TABLES)]
 def page_file(tmp_path_factory) -> Path:
     live = live_units(NETWORKS, shown="net 3")
     return page_of(live, STEM, NAME, ALT, tmp_path_factory.mktemp("live"))
-
-
-@pytest.fixture
-def page(browser, page_file) -> Iterator:
-    with opened(browser, page_file) as page:
-        yield page
 
 
 @cache

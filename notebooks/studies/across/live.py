@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
+from nbutils.plotting.canvases import PIXELS_PER_INCH, canvases
 from nbutils.plotting.live import LiveFigure
 from nbutils.plotting.theme import current
 from studies.across.plots import SHORT
@@ -48,7 +49,6 @@ PLANE, ROWS, GAP = (488, 480), (370, 480), 12
 PLOT = (58, 478, 26, 438)  # left, right, top and bottom of the plane
 FIRST_ROW, ROW, TYPE = 54, 23, 9.0
 RANKS, EFFECTS, ALIKE = (168, 218), 284, (298, 332)  # from where to where ranks and agreement are drawn
-SCREEN = 96  # pixels per inch
 
 
 @dataclass(frozen=True)
@@ -177,22 +177,14 @@ def live_units(
 def plot_first_view(network: Network, across: str, up: str) -> Figure:
     """Plot what the live figure shows first: ranks across and up, and the unit that moves most under every stand-in."""
     found = compare(network, across, up)
-    width, height = PLANE[0] + GAP + ROWS[0], PLANE[1]
-    fig = Figure(figsize=(width / SCREEN, height / SCREEN))
-    fig.set_layout_engine("none")  # pixels are the canvases'
-    panels = []
-    for left, wide in ((0, PLANE[0]), (PLANE[0] + GAP, ROWS[0])):
-        ax = fig.add_axes((left / width, 0, wide / width, 1))
-        ax.set(xlim=(0, wide), ylim=(height, 0))
-        ax.axis("off")
-        panels.append(ax)
-    _draw_plane(panels[0], found, across, up)
-    _draw_rows(panels[1], network, found, across, up)
+    fig, (plane, rows) = canvases([PLANE, ROWS], gap=GAP)
+    _draw_plane(plane, found, across, up)
+    _draw_rows(rows, network, found, across, up)
     return fig
 
 
 def _draw_plane(ax: Axes, found: Comparison, across: str, up: str) -> None:
-    theme, point = current(), 72 / SCREEN
+    theme, point = current(), 72 / PIXELS_PER_INCH
     left, right, top, bottom = PLOT
     x, y = left + found.places[0] * (right - left), bottom - found.places[1] * (bottom - top)
     wide, tall = (right - left) / FAR, (bottom - top) / FAR
@@ -231,7 +223,7 @@ def _ranked(name: str, up: str) -> str:
 
 
 def _draw_rows(ax: Axes, network: Network, found: Comparison, across: str, up: str) -> None:
-    theme, point = current(), 72 / SCREEN
+    theme, point = current(), 72 / PIXELS_PER_INCH
     text: dict[str, Any] = {"va": "center", "fontsize": TYPE}
     unit = found.moved
     own = network.effects.iloc[unit]

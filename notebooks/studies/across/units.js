@@ -183,6 +183,11 @@ export default {
     const plane = view.canvas({
       label: "Units by rank. Left and right arrow keys go to the next unit across, up and down to the next one up; space to the next one that moves.",
       ...PLANE,
+      hover: (at) => { hovered = at ? unitAt(at.x, at.y, NEAR) : -1; },
+      click: ({ x, y, touch }) => {
+        const unit = unitAt(x, y, touch ? 2 * NEAR : NEAR);
+        return unit >= 0 ? pick(unit) : undefined;
+      },
       keys: ({ key }) => {
         hovered = -1;
         if (key === " " || key === "Enter") return nextOf(found.movers);
@@ -240,27 +245,17 @@ export default {
         write(`↑ ${rankedBy(state.up)}`, "center", -(LOWER + UPPER) / 2, LEFT - 32);
       },
     });
-    const place = (event, canvas, size) => [event.offsetX, event.offsetY].map((px) => (px * size.width) / (canvas.clientWidth || size.width));
-    const reach = ({ pointerType }) => (pointerType === "touch" ? 2 * NEAR : NEAR);
-    plane.style.cursor = "pointer";
-    plane.onpointermove = (event) => {
-      const over = event.pointerType === "touch" ? -1 : unitAt(...place(event, plane, PLANE), reach(event));
-      if (over !== hovered) view.redraw();
-      hovered = over;
-    };
-    plane.onpointerleave = () => { hovered = -1; view.redraw(); };
-    plane.onclick = (event) => {
-      const unit = unitAt(...place(event, plane, PLANE), reach(event));
-      if (unit >= 0) view.set(pick(unit));
-    };
-
     const beside = (step) => {
       const named = rows.filter(Boolean);
       return { up: named[(named.indexOf(state.up) + step + named.length) % named.length] };
     };
-    const list = view.canvas({
+    view.canvas({
       label: "Rank and effect of the unit by stand-in, and how alike all units are ranked. Up and down arrow keys choose what is compared.",
       ...ROWS,
+      click: ({ y }) => {
+        const row = rows[Math.round((y - FIRST_ROW) / ROW)];
+        return row ? { up: row } : undefined;
+      },
       keys: ({ key }) => (key === "ArrowUp" ? beside(-1) : key === "ArrowDown" ? beside(1) : undefined),
       draw: (context, { ink, muted }) => {
         const unit = hovered >= 0 ? hovered : unitOf(state), { columns, count, groups, layerOf } = network;
@@ -318,12 +313,6 @@ export default {
         write("1", "center", ALIKE[1], bottom + 8);
       },
     });
-    list.style.cursor = "pointer";
-    list.onclick = (event) => {
-      const row = Math.round((place(event, list, ROWS)[1] - FIRST_ROW) / ROW);
-      if (rows[row]) view.set({ up: rows[row] });
-    };
-
     Object.assign(view, { compare });
     return view.end;
   },

@@ -273,6 +273,11 @@ export default {
     const circuit = view.canvas({
       label: "The circuit. Up and down arrow keys go from edge to edge, left and right by strength; space cuts or restores.",
       ...CIRCUIT,
+      hover: (at) => { hovered = at ? edgeAt(at.x, at.y, NEAR) : -1; },
+      click: ({ x, y, touch }) => {
+        const edge = edgeAt(x, y, touch ? 2 * NEAR : NEAR);
+        return edge < 0 ? undefined : edge === state.pinned ? switched(edge) : { pinned: edge };
+      },
       keys: ({ key }) => {
         hovered = -1;
         if (key === " " || key === "Enter") return switched(state.pinned);
@@ -325,27 +330,18 @@ export default {
         context.fillText("edges kept, as wide as their score; dotted: cut", CIRCUIT.width / 2, 8);
       },
     });
-    const placeOf = (event, canvas, size) => [event.offsetX, event.offsetY].map((at) => (at * size.width) / (canvas.clientWidth || size.width));
-    const reachOf = ({ pointerType }) => (pointerType === "touch" ? 2 * NEAR : NEAR);
-    circuit.style.cursor = "pointer";
-    circuit.onpointermove = (event) => {
-      const over = event.pointerType === "touch" ? -1 : edgeAt(...placeOf(event, circuit, CIRCUIT), reachOf(event));
-      if (over !== hovered) view.redraw();
-      hovered = over;
-    };
-    circuit.onpointerleave = () => { hovered = -1; view.redraw(); };
-    circuit.onclick = (event) => {
-      const edge = edgeAt(...placeOf(event, circuit, CIRCUIT), reachOf(event));
-      if (edge >= 0) view.set(edge === state.pinned ? switched(edge) : { pinned: edge });
-    };
 
     const chosenBy = (step) => {
       const place = standIns.findIndex(({ name }) => name === state.standIn) + step;
       return { standIn: standIns[(place + standIns.length) % standIns.length].name };
     };
-    const rows = view.canvas({
+    view.canvas({
       label: "Score of the edge and faithfulness of the circuit under every stand-in. Up and down arrow keys choose a stand-in.",
       ...ROWS,
+      click: ({ y }) => {
+        const row = standIns[Math.round((y - FIRST_ROW) / ROW)];
+        return row ? { standIn: row.name } : undefined;
+      },
       keys: ({ key }) => (key === "ArrowUp" ? chosenBy(-1) : key === "ArrowDown" ? chosenBy(1) : undefined),
       draw: (context, { ink, muted, accents }) => {
         const edge = hovered >= 0 ? hovered : state.pinned, { scores } = named(networks, "label", state.network);
@@ -409,12 +405,6 @@ export default {
         });
       },
     });
-    rows.style.cursor = "pointer";
-    rows.onclick = (event) => {
-      const row = Math.round((placeOf(event, rows, ROWS)[1] - FIRST_ROW) / ROW);
-      if (standIns[row]) view.set({ standIn: standIns[row].name });
-    };
-
     Object.assign(view, { compute, faithfulness });
     return view.end;
   },

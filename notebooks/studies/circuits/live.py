@@ -17,6 +17,7 @@ from nbutils.ablation.types import AblationType
 from nbutils.data.pairs import PairLoader
 from nbutils.graphs.residual import ResidualGraph
 from nbutils.graphs.task import EdgeTask, evaluate
+from nbutils.plotting.canvases import PIXELS_PER_INCH, canvases
 from nbutils.plotting.live import LiveFigure
 from nbutils.plotting.theme import current
 from studies.circuits.answers import logit_difference
@@ -72,7 +73,6 @@ BARS, DOTS = (112, 194), (246, 314)  # from where to where scores and faithfulne
 WIDEST, NARROWEST, CUT_WIDTH = 8.0, 0.9, 1.1
 PASSES = 0.9  # from which faithfulness counts
 LOW, HIGH = -0.2, 1.2  # of faithfulness; what lies beyond stands at the end
-SCREEN = 96  # pixels per inch
 _DASHES, _DOTS = (0, (2.2, 1.1)), (0, (1, 2.5))
 
 
@@ -221,23 +221,15 @@ def plot_first_view(
         cut: the edges that are cut.
         pinned: the edge whose scores are shown.
     """
-    width, height = CIRCUIT[0] + GAP + ROWS[0], CIRCUIT[1]
-    fig = Figure(figsize=(width / SCREEN, height / SCREEN))
-    fig.set_layout_engine("none")  # pixels are the canvases'
-    panels = []
-    for left, across in ((0, CIRCUIT[0]), (CIRCUIT[0] + GAP, ROWS[0])):
-        ax = fig.add_axes((left / width, 0, across / width, 1))
-        ax.set(xlim=(0, across), ylim=(height, 0))
-        ax.axis("off")
-        panels.append(ax)
-    _draw_circuit(panels[0], scores[chosen].numpy(force=True), places, cut, pinned)
-    _draw_rows(panels[1], scores, found, str(graph.edges[pinned]), chosen, pinned)
+    fig, (circuit, rows) = canvases([CIRCUIT, ROWS], gap=GAP)
+    _draw_circuit(circuit, scores[chosen].numpy(force=True), places, cut, pinned)
+    _draw_rows(rows, scores, found, str(graph.edges[pinned]), chosen, pinned)
     return fig
 
 
 def _draw_circuit(ax: Axes, scores: np.ndarray, places: Mapping[str, Any], cut: Sequence[int], pinned: int) -> None:
     theme, size = current(), np.abs(scores)
-    point = 72 / SCREEN
+    point = 72 / PIXELS_PER_INCH
     largest = size.max() or 1
     order = sorted(range(len(scores)), key=lambda i: (i not in cut, size[i]))
     for i in order:
@@ -273,7 +265,7 @@ def _draw_circuit(ax: Axes, scores: np.ndarray, places: Mapping[str, Any], cut: 
 def _draw_rows(
     ax: Axes, scores: Mapping[str, Tensor], found: Mapping[str, float], edge: str, chosen: str, pinned: int
 ) -> None:
-    theme, point = current(), 72 / SCREEN
+    theme, point = current(), 72 / PIXELS_PER_INCH
     text: dict[str, Any] = {"va": "center", "fontsize": TYPE}
     ends = np.array([[one.min().item(), one.max().item()] for one in scores.values()])
     low, high = min(ends[:, 0].min(), 0.0), max(ends[:, 1].max(), 0.0)

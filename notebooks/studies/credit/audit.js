@@ -94,7 +94,11 @@ export default {
     view.slider("step", { label: "ε", value: first.step, min: lowest, max: highest, step: 1 });
     view.slider("length", { label: "Length ‖h‖", value: first.length, min: 0, max: longest, step: 1 });
     const sliders = [...view.root.querySelectorAll("input[type=range]")];
-    sliders.forEach((slider, i) => { slider.nextElementSibling.style.minWidth = `${[6, 9][i]}em`; }); // nothing jumps
+    const beside = sliders.map((slider) => slider.nextElementSibling), { networks, layers } = data;
+    const from = (low, high) => Array.from({ length: high - low + 1 }, (_, i) => low + i);
+    view.roomFor(beside[0], ["absolute", "relative"].flatMap((mode) => from(lowest, highest).map((step) => stepIn({ mode, step }))));
+    view.roomFor(beside[1], networks.flatMap((network) => layers.flatMap((layer) =>
+      from(0, longest).map((length) => lengthIn({ network, layer, length })))));
     const last = data.layers.at(-1), place = (layer) => (layer ? (layer === last ? `${layer}, into the last block` : layer) : "0, the embedding");
     view.choice("precision", { label: "Precision", value: first.precision, options: precisions.map(({ name }) => [name, name]) });
     view.choice("network", { label: "Network", value: first.network, options: data.networks.map((name) => [name, name]) });
@@ -124,7 +128,7 @@ export default {
     const shares = (share) => { way = { ...way, share }; view.redraw(); };
     view.follow(() => {
       [stepIn, lengthIn].forEach((words, i) => { // they depend on more than their slider
-        sliders[i].nextElementSibling.textContent = words(state);
+        beside[i].textContent = words(state);
         sliders[i].setAttribute("aria-valuetext", words(state));
       });
       if (keyOf(state) === key) return;

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from nbutils.plotting.canvases import canvases
 from nbutils.plotting.theme import current
 from studies.shortcut.plots import style
 
@@ -29,24 +30,13 @@ def plot_first_view(data: Mapping[str, Any], images: np.ndarray) -> Figure:
         images: its tiles in the stain shown first, `[N, height, width, 3]`.
     """
     count, first = len(images), data["first"]
-    width = max(3 * PANEL[0] + 2 * GAP, count * (CARD[0] + GAP) - GAP)
-    height = CARD[1] + GAP + PANEL[1]
-    fig = Figure(figsize=(width * POINT / 72, height * POINT / 72))
-    fig.set_layout_engine("none")  # pixels are the canvases'
-
-    def panel(left: int, top: int, size: tuple[int, int]) -> Axes:
-        ax = fig.add_axes((left / width, 1 - (top + size[1]) / height, size[0] / width, size[1] / height))
-        ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
-        ax.axis("off")
-        return ax
-
+    fig, panels = canvases([CARD] * count, [PANEL] * 3, gap=GAP)
     at = {name: data[f"{name}s"].index(first[name]) for name in ("set", "measure", "k", "stain")}
     at["control"] = [one["name"] for one in data["controls"]].index(first["control"])
     for i, image in enumerate(images):
-        _draw_card(panel(i * (CARD[0] + GAP), 0, CARD), data, image, i, at)
-    places = [(i * (PANEL[0] + GAP), CARD[1] + GAP, PANEL) for i in range(3)]
-    for place, draw in zip(places, (_draw_rightly, _draw_doses, _draw_sets), strict=True):
-        draw(panel(*place), data, at)
+        _draw_card(panels[i], data, image, i, at)
+    for panel, draw in zip(panels[count:], (_draw_rightly, _draw_doses, _draw_sets), strict=True):
+        draw(panel, data, at)
     return fig
 
 

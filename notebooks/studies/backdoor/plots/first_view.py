@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
 from nbutils.data.digits import MEAN, SIZE, STD
+from nbutils.plotting.canvases import canvases
 from nbutils.plotting.marks import mark
 from nbutils.plotting.theme import current
 from studies.backdoor.network import LAYERS
@@ -75,19 +76,8 @@ def plot_first_view(
         sample: images that accuracy is measured on in the page.
         total: images that it was measured on in the notebook.
     """
-    width, height = 2 * PAD[0] + ANSWERS[0] + 2 * GAP, PAD[1] + GAP + UNITS[1]
-    fig = Figure(figsize=(width / SCREEN, height / SCREEN))
-    fig.set_layout_engine("none")  # pixels are the canvases'
-    panels: list[Axes] = []
-    left = 0
-    for (across, down), top in ((PAD, 0), (PAD, 0), (ANSWERS, 0), (UNITS, PAD[1] + GAP), (MEASURED, PAD[1] + GAP)):
-        left = 0 if top and len(panels) == 3 else left
-        ax = fig.add_axes((left / width, 1 - (top + down) / height, across / width, down / height))
-        ax.set(xlim=(0, across), ylim=(down, 0))
-        ax.axis("off")
-        panels.append(ax)
-        left += across + GAP
-    pad, seen, answers, units, measured = panels
+    rows = [PAD, PAD, ANSWERS], [UNITS, MEASURED]
+    fig, (pad, seen, answers, units, measured) = canvases(*rows, gap=GAP)
     stamped = to_pixels(trigger.apply((torch.as_tensor(view.pixels) - MEAN) / STD).numpy())
     for ax, pixels, title in ((pad, view.pixels, "draw here"), (seen, stamped, "what the network sees")):
         _write(ax, PAD[0] / 2, 8, title, "center")
